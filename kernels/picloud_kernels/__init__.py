@@ -1,0 +1,1 @@
+"""What launches and runs user code."""

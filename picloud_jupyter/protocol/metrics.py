@@ -1,0 +1,23 @@
+"""The words about resource use."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceSample:
+    """One reading of a container while it ran ``jid``; counters grow since the container began.
+
+    ``cpu_seconds`` is CPU time over all cores. ``approximate`` is set where there is no cgroup and
+    processes that came and went between two readings are missed.
+    """
+
+    at: float
+    jid: int
+    cpu_seconds: float
+    memory_bytes: int
+    disk_read_bytes: int = 0
+    disk_written_bytes: int = 0
+    network_received_bytes: int = 0
+    network_sent_bytes: int = 0
+    processes: int = 0
+    approximate: bool = False

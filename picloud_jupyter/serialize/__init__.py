@@ -1,0 +1,1 @@
+"""Bytes: how calls and results become bytes, what local code goes with them, and why not."""

@@ -1,0 +1,78 @@
+"""Where the embedded service keeps its state and its sockets."""
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePaths:
+    """Folders of one embedded service: ``home`` keeps state, ``run`` holds sockets.
+
+    ``run`` is short on purpose: the path of a unix socket has at most 107 bytes.
+    """
+
+    home: Path
+    run: Path
+
+    @property
+    def api_socket(self) -> Path:
+        """The control API."""
+        return self.run / "api.sock"
+
+    @property
+    def jobs_socket(self) -> Path:
+        """Requests of code inside containers, forwarded by the agent; a job key is mandatory."""
+        return self.run / "jobs.sock"
+
+    @property
+    def agent_socket(self) -> Path:
+        """The agent's link to the control plane."""
+        return self.run / "agent.sock"
+
+    @property
+    def record(self) -> Path:
+        """JSON of the running service: host id, boot id, pid, start time, version."""
+        return self.run / "record.json"
+
+    @property
+    def intent(self) -> Path:
+        """Exists while the user wants the service down; both processes respect it."""
+        return self.run / "intent"
+
+
+def service_paths(home: str | os.PathLike[str] | None = None) -> ServicePaths:
+    """Return the folders for ``home`` (default: $PICLOUD_HOME, else the XDG data directory)."""
+    chosen = home or os.environ.get("PICLOUD_HOME")
+    if not chosen:
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        chosen = Path(data) / "picloud"
+    path = Path(os.path.realpath(os.path.expanduser(chosen)))
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and len(runtime) <= 60 and _is_ours(Path(runtime)):
+        return ServicePaths(path, Path(runtime) / f"picloud-{digest}")
+    return ServicePaths(path, Path("/tmp") / f"picloud-{os.getuid()}-{digest}")  # noqa: S108  # made 0700 and checked
+
+
+def make_private(folder: Path) -> None:
+    """Make ``folder`` with mode 0700, or check that it is a folder of ours that nobody else enters.
+
+    Raises:
+        PermissionError: it is somebody else's, a link, or open to others.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_ours(folder):
+        raise PermissionError(
+            f"{folder} is not a private folder of this user; remove it, or set XDG_RUNTIME_DIR to another place"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077

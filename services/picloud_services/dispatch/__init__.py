@@ -1,0 +1,1 @@
+"""Which chunk runs where and when."""
