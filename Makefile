@@ -1,0 +1,5 @@
+# The same words as run.py, for those who type make.
+PYTHON ?= python3
+.PHONY: primer lab test check bench soak
+primer lab test check bench soak:
+	$(PYTHON) run.py $@ $(ARGS)

@@ -1,0 +1,327 @@
+#!/usr/bin/env python3
+"""One command for a fresh machine: ``python3 run.py primer`` or ``python3 run.py test``.
+
+Needs Python 3.11+ and nothing else: it makes a private ``.venv`` beside this file, installs this
+project and its tools there, and runs what you asked for. System packages are installed only when
+you are root; otherwise the line to type is printed.
+"""
+
+import argparse
+import hashlib
+import os
+import pwd
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "installed-from"
+NETWORK_VARIABLES = (
+    "PIP_",
+    "SSL_",
+    "CURL_",
+    "REQUESTS_",
+    "HTTP_",
+    "HTTPS_",
+    "NO_PROXY",
+    "UV_",
+    "http_",
+    "https_",
+    "no_proxy",
+    "OPENBLAS_",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the word given on the command line and return its exit code."""
+    words: dict[str, tuple[Callable[[list[str]], int], str]] = {
+        "primer": (primer, "run the examples in containers on this machine and print a report"),
+        "lab": (lab, "install JupyterLab into .venv and open it"),
+        "test": (
+            test,
+            "check the sources and run every test; as root also as an ordinary user",
+        ),
+        "check": (check, "format, lint, types and import directions"),
+        "bench": (bench, "measure beside peers and print the table"),
+        "soak": (soak, "the tests that take minutes"),
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="words:\n"
+        + "\n".join(f"  {word:8} {text}" for word, (_, text) in words.items()),
+    )
+    parser.add_argument("word", choices=words, metavar="WORD")
+    parser.add_argument(
+        "rest", nargs=argparse.REMAINDER, help="passed on to the tool that is run"
+    )
+    options = parser.parse_args(arguments)
+    if sys.version_info < (3, 11):
+        sys.exit(
+            f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}. Try: python3.11 run.py {options.word}"
+        )
+    make_venv()
+    return words[options.word][0](options.rest)
+
+
+# ------------------------------------------------------------------------------- installation
+def make_venv() -> None:
+    """Make ``.venv`` and install this project with its development tools, unless it is current."""
+    wanted = hashlib.sha256(
+        (ROOT / "pyproject.toml").read_bytes() + sys.version.encode()
+    ).hexdigest()
+    if STAMP.exists() and STAMP.read_text() == wanted and PYTHON.exists():
+        return
+    say(f"installing into {VENV} (once)")
+    if not PYTHON.exists():
+        create_empty_venv()
+    run(
+        [
+            PYTHON,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--editable",
+            f"{ROOT}[dev]",
+        ]
+    )
+    STAMP.write_text(wanted)
+
+
+def create_empty_venv() -> None:
+    """Make an empty ``.venv``, installing Debian's python3-venv first where it is missing."""
+    make = [sys.executable, "-m", "venv", str(VENV)]
+    if subprocess.run(make, capture_output=True, check=False).returncode == 0:
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    version = sysconfig.get_python_version()
+    install_system_packages(
+        ["python3-venv" if version == system_python_version() else f"python{version}-venv"],
+        needed_for="a private Python environment",
+    )
+    run(make)
+
+
+def system_python_version() -> str:
+    """Return the version of /usr/bin/python3 as ``3.11``, or "" where there is none."""
+    if not Path("/usr/bin/python3").exists():
+        return ""
+    asked = subprocess.run(
+        ["/usr/bin/python3", "-c", "import sysconfig; print(sysconfig.get_python_version())"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip()
+
+
+def install_system_packages(
+    packages: list[str], *, needed_for: str, required: bool = True
+) -> bool:
+    """Install Debian packages when root; else print the line to type. Return whether it was done.
+
+    Exits with that line when the packages are ``required``.
+    """
+    line = f"apt-get install -y {' '.join(packages)}"
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"installing {' '.join(packages)} ({needed_for})")
+        environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+        subprocess.run(
+            ["apt-get", "-qq", "update"],
+            check=False,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
+        done = subprocess.run(
+            ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *packages],
+            check=False,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        ).returncode
+        if done == 0:
+            return True
+    message = f"{needed_for} needs system packages; type:  sudo {line}"
+    if required:
+        sys.exit(message)
+    say(message)
+    return False
+
+
+# -------------------------------------------------------------------------------------- words
+def primer(rest: list[str]) -> int:
+    """Run the primer."""
+    return call([PYTHON, ROOT / "docs" / "primer.py", *rest])
+
+
+def lab(rest: list[str]) -> int:
+    """Open JupyterLab with this project in it."""
+    if call([PYTHON, "-c", "import jupyterlab"], quiet=True):
+        run(
+            [
+                PYTHON,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                f"{ROOT}[lab]",
+            ]
+        )
+    return call([PYTHON, "-m", "jupyterlab", f"--notebook-dir={ROOT / 'docs'}", *rest])
+
+
+def check(rest: list[str]) -> int:
+    """Run every check that needs no running code; all of them, even after one fails."""
+    bin_folder = VENV / "bin"
+    commands: list[list[str | Path]] = [
+        [bin_folder / "ruff", "format", "--check", "."],
+        [bin_folder / "ruff", "check", "."],
+        [bin_folder / "mypy"],
+        [bin_folder / "lint-imports"],
+        [
+            bin_folder / "codespell",
+            "picloud_jupyter",
+            "services",
+            "kernels",
+            "docs",
+            "README.md",
+            "CHANGELOG.md",
+            "run.py",
+        ],
+    ]
+    failed = [str(command[0]) for command in commands if call([*command, *rest])]
+    if failed:
+        say("failed: " + ", ".join(Path(name).name for name in failed))
+    return len(failed)
+
+
+def test(rest: list[str]) -> int:
+    """Run the checks and the tests here; as root, the isolation tests also as a fresh user."""
+    install_test_programs()
+    if "--isolation" in rest:
+        return pytest(
+            ["-m", "isolation and not benchmark and not soak", *without(rest, "--isolation")]
+        )
+    if rest:
+        return pytest(rest)
+    failed = check([]) + pytest([])
+    if os.geteuid() == 0:
+        failed += test_as_ordinary_user()
+    return 1 if failed else 0
+
+
+def install_test_programs() -> None:
+    """Install what the tests start beside Python: a PostgreSQL server, pasta, strace."""
+    wanted = {
+        "bubblewrap": shutil.which("bwrap"),
+        "passt": shutil.which("pasta"),
+        "strace": shutil.which("strace"),
+        "iproute2": shutil.which("ip"),
+        "postgresql": next(Path("/usr/lib/postgresql").glob("*/bin/initdb"), None),
+    }
+    missing = [package for package, found in wanted.items() if not found]
+    if missing:
+        install_system_packages(missing, needed_for="the whole test suite", required=False)
+
+
+def test_as_ordinary_user() -> int:
+    """Copy the committed tree to a new user's home and run the isolation tests there.
+
+    The user is removed afterwards. /usr/bin/python3 is used, as a newcomer would.
+    """
+    name = f"picloud-test-{secrets.token_hex(3)}"
+    run(["useradd", "--create-home", "--shell", "/bin/bash", name])
+    try:
+        account = pwd.getpwnam(name)
+        checkout = Path(account.pw_dir) / "picloud-jupyter"
+        checkout.mkdir()
+        archive = subprocess.run(
+            ["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True
+        )
+        subprocess.run(["tar", "-x", "-C", str(checkout)], input=archive.stdout, check=True)
+        run(["chown", "-R", f"{account.pw_uid}:{account.pw_gid}", str(checkout)])
+        environment = {k: v for k, v in os.environ.items() if k.startswith(NETWORK_VARIABLES)}
+        environment |= {
+            "HOME": account.pw_dir,
+            "USER": name,
+            "LOGNAME": name,
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+        }
+        say(f"the isolation tests again, as the ordinary user {name}")
+        python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+        if (
+            python == "/usr/bin/python3"
+            and subprocess.run(
+                [python, "-c", "import ensurepip"], capture_output=True, check=False
+            ).returncode
+        ):
+            install_system_packages(["python3-venv"], needed_for="a private Python environment")
+        return subprocess.run(
+            [python, "run.py", "test", "--isolation"],
+            cwd=checkout,
+            env=environment,
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+            check=False,
+        ).returncode
+    finally:
+        subprocess.run(["pkill", "-KILL", "-u", name], check=False)
+        run(["userdel", "--remove", name])
+
+
+def bench(rest: list[str]) -> int:
+    """Measure; peers (Ray, Dask) are installed into a second environment on the first run."""
+    return call([PYTHON, ROOT / "tests" / "benchmarks" / "run_all.py", *rest])
+
+
+def soak(rest: list[str]) -> int:
+    """Run the tests that take minutes."""
+    return pytest(["-m", "soak", "--timeout", "1800", *rest])
+
+
+# -------------------------------------------------------------------------------------- tools
+def pytest(rest: list[str]) -> int:
+    """Run pytest from .venv and return its exit code."""
+    return call([PYTHON, "-m", "pytest", *rest])
+
+
+def call(command: Sequence[str | Path], *, quiet: bool = False) -> int:
+    """Run ``command`` in the project's folder and return its exit code."""
+    if not quiet:
+        say(shlex.join(str(word) for word in command).replace(f"{ROOT}/", ""))
+    output = subprocess.DEVNULL if quiet else None
+    return subprocess.run(
+        [str(word) for word in command], cwd=ROOT, check=False, stdout=output, stderr=output
+    ).returncode
+
+
+def run(command: Sequence[str | Path]) -> None:
+    """Run ``command``; leave with its exit code if it fails."""
+    code = call(command)
+    if code:
+        sys.exit(code)
+
+
+def without(words: list[str], word: str) -> list[str]:
+    """Return ``words`` without ``word``."""
+    return [w for w in words if w != word]
+
+
+def say(text: str) -> None:
+    """Print one line that stands out from the tools' own output."""
+    print(f"\n>>> {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
