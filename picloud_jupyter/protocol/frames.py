@@ -53,12 +53,17 @@ def split_frame(data: Buffer) -> tuple[dict[str, Any], memoryview]:
     if PREFIX.size + header_bytes + body_bytes != len(view):
         raise FrameError("the sizes in the frame's prefix do not match its length")
     end = PREFIX.size + header_bytes
-    return _decode_header(view[PREFIX.size : end]), view[end:]
+    return decode_header(bytes(view[PREFIX.size : end])), view[end:]
 
 
-def _decode_header(data: memoryview) -> dict[str, Any]:
+def decode_header(data: bytes) -> dict[str, Any]:
+    """Return the header whose JSON ``data`` is.
+
+    Raises:
+        FrameError: it is not a JSON object.
+    """
     try:
-        header = json.loads(bytes(data))
+        header = json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise FrameError("the frame's header is not JSON") from exc
     if not isinstance(header, dict):
@@ -83,6 +88,15 @@ class FrameReader:
         Raises:
             FrameError: the stream is not frames; close the link.
         """
+        for header, body in self.feed_raw(data):
+            yield decode_header(header), body
+
+    def feed_raw(self, data: Buffer) -> Iterator[tuple[bytes, bytes]]:
+        """Yield each (header as its JSON bytes, body): for a relay that does not need the header.
+
+        Raises:
+            FrameError: the stream is not frames; close the link.
+        """
         buffer = self._buffer
         buffer += data
         position = 0
@@ -95,12 +109,13 @@ class FrameReader:
                         f"{MAX_HEADER_BYTES} + {self._max_body_bytes}"
                     )
                 start = position + PREFIX.size
-                end = start + header_bytes + body_bytes
+                middle = start + header_bytes
+                end = middle + body_bytes
                 if end > len(buffer):
                     break
                 with memoryview(buffer) as view:
-                    header = _decode_header(view[start : start + header_bytes])
-                    body = bytes(view[start + header_bytes : end])
+                    header = bytes(view[start:middle])
+                    body = bytes(view[middle:end])
                 position = end
                 yield header, body
         finally:
