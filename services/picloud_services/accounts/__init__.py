@@ -1,0 +1,1 @@
+"""Who may ask for what: users, keys of running jobs, caps."""

@@ -1,0 +1,96 @@
+"""The seam to where large payloads live. Whole contents never pass through memory.
+
+A blob is immutable and named by 16 to 64 lowercase hex digits. References to blobs are rows of
+the job store, counted in its own transactions: a blob is made durable *before* the row that names
+it commits, and `release` is called *after* the commit that dropped its last reference. What no
+row names is swept after ``GRACE_SECONDS``.
+"""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+GRACE_SECONDS = 3600.0  # between a blob's arrival and the commit that names it
+PIECE_BYTES = 256 * 1024  # what a stream hands over at a time
+BLOB_ID = re.compile(r"[0-9a-f]{16,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """What a row says of a blob. ``digest`` is the sha256 in hex of its content, or "" if unknown."""
+
+    blob: str
+    size_bytes: int
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobUsage:
+    """How many blobs there are and what they occupy."""
+
+    count: int
+    total_bytes: int
+
+
+class BlobStore(Protocol):
+    """Keeps blobs. Async; called on the event loop, which it never blocks.
+
+    Methods that take a `BlobRef` check what they serve against it and raise `Corrupt` where size
+    or digest differ, `NotFound` where there is no such blob.
+    """
+
+    def incoming_path(self, blob: str) -> Path:
+        """Return where somebody on this machine may write the content of a new ``blob``."""
+
+    async def adopt(self, blob: str, *, size_bytes: int, digest: str = "") -> BlobRef:
+        """Make the file at ``incoming_path(blob)`` that blob, durable when this returns.
+
+        May be repeated: a blob that is there already is answered again.
+
+        Raises:
+            Corrupt: its size is not ``size_bytes``.
+            NotFound: neither file nor blob is there.
+        """
+
+    async def local_path(self, ref: BlobRef) -> Path:
+        """Return a read-only file with the content, which lasts while the blob is referenced."""
+
+    def stream(self, ref: BlobRef, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """Return pieces of at most ``PIECE_BYTES`` of the bytes from ``start`` up to ``stop``."""
+
+    async def exists(self, blob: str) -> bool:
+        """Return whether ``blob`` is there, and count that as a use of it."""
+
+    async def verify(self, ref: BlobRef) -> None:
+        """Read the whole content once and compare it with ``ref``."""
+
+    async def release(self, blobs: Iterable[str]) -> None:
+        """Remove ``blobs``; whoever has one open keeps it. Unknown ones are ignored."""
+
+    async def sweep(
+        self,
+        referenced: Callable[[Sequence[str]], Awaitable[set[str]]],
+        *,
+        now_at: float,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> int:
+        """Remove blobs older than the grace that no row names; return their count.
+
+        ``referenced`` gets at most 500 ids and answers those that a row names.
+        """
+
+    async def usage(self) -> BlobUsage:
+        """Return how much is kept, at most a minute old."""
+
+
+def check_id(blob: str) -> str:
+    """Return ``blob`` if it is a blob's id.
+
+    Raises:
+        ValueError: it is not; nothing else may ever become part of a path.
+    """
+    if not BLOB_ID.fullmatch(blob):
+        raise ValueError(f"{blob[:80]!r} is not the id of a blob")
+    return blob

@@ -1,0 +1,161 @@
+"""Settings of the control plane and the agent: plain values, light to import.
+
+`picloud_services.config.load` fills them from file, environment and command line. The control
+plane exports what differs from the defaults into its environment, so that the processes it starts
+(the agent, and through it a restarted control plane) run with the same values without reading the file.
+"""
+
+import dataclasses
+import os
+import sys
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from picloud_jupyter.transport.paths import ServicePaths
+
+GB = 1000**3
+MIB = 1024**2
+ENVIRONMENT_PREFIX = "PICLOUD_"
+Value = int | float | str | bool
+
+
+def _setting(default: Value, explanation: str) -> typing.Any:  # noqa: ANN401  # as dataclasses.field
+    return field(default=default, metadata={"help": explanation})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of one embedded service. Sizes are bytes, durations seconds or as named."""
+
+    paths: ServicePaths
+
+    container_kind: str = _setting(
+        "", "Container kind to use: root, rootless or plain. Empty: the best one that works."
+    )
+    network: str = _setting(
+        "", "How containers reach the network: pasta, proxy or none. Empty: the best one that works."
+    )
+    cores: int = _setting(0, "Cores that jobs may use together. 0: all that this process may use.")
+    memory_bytes: int = _setting(
+        0, "Memory that jobs may use together. 0: 80 % of what the machine has."
+    )
+    runner_idle_seconds: float = _setting(
+        600.0, "How long a runner without work is kept warm for the next job."
+    )
+    orphan_seconds: float = _setting(
+        3600.0, "How long a container goes on while no agent can be reached; then it is ended."
+    )
+    database_url: str = _setting(
+        "", "Database of jobs. Empty: the SQLite file store.db in the home folder."
+    )
+    blob_url: str = _setting("", "Where large payloads are kept. Empty: the folder blobs in the home.")
+    retention_days: float = _setting(
+        30.0, "Results and logs are kept this long after a job's end; unread ones at least a day."
+    )
+    retention_bytes: int = _setting(
+        20 * GB, "Above this size of results and logs the oldest finished ones are removed first."
+    )
+    row_days: float = _setting(365.0, "How long the row of a finished job is kept.")
+    metrics_days: float = _setting(7.0, "How long resource samples are kept.")
+    metrics_bytes: int = _setting(500_000_000, "How much space resource samples may take.")
+    abandoned_seconds: float = _setting(
+        600.0, "A map whose client went silent before its end is given up after this long."
+    )
+    cost_cap: float = _setting(
+        0.0, "What one user may spend in all; more jobs are refused then. 0: no cap."
+    )
+    max_transmit_bytes: int = _setting(
+        256_000_000, "Arguments larger than this are refused by the client unless it raises its own guard."
+    )
+    max_upload_bytes: int = _setting(64 * GB, "Largest payload that the service takes.")
+    max_code_bytes: int = _setting(256_000_000, "Largest archive of local modules.")
+    disk_floor_bytes: int = _setting(
+        64 * MIB, "With less free space than this no new jobs and uploads are taken."
+    )
+    log_level: str = _setting("INFO", "Least severe level written to service.log and agent.log.")
+    log_bytes: int = _setting(8 * MIB, "Size at which service.log is rotated; three are kept.")
+    restart: bool = _setting(
+        True, "Whether control plane and agent start each other again after a crash."
+    )
+
+    @property
+    def home(self) -> Path:
+        """The folder that keeps state."""
+        return self.paths.home
+
+    @property
+    def run(self) -> Path:
+        """The folder that holds sockets."""
+        return self.paths.run
+
+    def exported(self) -> dict[str, str]:
+        """Return the environment variables that carry what differs from the defaults."""
+        return {
+            environment_name(f.name): _to_text(value)
+            for f in setting_fields()
+            if (value := getattr(self, f.name)) != f.default
+        }
+
+
+def setting_fields() -> list[dataclasses.Field[Value]]:
+    """Return the fields of `Settings` that a user may set."""
+    return [f for f in dataclasses.fields(Settings) if "help" in f.metadata]
+
+
+def environment_name(name: str) -> str:
+    """Return the variable of setting ``name``.
+
+    >>> environment_name("cost_cap")
+    'PICLOUD_COST_CAP'
+    """
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def from_environment(paths: ServicePaths, environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings that PICLOUD_* variables hold; the others have their defaults.
+
+    Raises:
+        ValueError: a variable does not hold a value of its setting's kind; the message names it.
+    """
+    source = os.environ if environment is None else environment
+    found = {
+        f.name: parse_value(f, source[name], name)
+        for f in setting_fields()
+        if (name := environment_name(f.name)) in source
+    }
+    return dataclasses.replace(Settings(paths), **found)  # type: ignore[arg-type]  # by field
+
+
+def parse_value(setting: dataclasses.Field[Value], text: str, name: str) -> Value:
+    """Return ``text`` as a value of ``setting``; ``name`` is what the user calls it.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    kind = type(setting.default)
+    if kind is bool:
+        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if text.lower() not in words:
+            raise ValueError(f"{name} must be true or false, got {text!r}")
+        return words[text.lower()]
+    try:
+        value: Value = kind(text)
+    except ValueError:
+        raise ValueError(f"{name} must be of the kind {kind.__name__}, got {text!r}") from None
+    if isinstance(value, int | float) and not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be 0 or more, got {text!r}")
+    return value
+
+
+def command(role: str, paths: ServicePaths) -> list[str]:
+    """Return the command that starts ``role`` ("control" or "agent") of the service at ``paths``."""
+    return [
+        *(sys.executable, "-m", "picloud_services", role),
+        *("--home", str(paths.home), "--run", str(paths.run)),
+    ]
+
+
+def _to_text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

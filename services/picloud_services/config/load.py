@@ -1,0 +1,110 @@
+"""Settings from file, environment and command line, by traitlets.
+
+The file is ``picloud_config.py`` or ``picloud_config.json`` in the home folder, for example
+``c.PiCloud.retention_days = 90``. The command line wins over the environment, which wins over the file.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from traitlets import Bool, CFloat, CInt, TraitError, TraitType, Unicode
+from traitlets.config import Config, Configurable
+from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
+
+from picloud_jupyter.transport.paths import ServicePaths
+from picloud_services.config import (
+    Settings,
+    Value,
+    environment_name,
+    parse_value,
+    setting_fields,
+)
+
+FILE_NAME = "picloud_config"
+
+
+def _trait(setting: dataclasses.Field[Value]) -> TraitType[Any, Any]:
+    default, explanation = setting.default, setting.metadata["help"]
+    if isinstance(default, bool):
+        return Bool(default, help=explanation).tag(config=True)
+    if isinstance(default, int):
+        return CInt(default, min=0, help=explanation).tag(config=True)
+    if isinstance(default, float):
+        return CFloat(default, min=0.0, help=explanation).tag(config=True)
+    return Unicode(default, help=explanation).tag(config=True)
+
+
+PiCloud = type(
+    "PiCloud",
+    (Configurable,),
+    {
+        "__doc__": "Settings of the service, one trait for each field of `Settings`.",
+        **{setting.name: _trait(setting) for setting in setting_fields()},
+    },
+)
+
+
+def load(paths: ServicePaths, arguments: Sequence[str] = ()) -> Settings:
+    """Return the settings of the service at ``paths``.
+
+    ``arguments`` are options of the command line such as ``--retention-days=90``.
+
+    Raises:
+        ValueError: an option, a variable or the file names an unknown setting, or holds a value
+            that is not allowed; the message names it and where it stands.
+    """
+    config = _read_file(paths)
+    known = {setting.name: setting for setting in setting_fields()}
+    section = config["PiCloud"] if "PiCloud" in config else {}
+    unknown = sorted(set(section) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{FILE_NAME} in {paths.home} sets {unknown[0]!r}, which is no setting; "
+            f"there are {', '.join(known)}"
+        )
+    try:
+        traits = PiCloud(config=config)
+        values = {name: getattr(traits, name) for name in known}
+    except TraitError as exc:
+        raise ValueError(f"{FILE_NAME} in {paths.home}: {exc}") from exc
+    for name, setting in known.items():
+        variable = environment_name(name)
+        if variable in os.environ:
+            values[name] = parse_value(setting, os.environ[variable], variable)
+    for argument in arguments:
+        option, equals, text = argument.partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or not equals or name not in known:
+            raise ValueError(
+                f"{argument!r} is not an option; write --NAME=VALUE, where NAME is one of "
+                f"{', '.join(n.replace('_', '-') for n in known)}"
+            )
+        values[name] = parse_value(known[name], text, option)
+    return Settings(paths, **values)
+
+
+def _read_file(paths: ServicePaths) -> Config:
+    folder = str(paths.home)
+    merged = Config()
+    for loader in (
+        JSONFileConfigLoader(FILE_NAME + ".json", folder),
+        PyFileConfigLoader(FILE_NAME + ".py", folder),
+    ):
+        try:
+            merged.merge(loader.load_config())
+        except ConfigFileNotFound:
+            continue
+        except Exception as exc:  # noqa: BLE001  # the user's own program may raise anything
+            raise ValueError(f"{loader.full_filename} cannot be read: {exc}") from exc
+    return merged
+
+
+def help_text() -> str:
+    """Return every setting with its default and what it means, for ``--help``."""
+    lines = []
+    for setting in setting_fields():
+        lines.append(f"  --{setting.name.replace('_', '-')}={setting.default}")
+        lines.append(f"      {setting.metadata['help']}")
+    return "\n".join(lines)
