@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rest", nargs=argparse.REMAINDER, help="passed on to the tool that is run"
     )
     options = parser.parse_args(arguments)
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  # an older Python gets a sentence, not a traceback
         sys.exit(
             f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}. Try: python3.11 run.py {options.word}"
         )

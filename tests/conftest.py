@@ -1,0 +1,47 @@
+"""Fixtures for every folder: a service of the test's own, one per container kind."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from service_under_test import ServiceUnderTest, kinds_of_this_machine
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that asks for ``service`` once per container kind of this machine."""
+    if "service" in metafunc.fixturenames:
+        metafunc.parametrize("service", kinds_of_this_machine(), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceUnderTest]:
+    """A running service in a home of its own; ``service.kind`` is its container kind."""
+    started = ServiceUnderTest(tmp_path_factory.mktemp(f"home-{request.param}"), request.param)
+    started.start()
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def own_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServiceUnderTest]:
+    """A service for this test alone, to be killed, filled or restarted; best kind of the machine."""
+    started = ServiceUnderTest(tmp_path / "home", kinds_of_this_machine()[0])
+    yield started
+    started.end()
+
+
+@pytest.fixture(autouse=True)
+def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("PICLOUD_") and name not in (
+            "PICLOUD_HOME",
+            "PICLOUD_CONTAINER_KIND",
+        ):
+            monkeypatch.delenv(name)
