@@ -1,0 +1,1 @@
+"""Migrations of the store: NNN_name.sql, forward only."""
