@@ -81,7 +81,7 @@ def test_fork_bomb(service):
             if children[-1] == 0:
                 time.sleep(60)
 
-    status, reason, text = end(cloud.call(bomb, _max_runtime=0.2))
+    _status, reason, text = end(cloud.call(bomb, _max_runtime=0.2))
     assert reason in ("error", "timeout", "oom")
     assert "BlockingIOError" in text or "Resource temporarily unavailable" in text
 
@@ -133,7 +133,7 @@ def test_result_that_does_not_load_here():
         def __reduce__(self):
             return (__import__("operator").truediv, (1, 0))
 
-    jid = cloud.call(lambda: Trap())
+    jid = cloud.call(Trap)
     with pytest.raises(cloud.CloudException, match="load"):
         cloud.result(jid)
     assert cloud.status(jid) == "done"
@@ -146,7 +146,7 @@ def test_listing_never_unpickles(tmp_path):
 
     jid = cloud.call(lambda x: None, 1)
     cloud.join(jid)
-    made = cloud.call(lambda: Bomb())
+    made = cloud.call(Bomb)
     cloud.join(made)
     cloud.info(made, ["stdout", "runtime", "function", "attributes"])
     repr(made)

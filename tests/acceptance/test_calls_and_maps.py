@@ -265,7 +265,7 @@ def test_connection_functions(service):
     assert cloud.running_on_cloud() is False
     assert cloud.is_simulated() is False
     assert (
-        cloud.result(cloud.call(lambda: __import__("picloud_jupyter").cloud.running_on_cloud()))
+        cloud.result(cloud.call(__import__("picloud_jupyter").cloud.running_on_cloud))
         is True
     )
     assert cloud.close() is True

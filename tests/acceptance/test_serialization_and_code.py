@@ -73,7 +73,7 @@ def test_open_files_for_reading_travel(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: threading.Lock(), lambda: (i for i in [1]), lambda: open(os.devnull, "w")]
+    "make", [threading.Lock, lambda: (i for i in [1]), lambda: open(os.devnull, "w")]
 )
 def test_what_cannot_travel_is_named(make):
     value = make()

@@ -1,0 +1,56 @@
+"""Fixtures of the benchmarks: the table, the peers' figures, one service."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import measuring
+import work
+from service_under_test import ServiceUnderTest, kinds_of_this_machine
+
+TABLE = measuring.Table()
+
+
+@pytest.fixture(scope="session")
+def table():
+    return TABLE
+
+
+def pytest_terminal_summary(terminalreporter):
+    if TABLE.rows:
+        terminalreporter.section("figures (value, goal)")
+        for row in TABLE.rows:
+            terminalreporter.line(row.line())
+        short = [row.what for row in TABLE.rows if not row.reached]
+        terminalreporter.line(f"{len(TABLE.rows) - len(short)} of {len(TABLE.rows)} reached")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def spin():
+    """Calibrate the one-millisecond function for this machine, now."""
+    work.SPIN = measuring.calibrate_spin()
+    os.environ["BENCH_SPIN"] = str(work.SPIN)
+
+
+@pytest.fixture(scope="session")
+def peers():
+    """Figures of Ray and Dask, measured in this run before anything of ours is up."""
+    python = os.environ.get("PICLOUD_BENCH_PEERS_PYTHON")
+    if not python:
+        pytest.skip("no peers: run `make bench`, which installs them")
+    return {name: measuring.run_peer(python, name) for name in ("ray", "dask")}
+
+
+@pytest.fixture(scope="session")
+def bench_service(peers, tmp_path_factory):
+    """One service for the warm figures; the peers were measured and stopped before."""
+    started = ServiceUnderTest(
+        tmp_path_factory.mktemp("bench-home"), kinds_of_this_machine()[0]
+    )
+    started.start()
+    yield started
+    started.end()
