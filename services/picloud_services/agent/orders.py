@@ -1,4 +1,4 @@
-"""What the agent asks of the launcher (link L3): start one container with a supervisor of its own."""
+"""What the agent asks of the launcher (link L3): one container with a supervisor of its own."""
 
 import sys
 from dataclasses import dataclass, field
@@ -11,35 +11,43 @@ DEFAULT_ORPHAN_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class StartOrder:
-    """One container to start. Paths are the host's; all folders exist and belong to the agent.
-
-    ``folder`` is RUN/c/ID: the supervisor puts ``supervisor.sock`` and ``status.json`` there and
-    removes it when it leaves. ``logs`` is HOME/logs. ``sandbox`` is the digest of ``spec``.
-    ``program`` is the bwrap that the trial chose ("" for the plain kind). After
-    ``orphan_seconds`` without an agent the supervisor ends its container and leaves.
-    """
+class RequestFields:
+    """What of a `ContainerRequest` the agent decides; see there for each field."""
 
     container: str
-    kind: ContainerKind
-    sandbox: str
     spec: SandboxSpec
-    folder: str
     run_dir: str
     out_dir: str
     layer_dir: str
     bundle: str
     code: str
-    logs: str
     host_uid: int
-    program: str = ""
     variables: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StartOrder:
+    """One container to start. Paths are the host's; all folders exist and belong to the agent.
+
+    ``folder`` is RUN/c/ID: the supervisor keeps ``supervisor.sock`` and ``status.json`` there.
+    ``logs`` is HOME/logs. ``sandbox`` is the digest of the spec. ``program`` is the bwrap that
+    the trial chose ("" for the plain kind). After ``orphan_seconds`` without an agent the
+    supervisor ends its container and leaves.
+    """
+
+    container: str
+    folder: str
+    kind: ContainerKind
+    sandbox: str
+    request: RequestFields
+    logs: str
+    program: str = ""
     orphan_seconds: float = DEFAULT_ORPHAN_SECONDS
 
 
 def start_frame(order: StartOrder) -> dict[str, Any]:
     """Return the header of the L3 frame ``start`` for ``order``."""
-    return {"t": "start", "order": to_wire(order)}
+    return {"t": "start", **to_wire(order)}
 
 
 def read_start_frame(header: dict[str, Any]) -> StartOrder:
@@ -48,7 +56,7 @@ def read_start_frame(header: dict[str, Any]) -> StartOrder:
     Raises:
         ValueError: a field is missing or of the wrong type.
     """
-    return from_wire(StartOrder, header.get("order"))
+    return from_wire(StartOrder, header)
 
 
 def launcher_command(link_fd: int) -> list[str]:
