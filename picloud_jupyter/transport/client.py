@@ -1,0 +1,348 @@
+"""The one HTTP client: keeps connections, repeats what may be repeated, raises errors by name.
+
+Every request of the control API may be sent twice (submits carry a key), so a lost connection is
+never an error by itself. Threads share one client, never a connection in use; after a fork the
+child opens connections of its own.
+"""
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from picloud_jupyter.protocol.errors import (
+    CloudException,
+    InternalError,
+    Unreachable,
+    error_from_wire,
+)
+from picloud_jupyter.protocol.frames import (
+    CONTENT_TYPE,
+    PREFIX,
+    WIRE_VERSION,
+    Buffer,
+    FrameError,
+    encode_json,
+    split_frame,
+)
+from picloud_jupyter.transport.connection import (
+    BadAnswerError,
+    Connection,
+    ConnectionLostError,
+    Response,
+)
+from picloud_jupyter.transport.endpoint import Endpoint
+from picloud_jupyter.transport.retry import RetryLimits, delay_seconds
+
+LONGEST_WAIT_SECONDS = 60.0  # of one long poll
+ANSWER_SECONDS = 60.0  # beyond what the request itself waits for
+_JSON = "application/json"
+_IDLE_CONNECTIONS = 8
+
+
+class RequestCancelledError(Exception):
+    """Raised by a request whose `Canceller` was used."""
+
+
+class Canceller:
+    """Lets another thread end a request that waits; use one per waiting thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the request in flight, or the next one at once."""
+        with self._lock:
+            self._cancelled = True
+            if self._connection is not None:
+                self._connection.abort()
+
+    def check(self) -> bool:
+        """Return whether it was cancelled since the last check."""
+        with self._lock:
+            cancelled, self._cancelled = self._cancelled, False
+            return cancelled
+
+    def watch(self, connection: Connection | None) -> None:
+        """Say which connection a request is waiting on."""
+        with self._lock:
+            self._connection = connection
+            if connection is not None and self._cancelled:
+                connection.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    parts: Sequence[Buffer]  # head first
+    name: str
+    wait_seconds: float = 0.0
+    canceller: Canceller | None = None
+
+
+class Client:
+    """Talks to one control plane. ``revive`` may start it when nothing listens."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        revive: Callable[[], None] | None = None,
+        limits: RetryLimits | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.limits = limits or RetryLimits()
+        self._revive = revive
+        self._idle: list[Connection] = []
+        self._process_id = os.getpid()
+        self._common = _common_head(endpoint)
+
+    def close(self) -> bool:
+        """Close idle connections; return whether there were any. The next request opens anew."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+        return bool(idle)
+
+    # ------------------------------------------------------------------ what callers use
+    def get(self, path: str, query: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401  # JSON
+        """Return the JSON answer to GET ``path``."""
+        return _json(self.exchange("GET", path, query=query).answer())
+
+    def post(
+        self,
+        path: str,
+        value: object,
+        *,
+        wait_seconds: float = 0.0,
+        canceller: Canceller | None = None,
+    ) -> Any:  # noqa: ANN401  # JSON
+        """Return the JSON answer to POST ``path`` with ``value``; it may take ``wait_seconds``."""
+        exchange = self.exchange(
+            "POST",
+            path,
+            (encode_json(value),),
+            content_type=_JSON,
+            wait_seconds=wait_seconds,
+            canceller=canceller,
+        )
+        return _json(exchange.answer())
+
+    def post_for_frame(
+        self, path: str, value: object, *, wait_seconds: float = 0.0
+    ) -> tuple[dict[str, Any], memoryview]:
+        """Return (header, body) of the frame that answers POST ``path`` with ``value``."""
+        response = self.exchange(
+            "POST", path, (encode_json(value),), content_type=_JSON, wait_seconds=wait_seconds
+        ).answer()
+        try:
+            return split_frame(response.body)
+        except FrameError as exc:
+            raise InternalError(
+                f"the control plane's answer to {path} is no frame: {exc}"
+            ) from exc
+
+    def start_frame(
+        self, method: str, path: str, header: Mapping[str, Any] | bytes, parts: Sequence[Buffer]
+    ) -> "Exchange":
+        """Send one frame and return without waiting; ``header`` may be encoded JSON already."""
+        size = sum(map(len, parts))
+        head = header if isinstance(header, bytes) else encode_json(header)
+        body = (PREFIX.pack(len(head), size), head, *parts)
+        return self.exchange(method, path, body, content_type=CONTENT_TYPE)
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        parts: Sequence[Buffer] = (),
+        *,
+        content_type: str = "",
+        query: Mapping[str, object] | None = None,
+        wait_seconds: float = 0.0,
+        canceller: Canceller | None = None,
+    ) -> "Exchange":
+        """Send a request; its answer is taken from the exchange that is returned."""
+        target = f"{path}?{urlencode(query)}" if query else path
+        size = sum(map(len, parts))
+        kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+        length = f"Content-Length: {size}\r\n" if parts or method != "GET" else ""
+        head = f"{method} {self.endpoint.base_path}{target}{self._common}{kind}{length}\r\n"
+        first = head.encode("latin-1")
+        parts = (b"".join((first, *parts)),) if size <= 8192 else (first, *parts)
+        return Exchange(self, _Request(parts, f"{method} {path}", wait_seconds, canceller))
+
+    # ------------------------------------------------------------------ connections
+    def take(self) -> tuple[Connection, bool]:
+        """Return (a connection, whether it was used before)."""
+        if self._process_id != os.getpid():  # forked: those connections are the parent's
+            self._idle, self._process_id = [], os.getpid()
+        try:
+            return self._idle.pop(), True
+        except IndexError:
+            return self._open(), False
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep ``connection`` for the next request, or close it."""
+        if connection.reusable and len(self._idle) < _IDLE_CONNECTIONS:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _open(self) -> Connection:
+        try:
+            return Connection.open(self.endpoint)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if self._revive is None:
+                raise
+        self._revive()
+        return Connection.open(self.endpoint)
+
+
+class Exchange:
+    """A request that was sent (as far as that went well) and waits for its answer."""
+
+    def __init__(self, client: Client, request: _Request) -> None:
+        self._client = client
+        self._request = request
+        self._connection: Connection | None = None
+        self._reused = False
+        self._failure: Exception | None = None
+        self._send()
+
+    def answer(self) -> Response:
+        """Return the answer, sending the request again where that helps.
+
+        Raises:
+            Unreachable: nothing answered within the limits of the client.
+            CloudException: the control plane refused the request; the class says how.
+            RequestCancelledError: the request's canceller was used.
+        """
+        failures = 0
+        while True:
+            reused = self._reused
+            outcome = self._receive()
+            canceller = self._request.canceller
+            if canceller is not None and canceller.check():
+                self.abandon()
+                raise RequestCancelledError
+            if isinstance(outcome, Response):
+                error = _error_of(outcome)
+                if error is None:
+                    return outcome
+                if outcome.status != 503 or not error.retry:
+                    raise error
+            else:
+                error = None
+            if not (reused and isinstance(outcome, Exception)):  # an idle one may be stale
+                failures += 1
+                self._pause(failures, outcome, error)
+            self._send()
+
+    def abandon(self) -> None:
+        """Give up: the answer, if it still comes, is not read."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __del__(self) -> None:
+        self.abandon()
+
+    def _pause(
+        self, failures: int, outcome: Response | Exception, error: CloudException | None
+    ) -> None:
+        pause = delay_seconds(self._client.limits, failures, random.random())  # noqa: S311  # jitter
+        if pause is not None:
+            time.sleep(pause)
+        elif error is not None:
+            raise error
+        else:
+            assert isinstance(outcome, Exception)
+            raise _unreachable(
+                self._client.endpoint, self._request.name, failures, outcome
+            ) from outcome
+
+    def _send(self) -> None:
+        self._failure = None
+        self._reused = False
+        try:
+            self._connection, self._reused = self._client.take()
+            self._connection.send(self._request.parts, ANSWER_SECONDS)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the answer may be there already: a refusal of a large body
+        except OSError as exc:
+            self.abandon()
+            self._failure = exc
+
+    def _receive(self) -> Response | Exception:
+        connection = self._connection
+        if connection is None:
+            return self._failure or ConnectionLostError("there is no connection")
+        canceller = self._request.canceller
+        if canceller is not None:
+            canceller.watch(connection)
+        try:
+            response = connection.receive(ANSWER_SECONDS + self._request.wait_seconds)
+        except (OSError, BadAnswerError) as exc:
+            return exc
+        else:
+            self._connection = None
+            self._client.give_back(connection)
+            return response
+        finally:
+            if canceller is not None:
+                canceller.watch(None)
+            if self._connection is not None:
+                self.abandon()
+
+
+def _common_head(endpoint: Endpoint) -> str:
+    host = endpoint.host or "picloud"
+    key = f"Authorization: Bearer {endpoint.key}\r\n" if endpoint.key else ""
+    return f" HTTP/1.1\r\nHost: {host}\r\nX-PiCloud-Wire: {WIRE_VERSION}\r\n{key}"
+
+
+def _json(response: Response) -> Any:  # noqa: ANN401  # JSON
+    if not response.body:
+        return {}
+    try:
+        return json.loads(bytes(response.body))
+    except ValueError as exc:
+        raise InternalError(f"the control plane's answer is not JSON: {exc}") from exc
+
+
+def _error_of(response: Response) -> CloudException | None:
+    if response.status < 400:
+        return None
+    try:
+        value = json.loads(bytes(response.body))
+    except ValueError:
+        value = None
+    if isinstance(value, dict) and isinstance(value.get("error"), dict):
+        return error_from_wire(value)
+    text = bytes(response.body[:200]).decode("utf-8", "replace")
+    return InternalError(
+        f"the control plane answered {response.status} without words of its own: {text!r}",
+        status=response.status,
+        retry=response.status == 503,
+    )
+
+
+def _unreachable(
+    endpoint: Endpoint, name: str, failures: int, cause: Exception
+) -> CloudException:
+    hint = (
+        "run `picloud doctor`"
+        if endpoint.embedded
+        else "check the address, the network, and that the service runs there"
+    )
+    return Unreachable(
+        f"no control plane answered at {endpoint.address} ({name}, tried {failures} times: {cause or type(cause).__name__})",
+        hint=hint,
+    )

@@ -1,0 +1,298 @@
+"""The embedded control plane: found, started, stopped. Linux only; other systems are clients."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.errors import CloudException, Unreachable, error_from_wire
+from picloud_jupyter.transport.client import Client
+from picloud_jupyter.transport.connection import Connection
+from picloud_jupyter.transport.endpoint import Endpoint
+from picloud_jupyter.transport.paths import ServicePaths, make_private, service_paths
+from picloud_jupyter.transport.retry import RetryLimits
+
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+_STATE = (
+    *("store.db", "store.db-*", "metrics.db", "metrics.db-*", "lock", "secret", "ballast"),
+    *("blobs", "uploads", "logs", "bundle", "layers"),
+    *("service.log", "service.log.*", "agent.log", "agent.log.*"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """What is known of a service without asking it; ``process_id`` 0 = it does not run."""
+
+    paths: ServicePaths
+    process_id: int = 0
+    agent_process_id: int = 0
+    record: dict[str, Any] | None = None
+
+
+def endpoint_of(paths: ServicePaths) -> Endpoint:
+    """Return the endpoint of the embedded service in ``paths``."""
+    return Endpoint(socket_path=str(paths.api_socket), embedded=paths)
+
+
+def embedded_client(paths: ServicePaths, *, start: bool) -> Client:
+    """Return a client of the embedded service, which starts it when needed if ``start``."""
+    if start:
+        return Client(endpoint_of(paths), revive=lambda: ensure_running(paths))
+    return Client(endpoint_of(paths), limits=RetryLimits(attempts=0))
+
+
+def listens(paths: ServicePaths) -> bool:
+    """Return whether a control plane accepts connections in ``paths``."""
+    try:
+        Connection.open(endpoint_of(paths)).close()
+    except OSError:
+        return False
+    return True
+
+
+def ensure_running(paths: ServicePaths | None = None) -> bool:
+    """Return when the embedded control plane accepts connections; True if it was started here.
+
+    Clients that come at once start one service: the others wait for it.
+
+    Raises:
+        Unreachable: this system cannot run one, or it did not come up in time.
+        CloudException: it refused to start; the words are its own.
+    """
+    paths = paths or service_paths()
+    if listens(paths):
+        return False
+    _check_installed()
+    try:
+        make_private(paths.run)
+    except OSError as exc:
+        raise Unreachable(f"the folder of the service's sockets cannot be used: {exc}") from exc
+    deadline_at = time.monotonic() + START_SECONDS
+    with _start_lock(paths, deadline_at) as mine:
+        if not mine or listens(paths):
+            return False
+        paths.intent.unlink(missing_ok=True)
+        _startup_error(paths).unlink(missing_ok=True)
+        _wait_for_start(paths, _start(paths), deadline_at)
+    return True
+
+
+def stop(paths: ServicePaths, *, kill_jobs: bool, purge: bool = False) -> bool:
+    """Stop the service and wait until its processes have gone; return whether it ran.
+
+    With ``kill_jobs`` running jobs end (a restartable one runs again after the next start); without
+    it they go on in their containers and the next control plane takes them over.
+
+    Raises:
+        Unreachable: its processes did not leave within 20 seconds.
+    """
+    found = state(paths)
+    if listens(paths):
+        if kill_jobs:
+            _write_intent(paths)
+        client = embedded_client(paths, start=False)
+        try:
+            client.post(routes.STOP, {"kill_jobs": kill_jobs, "purge": purge})
+        finally:
+            client.close()
+    processes = [found.process_id, found.agent_process_id if kill_jobs else 0]
+    deadline_at = time.monotonic() + STOP_SECONDS
+    for pause in _growing_pauses():
+        left = [pid for pid in processes if pid and _is_alive(pid)]
+        if not left and not listens(paths):
+            break
+        if time.monotonic() > deadline_at:
+            raise Unreachable(
+                f"the service's processes {left} did not leave within {STOP_SECONDS:.0f} seconds",
+                hint=f"see {paths.home / 'service.log'}",
+            )
+        time.sleep(pause)
+    if purge:
+        _remove_state(paths)
+    return bool(found.process_id)
+
+
+def state(paths: ServicePaths) -> ServiceState:
+    """Return which service runs in ``paths``, as far as its record and its socket tell."""
+    try:
+        record = json.loads(paths.record.read_bytes())
+    except (OSError, ValueError):
+        return ServiceState(paths)
+    process_id = int(record.get("pid") or 0)
+    agent_process_id = int(record.get("agent_pid") or 0)
+    return ServiceState(
+        paths,
+        process_id if process_id and _is_alive(process_id) else 0,
+        agent_process_id if agent_process_id and _is_alive(agent_process_id) else 0,
+        record,
+    )
+
+
+def _check_installed() -> None:
+    hint = "set PICLOUD_URL and PICLOUD_API_KEY to those of a control plane on a Linux machine"
+    if not sys.platform.startswith("linux"):
+        raise Unreachable(
+            "jobs run on Linux only, and no other control plane is named", hint=hint
+        )
+    if importlib.util.find_spec("picloud_services") is None:
+        raise Unreachable(
+            "the control plane is not installed in this Python (module picloud_services)",
+            hint=f"install picloud-jupyter for {sys.executable}, or set PICLOUD_URL and PICLOUD_API_KEY",
+        )
+
+
+@contextlib.contextmanager
+def _start_lock(paths: ServicePaths, deadline_at: float) -> Iterator[bool]:
+    """Give True to the one that may start; False as soon as somebody else's service listens."""
+    import fcntl  # absent where jobs cannot run anyway
+
+    with (paths.run / "start.lock").open("wb") as lock:
+        for pause in _growing_pauses():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if listens(paths):
+                    yield False
+                    return
+                if time.monotonic() > deadline_at:
+                    raise _too_slow(paths) from None
+                time.sleep(pause)
+            else:
+                break
+        yield True
+
+
+def _start(paths: ServicePaths) -> "subprocess.Popen[bytes]":
+    paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = [sys.executable, "-P", "-m", "picloud_services", "control"]
+    command += ["--home", str(paths.home), "--run", str(paths.run)]
+    with (paths.home / "service.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=_service_environment(),
+            start_new_session=True,
+        )
+    threading.Thread(target=process.wait, name="picloud-reaper", daemon=True).start()
+    return process
+
+
+def _service_environment() -> dict[str, str]:
+    """The caller's own, with the folders our packages were imported from, without its remote."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PICLOUD_URL", "PICLOUD_API_KEY")}
+    folders = [
+        folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder
+    ]
+    for name in ("picloud_jupyter", "picloud_services", "picloud_kernels"):
+        spec = importlib.util.find_spec(name)
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            folder = os.path.dirname(os.path.abspath(place))
+            if folder not in folders and not folder.endswith(
+                ("site-packages", "dist-packages")
+            ):
+                folders.append(folder)
+    if folders:
+        kept["PYTHONPATH"] = os.pathsep.join(folders)
+    return kept
+
+
+def _wait_for_start(
+    paths: ServicePaths, process: "subprocess.Popen[bytes]", deadline_at: float
+) -> None:
+    for pause in _growing_pauses():
+        if listens(paths):
+            return
+        if process.poll() is not None and not _another_runs(paths):
+            raise _start_failure(paths, process.returncode)
+        if time.monotonic() > deadline_at:
+            raise _too_slow(paths)
+        time.sleep(pause)
+
+
+def _another_runs(paths: ServicePaths) -> bool:
+    return state(paths).process_id != 0
+
+
+def _start_failure(paths: ServicePaths, code: int) -> CloudException:
+    try:
+        value = json.loads(_startup_error(paths).read_bytes())
+        if isinstance(value, dict) and isinstance(value.get("error"), dict):
+            return error_from_wire(value)
+    except (OSError, ValueError):
+        pass  # it left no words: its log has them
+    log = paths.home / "service.log"
+    return Unreachable(
+        f"the control plane ended with code {code} while it started:\n{_tail(log)}",
+        hint=f"run `picloud doctor`; the whole log is {log}",
+        retry=False,
+    )
+
+
+def _too_slow(paths: ServicePaths) -> CloudException:
+    return Unreachable(
+        f"the control plane did not listen on {paths.api_socket} within {START_SECONDS:.0f} seconds",
+        hint=f"run `picloud doctor`; its log is {paths.home / 'service.log'}",
+    )
+
+
+def _tail(path: Path, lines: int = 12) -> str:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 8192))
+            text = file.read().decode("utf-8", "replace")
+    except OSError as exc:
+        return f"(no log: {exc})"
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _startup_error(paths: ServicePaths) -> Path:
+    return paths.run / "startup-error.json"
+
+
+def _write_intent(paths: ServicePaths) -> None:
+    make_private(paths.run)
+    paths.intent.write_text("down\n", encoding="ascii")
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        text = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def _growing_pauses() -> Iterator[float]:
+    pause = 0.002
+    while True:
+        yield pause
+        pause = min(0.05, pause * 1.3)
+
+
+def _remove_state(paths: ServicePaths) -> None:
+    """Remove what the service made, by name: the folder may be one that the user chose."""
+    for pattern in _STATE:
+        for path in paths.home.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        paths.home.rmdir()  # unless it holds something of the user's
+    shutil.rmtree(paths.run, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""Where the control plane is: inside a job, at an address, or the embedded one of this user."""
+
+import ipaddress
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from picloud_jupyter.protocol.errors import InvalidRequest, Unreachable
+from picloud_jupyter.transport.inside import current_job
+from picloud_jupyter.transport.paths import ServicePaths, service_paths
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One control plane: a unix socket (``socket_path``) or ``host`` and ``port``, with its key.
+
+    ``embedded`` holds the folders of a service that may be started when nothing answers.
+    """
+
+    socket_path: str = ""
+    host: str = ""
+    port: int = 0
+    tls: bool = False
+    base_path: str = ""
+    key: str = field(default="", repr=False)
+    embedded: ServicePaths | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether files may be handed over by path: this user's own service on this machine."""
+        return self.embedded is not None
+
+    @property
+    def address(self) -> str:
+        """The address as a person writes it."""
+        if self.socket_path:
+            return f"unix://{self.socket_path}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.base_path}"
+
+
+def find_endpoint(
+    url: str = "", key: str = "", *, environment: Mapping[str, str] | None = None
+) -> Endpoint:
+    """Return the control plane to talk to.
+
+    In this order: ``url`` and ``key`` if given, the job that this code runs in, $PICLOUD_URL with
+    $PICLOUD_API_KEY, the embedded service of this user. Nothing is connected or started.
+
+    Raises:
+        InvalidRequest: the address is none, or a key would cross the network in clear.
+        Unreachable: nothing is named, and this system cannot run a service of its own.
+    """
+    values: Mapping[str, Any] = os.environ if environment is None else environment
+    if url:
+        return parse_url(url, key or values.get("PICLOUD_API_KEY", ""))
+    job = current_job()
+    if job is not None:
+        return Endpoint(socket_path=str(job.api_socket), key=job.key)
+    if values.get("PICLOUD_URL"):
+        return parse_url(values["PICLOUD_URL"], key or values.get("PICLOUD_API_KEY", ""))
+    if not sys.platform.startswith("linux"):
+        raise Unreachable(
+            "jobs run on Linux only, and no other control plane is named",
+            hint="set PICLOUD_URL and PICLOUD_API_KEY to those of a control plane on a Linux machine",
+        )
+    paths = service_paths()
+    return Endpoint(socket_path=str(paths.api_socket), embedded=paths)
+
+
+def parse_url(url: str, key: str) -> Endpoint:
+    """Return the endpoint that ``url`` names: https://…, unix:///…, or http:// to this machine.
+
+    Raises:
+        InvalidRequest: another scheme, no host, or http:// to another machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "unix" and parts.path:
+        return Endpoint(socket_path=parts.path, key=key)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidRequest(
+            f"{url!r} is not the address of a control plane",
+            hint="write https://host[:port], http://127.0.0.1:port or unix:///path/of/api.sock",
+        )
+    tls = parts.scheme == "https"
+    if not tls and not _is_this_machine(parts.hostname):
+        raise InvalidRequest(
+            f"{url!r} would send your key over the network in clear",
+            hint="use https://, or an ssh tunnel that ends at http://127.0.0.1:port",
+        )
+    return Endpoint(
+        host=parts.hostname,
+        port=_port(parts, url) or (443 if tls else 80),
+        tls=tls,
+        base_path=parts.path.rstrip("/"),
+        key=key,
+    )
+
+
+def _port(parts: SplitResult, url: str) -> int | None:
+    try:
+        return parts.port
+    except ValueError as exc:
+        raise InvalidRequest(f"{url!r} has no valid port: {exc}") from exc
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
