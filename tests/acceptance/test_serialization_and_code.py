@@ -140,6 +140,7 @@ def run_script(folder, text):
     script.write_text(textwrap.dedent(text))
     return subprocess.run(
         [sys.executable, str(script)],
+        check=False,
         cwd=folder,
         capture_output=True,
         text=True,

@@ -1,0 +1,61 @@
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from picloud_jupyter.protocol.frames import (
+    PREFIX,
+    FrameError,
+    FrameReader,
+    Pack,
+    pack_frame,
+    pack_records,
+    split_frame,
+)
+
+headers = st.dictionaries(
+    st.text(max_size=10), st.integers() | st.text(max_size=10) | st.none()
+)
+frames = st.lists(st.tuples(headers, st.binary(max_size=200)), max_size=6)
+
+
+@given(frames, st.data())
+def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(sent, data):
+    stream = b"".join(pack_frame(h, b) for h, b in sent)
+    reader, got, position = FrameReader(), [], 0
+    while position < len(stream):
+        size = data.draw(st.integers(1, len(stream) - position))
+        got += list(reader.feed(stream[position : position + size]))
+        position += size
+    assert got == sent
+    assert reader.pending_bytes == 0
+
+
+@given(st.lists(st.binary(max_size=50), max_size=30), st.data())
+def test_pack_gives_each_record_and_any_cut(records, data):
+    pack = Pack(pack_records(records))
+    assert list(pack) == records
+    first = data.draw(st.integers(0, len(records)))
+    stop = data.draw(st.integers(first, len(records)))
+    assert list(Pack(pack.cut(first, stop))) == records[first:stop]
+
+
+@given(st.binary(max_size=64))
+def test_foreign_bytes_raise_frame_error_or_are_a_frame(junk):
+    for read in (split_frame, Pack, lambda b: list(FrameReader(max_body_bytes=1000).feed(b))):
+        with contextlib.suppress(FrameError):
+            read(junk)
+
+
+@pytest.mark.parametrize("prefix", [PREFIX.pack(2**31, 0), PREFIX.pack(2, 2**60)])
+def test_lying_sizes_are_refused_before_anything_is_held(prefix):
+    reader = FrameReader()
+    with pytest.raises(FrameError, match="over the limit"):
+        list(reader.feed(prefix))
+
+
+@pytest.mark.parametrize("header", [b"[]", b"{", b"\xff", b"[" * 100_000])
+def test_header_that_is_not_an_object_is_refused(header):
+    with pytest.raises(FrameError):
+        split_frame(PREFIX.pack(len(header), 0) + header)
