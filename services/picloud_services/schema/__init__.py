@@ -1,1 +1,0 @@
-"""Migrations of the store: NNN_name.sql, forward only."""
