@@ -1,0 +1,152 @@
+"""Opens connections to SQLite and PostgreSQL, and says what their errors mean."""
+
+import errno
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy.engine import make_url
+
+from picloud_jupyter.protocol.errors import CloudException, Corrupt, DiskFull, Unavailable
+
+BUSY_SECONDS = 30.0
+_DISK_FULL_CODES = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE"}
+_DISK_FULL_STATES = {"53100"}  # PostgreSQL: disk_full
+_WRITER_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",  # NORMAL lost acknowledged rows in power cuts
+    "PRAGMA cache_size=-16000",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA wal_autocheckpoint=4000",
+    "PRAGMA journal_size_limit=67108864",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which database: ``url`` empty means the SQLite file ``path``."""
+
+    path: Path
+    url: str = ""
+
+    @property
+    def dialect(self) -> str:
+        """Return "sqlite" or "postgresql"."""
+        name = make_url(self.url).get_backend_name() if self.url else "sqlite"
+        if name not in ("sqlite", "postgresql"):
+            raise ValueError(
+                f"database_url must begin with sqlite: or postgresql:, got {name!r}"
+            )
+        return name
+
+    @property
+    def file(self) -> Path:
+        """Return the SQLite file."""
+        database = make_url(self.url).database if self.url else None
+        return Path(database) if database else self.path
+
+    def __str__(self) -> str:
+        if self.dialect == "sqlite":
+            return str(self.file)
+        return make_url(self.url).render_as_string(hide_password=True)
+
+
+def connect(source: Source, *, read_only: bool = False) -> Any:  # noqa: ANN401  # two drivers
+    """Return a connection in autocommit mode: transactions are begun in words.
+
+    Raises:
+        DiskFull, Corrupt, Unavailable: it cannot be opened.
+    """
+    try:
+        if source.dialect == "sqlite":
+            return _connect_sqlite(source.file, read_only=read_only)
+        return _connect_postgresql(source.url, read_only=read_only)
+    except Exception as exc:
+        raise translate(exc, source) or exc from exc
+
+
+def _connect_sqlite(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}{'?mode=ro' if read_only else ''}"
+    connection = sqlite3.connect(
+        uri,
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    try:
+        for pragma in ("PRAGMA query_only=ON",) if read_only else _WRITER_PRAGMAS:
+            connection.execute(pragma)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect_postgresql(url: str, *, read_only: bool) -> Any:  # noqa: ANN401
+    import psycopg  # only where PostgreSQL is used
+
+    dsn = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=3)
+    connection.execute("SET synchronous_commit = on")
+    if read_only:
+        connection.execute("SET default_transaction_read_only = on")
+    return connection
+
+
+def translate(error: BaseException, where: object) -> CloudException | None:
+    """Return what a driver's error means for the product; None if it is not the store's."""
+    if isinstance(error, CloudException):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _disk_full(where)
+    if isinstance(error, sqlite3.Error):
+        return _translate_sqlite(error, where)
+    state = getattr(error, "sqlstate", None)
+    if type(error).__module__.startswith("psycopg"):
+        if state in _DISK_FULL_STATES:
+            return _disk_full(where)
+        if state in ("XX001", "XX002"):
+            return _corrupt(error, where)
+        if type(error).__name__ in ("OperationalError", "InterfaceError", "AdminShutdown"):
+            return Unavailable(
+                f"The database {where} does not answer: {error}",
+                hint="check that it runs; the request may be repeated",
+            )
+    return None
+
+
+def _translate_sqlite(error: sqlite3.Error, where: object) -> CloudException | None:
+    code = getattr(error, "sqlite_errorname", "") or ""
+    if code in _DISK_FULL_CODES:
+        return _disk_full(where)
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return _corrupt(error, where)
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return Unavailable(
+            f"The store {where} is locked by another process.",
+            hint="close the program that has it open and try again",
+        )
+    if code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        return Unavailable(
+            f"The store {where} cannot be read or written: {error} ({code}).",
+            hint="check the disk and the permissions of the folder",
+        )
+    return None
+
+
+def _disk_full(where: object) -> DiskFull:
+    return DiskFull(
+        f"The disk that holds {where} is full.",
+        hint="free some space (picloud delete JIDS removes results) and try again",
+    )
+
+
+def _corrupt(error: BaseException, where: object) -> Corrupt:
+    return Corrupt(
+        f"The store {where} is damaged: {error}. It is not used any further.",
+        hint="put back a copy of the file, or set PICLOUD_HOME to a new folder",
+    )

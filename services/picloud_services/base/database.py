@@ -1,0 +1,291 @@
+"""The one door to SQL: one writing connection with group commit, a few reading ones.
+
+Writing work is queued and run by one thread; whatever has gathered meanwhile shares one COMMIT,
+which is where the disk is waited for. Results are handed back on the event loop in the order of the
+commits, so what ``committed`` callbacks build up is an exact image of the store.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from picloud_jupyter.protocol.errors import DiskFull, PlatformError, Unavailable
+from picloud_services.base.connections import Source, connect, translate
+from picloud_services.base.migrations import load_migrations, migrate
+from picloud_services.base.sql import Statement, Transaction
+
+T = TypeVar("T")
+GROUP_LIMIT = 64  # pieces of work that share one commit at most
+BALLAST_BYTES = 4 * 1024 * 1024
+READERS = 2
+_log = logging.getLogger(__name__)
+_QUICK_CHECK = Statement("PRAGMA quick_check(5)")
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    work: Callable[[Transaction], T]
+    committed: Callable[[T], None] | None
+    future: asyncio.Future[T]
+    essential: bool
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Database:
+    """Runs work in transactions. Made and used on one event loop."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._dialect = source.dialect
+        self._queue: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._ballast = source.file.with_name(source.file.name + ".ballast")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._readers: ThreadPoolExecutor | None = None
+        self._reading = threading.local()
+        self._reader_connections: list[Any] = []
+        self._connection: Any = None
+
+    @property
+    def dialect(self) -> str:
+        """Return "sqlite" or "postgresql"."""
+        return self._dialect
+
+    async def open(self) -> None:
+        """Connect and bring the schema up to date.
+
+        Raises:
+            DiskFull, Corrupt, Unavailable, Incompatible: the store cannot be used; the words say why.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._connection = await asyncio.to_thread(self._prepare)
+        self._thread = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
+        self._thread.start()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+
+    async def close(self) -> None:
+        """Finish what is queued and disconnect."""
+        if self._thread is None:
+            return
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._thread = None
+        if self._readers is not None:
+            await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._reader_connections:
+            connection.close()
+        self._reader_connections.clear()
+        self._connection.close()
+
+    def write(
+        self,
+        work: Callable[[Transaction], T],
+        committed: Callable[[T], None] | None = None,
+        *,
+        essential: bool = False,
+    ) -> asyncio.Future[T]:
+        """Run ``work`` in a transaction; the future is done when it is durable.
+
+        ``committed`` gets the result on the loop, in commit order, before anybody who awaits the
+        future. Raised exceptions undo this work alone. ``essential`` work (the end of a job) may
+        use the last reserve of a full disk.
+
+        Raises:
+            DiskFull, Corrupt, Unavailable: through the future.
+        """
+        if self._loop is None or self._thread is None:
+            raise Unavailable("The store is closed.")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Job(work, committed, future, essential))
+        return future
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run ``work`` on a connection that cannot write, on one snapshot; return its result."""
+        if self._loop is None or self._readers is None:
+            raise Unavailable("The store is closed.")
+        return await self._loop.run_in_executor(self._readers, self._read, work)
+
+    async def check(self) -> list[str]:
+        """Return what is damaged in a SQLite file; [] if nothing is. Reads the whole file."""
+        if self._dialect != "sqlite":
+            return []
+        found = await self.read(lambda tx: [str(row[0]) for row in tx.all(_QUICK_CHECK)])
+        return [] if found == ["ok"] else found
+
+    # ------------------------------------------------------------------------- on other threads
+    def _prepare(self) -> Any:  # noqa: ANN401
+        if self._dialect == "sqlite":
+            self.source.file.parent.mkdir(parents=True, exist_ok=True)
+        connection = connect(self.source)
+        try:
+            self._begin(connection)
+            migrate(Transaction(connection, self._dialect), load_migrations(), str(self.source))
+            connection.execute("COMMIT")
+        except BaseException as exc:
+            connection.close()
+            raise translate(exc, self.source) or exc from exc
+        self._fill_ballast()
+        return connection
+
+    def _begin(self, connection: Any) -> None:  # noqa: ANN401
+        connection.execute("BEGIN IMMEDIATE" if self._dialect == "sqlite" else "BEGIN")
+
+    def _read(self, work: Callable[[Transaction], T]) -> T:
+        try:
+            connection = getattr(self._reading, "connection", None)
+            if connection is None:
+                connection = connect(self.source, read_only=True)
+                self._reading.connection = connection
+                self._reader_connections.append(connection)
+            connection.execute(
+                "BEGIN" if self._dialect == "sqlite" else "BEGIN ISOLATION LEVEL REPEATABLE READ"
+            )
+            try:
+                return work(Transaction(connection, self._dialect))
+            finally:
+                connection.execute("ROLLBACK")
+        except Exception as exc:
+            known = translate(exc, self.source)
+            if isinstance(known, Unavailable):
+                self._reading.connection = None
+            raise known or exc from exc
+
+    def _write_all(self) -> None:
+        queue = self._queue
+        while (job := queue.get()) is not None:
+            group = [job]
+            stop = False
+            while len(group) < GROUP_LIMIT:
+                try:
+                    more = queue.get_nowait()
+                except Empty:
+                    break
+                if more is None:
+                    stop = True
+                    break
+                group.append(more)
+            self._write_group(group)
+            if stop:
+                return
+
+    def _write_group(self, group: list[_Job[Any]]) -> None:
+        try:
+            self._commit(group)
+        except Exception as exc:  # one bad piece must not fail the others: each on its own
+            if len(group) == 1:
+                self._retry_essential(group[0], exc)
+            else:
+                for job in group:
+                    job.result = job.error = None
+                    self._write_alone(job)
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._deliver, group)
+
+    def _write_alone(self, job: _Job[Any]) -> None:
+        try:
+            self._commit([job])
+        except Exception as exc:
+            self._retry_essential(job, exc)
+
+    def _retry_essential(self, job: _Job[Any], error: Exception) -> None:
+        known = translate(error, self.source)
+        if isinstance(known, DiskFull) and job.essential and self._ballast.exists():
+            self._ballast.unlink()
+            job.result = job.error = None
+            self._write_alone(job)
+            return
+        if known is not None and not isinstance(known, DiskFull) and self._dialect != "sqlite":
+            self._reconnect()
+        job.error = known or error
+
+    def _commit(self, group: list[_Job[Any]]) -> None:
+        connection = self._connection
+        transaction = Transaction(connection, self._dialect)
+        self._begin(connection)
+        try:
+            for job in group:
+                self._run_one(connection, transaction, job, alone=len(group) == 1)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back(connection)
+            raise
+
+    def _run_one(
+        self,
+        connection: Any,  # noqa: ANN401
+        transaction: Transaction,
+        job: _Job[Any],
+        *,
+        alone: bool,
+    ) -> None:
+        if alone:
+            job.result = job.work(transaction)
+            return
+        connection.execute("SAVEPOINT piece")
+        try:
+            job.result = job.work(transaction)
+        except Exception as exc:
+            if isinstance(translate(exc, self.source), PlatformError):
+                raise
+            connection.execute("ROLLBACK TO SAVEPOINT piece")
+            job.error = exc
+        connection.execute("RELEASE SAVEPOINT piece")
+
+    def _roll_back(self, connection: Any) -> None:  # noqa: ANN401
+        try:
+            connection.execute("ROLLBACK")
+        except Exception as exc:  # SQLite ends some failed transactions by itself
+            _log.debug("rollback: %s", exc)
+
+    def _reconnect(self) -> None:
+        try:
+            fresh = connect(self.source)
+        except PlatformError as exc:
+            _log.warning("the database cannot be reached again yet: %s", exc)
+            return
+        self._connection.close()
+        self._connection = fresh
+
+    def _fill_ballast(self) -> None:
+        """Keep a file that can be removed on a full disk, so that the failure itself is recorded."""
+        if self._dialect != "sqlite" or self._ballast.exists():
+            return
+        try:
+            with open(self._ballast, "wb") as file:
+                file.write(b"\0" * BALLAST_BYTES)
+        except OSError as exc:
+            self._ballast.unlink(missing_ok=True)
+            _log.warning("no room for the reserve of %d bytes: %s", BALLAST_BYTES, exc)
+
+    async def restore_ballast(self) -> None:
+        """Make the reserve again after it was used: a step for a ticker, once there is room."""
+        await asyncio.to_thread(self._fill_ballast)
+
+    # ------------------------------------------------------------------------------ on the loop
+    @staticmethod
+    def _deliver(group: list[_Job[Any]]) -> None:
+        for job in group:
+            if job.error is None and job.committed is not None:
+                try:
+                    job.committed(job.result)
+                except Exception as exc:
+                    _log.exception("what follows a commit failed")
+                    job.error = exc
+            if job.future.done():
+                continue
+            if job.error is None:
+                job.future.set_result(job.result)
+            else:
+                job.future.set_exception(job.error)
+
+
+def open_database(path: Path, url: str = "") -> Database:
+    """Return a database for the SQLite file ``path``, or for ``url`` if it is not empty; not open yet."""
+    return Database(Source(path, url))
