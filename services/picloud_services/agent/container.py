@@ -14,7 +14,9 @@ class ContainerRequest:
     /run/picloud/bundle, ``code`` (a zip file) as /run/picloud/code.zip. ``layer_dir`` is private
     to this container and holds its writable layer. ``command_tail`` follows the Python
     executable of ``spec.host_python``. ``pass_fds`` are inherited under the same numbers.
-    ``host_uid`` is the uid that the job runs as on the host (root kind).
+    ``host_uid`` is the uid that the job runs as on the host (root kind). ``hidden`` are folders of
+    the service (its home and its run directory): empty inside, even where the submitting folder
+    or a volume would show them.
     """
 
     container: str
@@ -29,11 +31,17 @@ class ContainerRequest:
     pass_fds: tuple[int, ...]
     host_uid: int
     variables: dict[str, str] = field(default_factory=dict)
+    command_tail: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RunningContainer:
-    """A started container. ``pid`` is our direct child; ``init_pid`` the first process inside."""
+    """A started container. ``pid`` is our direct child; ``init_pid`` the first process inside.
+
+    ``cgroups`` are the folders that hold its limits and counters (`cgroup.CgroupReader`), empty
+    where there are none. ``mounts`` is empty while mounts live in a namespace of the child.
+    """
 
     pid: int
     init_pid: int
@@ -49,12 +57,17 @@ class Container(Protocol):
     def start(self, request: ContainerRequest) -> RunningContainer:
         """Start the runner in a new container and return at once, before it is ready.
 
+        To be called on the main thread: the container ends with the thread that started it.
+
         Raises:
             ContainerError: it could not be made; nothing is left behind.
         """
 
     def inside_paths(self, request: ContainerRequest) -> dict[str, str]:
         """Return what the runner's CONFIG calls home, run_dir, out_dir, bundle and code."""
+
+    def wait_status(self, status: int) -> int:
+        """Return the runner's wait status, given what waitpid said of ``RunningContainer.pid``."""
 
     def kill(self, running: RunningContainer) -> None:
         """End every process of the container within a second, whatever it does."""
