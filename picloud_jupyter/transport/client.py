@@ -93,7 +93,7 @@ class Client:
         self,
         endpoint: Endpoint,
         *,
-        revive: Callable[[], None] | None = None,
+        revive: Callable[[], object] | None = None,
         limits: RetryLimits | None = None,
     ) -> None:
         self.endpoint = endpoint
@@ -343,6 +343,6 @@ def _unreachable(
         else "check the address, the network, and that the service runs there"
     )
     return Unreachable(
-        f"no control plane answered at {endpoint.address} ({name}, tried {failures} times: {cause or type(cause).__name__})",
+        f"no control plane answered at {endpoint.address} ({name}, tried {failures} times: {str(cause) or type(cause).__name__})",
         hint=hint,
     )
