@@ -35,9 +35,13 @@ def encode_json(value: object) -> bytes:
 
 def pack_frame(header: dict[str, Any], *parts: Buffer) -> bytes:
     """Return one frame; ``parts`` are joined to its body without being looked at."""
-    head = encode_json(header)
+    return pack_raw(encode_json(header), *parts)
+
+
+def pack_raw(header: bytes, *parts: Buffer) -> bytes:
+    """Return one frame whose header is JSON already."""
     size = sum(map(len, parts))
-    return b"".join((PREFIX.pack(len(head), size), head, *parts))
+    return b"".join((PREFIX.pack(len(header), size), header, *parts))
 
 
 def split_frame(data: Buffer) -> tuple[dict[str, Any], memoryview]:

@@ -107,6 +107,13 @@ class Engine(Protocol):
     def acknowledge(self, node: str, n: int) -> None:
         """Say that events up to ``n`` are committed and need not be sent again."""
 
+    def claim_cores(self, node: str, wanted: float) -> float:
+        """Return how many cores of ``node`` may be used now, at most ``wanted``.
+
+        Call it as demand changes, and every second while less is granted than wanted: another
+        service of that machine may use the rest. A grant may shrink: then start no more.
+        """
+
     async def read_output(
         self, node: str, lease: str, position: int, stream: str, offset: int, limit: int
     ) -> OutputSlice:
