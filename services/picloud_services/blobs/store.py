@@ -57,11 +57,13 @@ class BlobStore(Protocol):
     async def local_path(self, ref: BlobRef) -> Path:
         """Return a read-only file with the content, which lasts while the blob is referenced."""
 
-    def stream(self, ref: BlobRef, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+    def stream(
+        self, ref: BlobRef, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
         """Return pieces of at most ``PIECE_BYTES`` of the bytes from ``start`` up to ``stop``."""
 
-    async def exists(self, blob: str) -> bool:
-        """Return whether ``blob`` is there, and count that as a use of it."""
+    async def find(self, blob: str) -> BlobRef | None:
+        """Return size and id of ``blob`` if it is there (no digest), and count that as a use of it."""
 
     async def verify(self, ref: BlobRef) -> None:
         """Read the whole content once and compare it with ``ref``."""

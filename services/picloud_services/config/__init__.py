@@ -8,10 +8,10 @@ plane exports what differs from the defaults into its environment, so that the p
 import dataclasses
 import os
 import sys
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from picloud_jupyter.transport.paths import ServicePaths
 
@@ -21,7 +21,7 @@ ENVIRONMENT_PREFIX = "PICLOUD_"
 Value = int | float | str | bool
 
 
-def _setting(default: Value, explanation: str) -> typing.Any:  # noqa: ANN401  # as dataclasses.field
+def _setting(default: Value, explanation: str) -> Any:  # noqa: ANN401  # as dataclasses.field
     return field(default=default, metadata={"help": explanation})
 
 
@@ -35,9 +35,12 @@ class Settings:
         "", "Container kind to use: root, rootless or plain. Empty: the best one that works."
     )
     network: str = _setting(
-        "", "How containers reach the network: pasta, proxy or none. Empty: the best one that works."
+        "",
+        "How containers reach the network: pasta, proxy or none. Empty: the best one that works.",
     )
-    cores: int = _setting(0, "Cores that jobs may use together. 0: all that this process may use.")
+    cores: int = _setting(
+        0, "Cores that jobs may use together. 0: all that this process may use."
+    )
     memory_bytes: int = _setting(
         0, "Memory that jobs may use together. 0: 80 % of what the machine has."
     )
@@ -50,12 +53,16 @@ class Settings:
     database_url: str = _setting(
         "", "Database of jobs. Empty: the SQLite file store.db in the home folder."
     )
-    blob_url: str = _setting("", "Where large payloads are kept. Empty: the folder blobs in the home.")
+    blob_url: str = _setting(
+        "", "Where large payloads are kept. Empty: the folder blobs in the home."
+    )
     retention_days: float = _setting(
-        30.0, "Results and logs are kept this long after a job's end; unread ones at least a day."
+        30.0,
+        "Results and logs are kept this long after a job's end; unread ones at least a day.",
     )
     retention_bytes: int = _setting(
-        20 * GB, "Above this size of results and logs the oldest finished ones are removed first."
+        20 * GB,
+        "Above this size of results and logs the oldest finished ones are removed first.",
     )
     row_days: float = _setting(365.0, "How long the row of a finished job is kept.")
     metrics_days: float = _setting(7.0, "How long resource samples are kept.")
@@ -67,17 +74,21 @@ class Settings:
         0.0, "What one user may spend in all; more jobs are refused then. 0: no cap."
     )
     max_transmit_bytes: int = _setting(
-        256_000_000, "Arguments larger than this are refused by the client unless it raises its own guard."
+        256_000_000,
+        "Arguments larger than this are refused by the client unless it raises its own guard.",
     )
     max_upload_bytes: int = _setting(64 * GB, "Largest payload that the service takes.")
     max_code_bytes: int = _setting(256_000_000, "Largest archive of local modules.")
     disk_floor_bytes: int = _setting(
         64 * MIB, "With less free space than this no new jobs and uploads are taken."
     )
-    log_level: str = _setting("INFO", "Least severe level written to service.log and agent.log.")
+    log_level: str = _setting(
+        "INFO", "Least severe level written to service.log and agent.log."
+    )
     log_bytes: int = _setting(8 * MIB, "Size at which service.log is rotated; three are kept.")
     restart: bool = _setting(
-        True, "Whether control plane and agent start each other again after a crash."
+        True,  # noqa: FBT003  # a default like the others
+        "Whether control plane and agent start each other again after a crash.",
     )
 
     @property
@@ -93,15 +104,28 @@ class Settings:
     def exported(self) -> dict[str, str]:
         """Return the environment variables that carry what differs from the defaults."""
         return {
-            environment_name(f.name): _to_text(value)
-            for f in setting_fields()
-            if (value := getattr(self, f.name)) != f.default
+            environment_name(setting.name): _to_text(value)
+            for setting in list_settings()
+            if (value := getattr(self, setting.name)) != setting.default
         }
 
 
-def setting_fields() -> list[dataclasses.Field[Value]]:
-    """Return the fields of `Settings` that a user may set."""
-    return [f for f in dataclasses.fields(Settings) if "help" in f.metadata]
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of `Settings` that a user may set. Its kind is that of its default."""
+
+    name: str
+    default: Value
+    explanation: str
+
+
+def list_settings() -> list[Setting]:
+    """Return what a user may set."""
+    return [
+        Setting(f.name, f.default, f.metadata["help"])
+        for f in dataclasses.fields(Settings)
+        if "help" in f.metadata and isinstance(f.default, int | float | str)
+    ]
 
 
 def environment_name(name: str) -> str:
@@ -113,22 +137,24 @@ def environment_name(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper()
 
 
-def from_environment(paths: ServicePaths, environment: Mapping[str, str] | None = None) -> Settings:
+def from_environment(
+    paths: ServicePaths, environment: Mapping[str, str] | None = None
+) -> Settings:
     """Return the settings that PICLOUD_* variables hold; the others have their defaults.
 
     Raises:
         ValueError: a variable does not hold a value of its setting's kind; the message names it.
     """
     source = os.environ if environment is None else environment
-    found = {
-        f.name: parse_value(f, source[name], name)
-        for f in setting_fields()
-        if (name := environment_name(f.name)) in source
+    found: dict[str, Any] = {
+        setting.name: parse_value(setting, source[name], name)
+        for setting in list_settings()
+        if (name := environment_name(setting.name)) in source
     }
-    return dataclasses.replace(Settings(paths), **found)  # type: ignore[arg-type]  # by field
+    return Settings(paths, **found)
 
 
-def parse_value(setting: dataclasses.Field[Value], text: str, name: str) -> Value:
+def parse_value(setting: Setting, text: str, name: str) -> Value:
     """Return ``text`` as a value of ``setting``; ``name`` is what the user calls it.
 
     Raises:

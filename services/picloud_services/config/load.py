@@ -4,7 +4,6 @@ The file is ``picloud_config.py`` or ``picloud_config.json`` in the home folder,
 ``c.PiCloud.retention_days = 90``. The command line wins over the environment, which wins over the file.
 """
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,18 +14,18 @@ from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, Py
 
 from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.config import (
+    Setting,
     Settings,
-    Value,
     environment_name,
     parse_value,
-    setting_fields,
+    list_settings,
 )
 
 FILE_NAME = "picloud_config"
 
 
-def _trait(setting: dataclasses.Field[Value]) -> TraitType[Any, Any]:
-    default, explanation = setting.default, setting.metadata["help"]
+def _trait(setting: Setting) -> TraitType[Any, Any]:
+    default, explanation = setting.default, setting.explanation
     if isinstance(default, bool):
         return Bool(default, help=explanation).tag(config=True)
     if isinstance(default, int):
@@ -41,7 +40,7 @@ PiCloud = type(
     (Configurable,),
     {
         "__doc__": "Settings of the service, one trait for each field of `Settings`.",
-        **{setting.name: _trait(setting) for setting in setting_fields()},
+        **{setting.name: _trait(setting) for setting in list_settings()},
     },
 )
 
@@ -56,8 +55,8 @@ def load(paths: ServicePaths, arguments: Sequence[str] = ()) -> Settings:
             that is not allowed; the message names it and where it stands.
     """
     config = _read_file(paths)
-    known = {setting.name: setting for setting in setting_fields()}
-    section = config["PiCloud"] if "PiCloud" in config else {}
+    known = {setting.name: setting for setting in list_settings()}
+    section = config.get("PiCloud", {})
     unknown = sorted(set(section) - set(known))
     if unknown:
         raise ValueError(
@@ -96,7 +95,7 @@ def _read_file(paths: ServicePaths) -> Config:
             merged.merge(loader.load_config())
         except ConfigFileNotFound:
             continue
-        except Exception as exc:  # noqa: BLE001  # the user's own program may raise anything
+        except Exception as exc:  # the user's own program may raise anything
             raise ValueError(f"{loader.full_filename} cannot be read: {exc}") from exc
     return merged
 
@@ -104,7 +103,7 @@ def _read_file(paths: ServicePaths) -> Config:
 def help_text() -> str:
     """Return every setting with its default and what it means, for ``--help``."""
     lines = []
-    for setting in setting_fields():
+    for setting in list_settings():
         lines.append(f"  --{setting.name.replace('_', '-')}={setting.default}")
-        lines.append(f"      {setting.metadata['help']}")
+        lines.append(f"      {setting.explanation}")
     return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""Facts about the file systems that state lives on, and writes that survive a power cut."""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from picloud_jupyter.protocol.errors import DiskFull
+
+MIB = 1024**2
+
+# Magic numbers of file systems whose locks or shared memory are not those of one machine.
+# Source: Linux, include/uapi/linux/magic.h, fs/nfs, fs/smb, fs/ceph, and statfs(2); Lustre, BeeGFS,
+# GPFS and PanFS from their own sources.
+NETWORK_FILE_SYSTEMS: dict[int, str] = {
+    0x6969: "NFS",
+    0x517B: "SMB",
+    0xFE534D42: "SMB",
+    0xFF534D42: "CIFS",
+    0x0BD00BD0: "Lustre",
+    0x19830326: "BeeGFS",
+    0x47504653: "GPFS",
+    0xAAD7AAEA: "PanFS",
+    0x00C36400: "Ceph",
+    0x5346414F: "AFS",
+    0x6B414653: "AFS",
+    0x564C: "NCP",
+    0x73757245: "Coda",
+    0x01021997: "9P",
+    0x7461636F: "OCFS2",
+    0x01161970: "GFS2",
+    0x20030528: "OrangeFS",
+}
+
+
+def file_system_magic(path: Path) -> int:
+    """Return the magic number of the file system that holds ``path``, as statfs(2) gives it.
+
+    Raises:
+        OSError: there is no such path.
+    """
+    found = (ctypes.c_long * 32)()  # struct statfs begins with the type; 120 bytes on 64-bit Linux
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.statfs(os.fsencode(path), ctypes.byref(found)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    return int(found[0]) & 0xFFFFFFFF
+
+
+def network_file_system(path: Path) -> str:
+    """Return the name of the network file system that holds ``path``, or "" for a local one.
+
+    The nearest folder that exists is asked.
+    """
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return NETWORK_FILE_SYSTEMS.get(file_system_magic(path), "")
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """What the file system of a folder has, as an ordinary user may use it."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+def disk_space(path: Path) -> DiskSpace:
+    """Return total and free space of the file system that holds ``path``."""
+    found = os.statvfs(path)
+    return DiskSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+class DiskWatch:
+    """Says whether new work may be taken, from the free space it was last told.
+
+    A small file system has a smaller floor: a service in a home of 256 MB must start. It asks
+    the disk when `refresh` is called (a ticker), so that the check on the hot path costs nothing.
+    """
+
+    def __init__(self, folder: Path, floor_bytes: int) -> None:
+        self._folder = folder
+        self._wanted_floor_bytes = floor_bytes
+        self.refresh()
+
+    def refresh(self) -> DiskSpace:
+        """Ask the file system now and remember the answer."""
+        self._space = disk_space(self._folder)
+        self.floor_bytes = min(self._wanted_floor_bytes, self._space.total_bytes // 16)
+        return self._space
+
+    @property
+    def free_bytes(self) -> int:
+        """Free space when it was last asked for."""
+        return self._space.free_bytes
+
+    def require(self, needed_bytes: int = 0) -> None:
+        """Return if ``needed_bytes`` fit with the floor to spare.
+
+        Raises:
+            DiskFull: they do not; the message says what is there and what is needed.
+        """
+        if needed_bytes:
+            self.refresh()
+        if self._space.free_bytes - needed_bytes < self.floor_bytes:
+            raise DiskFull(
+                f"the disk that holds {self._folder} has {self._space.free_bytes / MIB:.0f} MiB free; "
+                f"{(needed_bytes + self.floor_bytes) / MIB:.0f} MiB are needed to go on safely",
+                hint="Free some space, delete old jobs (`picloud delete JIDS`), or move the home with PICLOUD_HOME.",
+            )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace ``path`` by a file with ``content``; readers see the old or the new one, whole."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

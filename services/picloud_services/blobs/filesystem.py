@@ -1,0 +1,228 @@
+"""Blobs as files: ``blobs/xx/ID``, written elsewhere on the same file system and renamed in."""
+
+import asyncio
+import hashlib
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from picloud_jupyter.protocol.errors import Corrupt, NotFound
+from picloud_services.base.filesystem import sync_folder
+from picloud_services.blobs.store import (
+    GRACE_SECONDS,
+    PIECE_BYTES,
+    BlobRef,
+    BlobUsage,
+    check_id,
+)
+
+SWEEP_COUNT = 500
+VERIFIED_COUNT = 50_000
+INCOMING_SECONDS = 24 * 3600.0  # an agent may hold on to events, and their files, this long
+USAGE_SECONDS = 60.0
+
+
+class FileBlobStore:
+    """A `BlobStore` in the folder ``root``. What it serves was compared with its digest once.
+
+    A blob that came in while this process runs was hashed by whoever wrote it a moment ago; one
+    found on the disk is hashed at its first use, and again whenever its file changed since.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._verified: dict[str, tuple[int, int]] = {}
+        self._usage = BlobUsage(0, 0)
+        self._usage_until = 0.0
+        self.incoming.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def incoming(self) -> Path:
+        """Where new content is written, by this process, the agent and local clients."""
+        return self._root / "incoming"
+
+    def incoming_path(self, blob: str) -> Path:
+        """See `BlobStore`."""
+        return self.incoming / check_id(blob)
+
+    def _path(self, blob: str) -> Path:
+        return self._root / check_id(blob)[:2] / blob
+
+    async def adopt(self, blob: str, *, size_bytes: int, digest: str = "") -> BlobRef:
+        """See `BlobStore`."""
+        ref = BlobRef(blob, size_bytes, digest)
+        self._remember(blob, await asyncio.to_thread(self._adopt, ref))
+        return ref
+
+    def _remember(self, blob: str, signature: tuple[int, int]) -> None:
+        if len(self._verified) >= VERIFIED_COUNT:
+            self._verified.clear()  # costs a second hash of what is still used
+        self._verified[blob] = signature
+
+    def _adopt(self, ref: BlobRef) -> tuple[int, int]:
+        source, target = self.incoming_path(ref.blob), self._path(ref.blob)
+        if target.exists():
+            source.unlink(missing_ok=True)  # a repeated delivery; what is referenced never changes
+            return self._verify(BlobRef(ref.blob, ref.size_bytes))
+        try:
+            # No link is followed and nothing but a plain file taken: a container wrote it.
+            descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise NotFound(f"the payload {ref.blob} never came") from None
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                raise Corrupt(f"the payload {ref.blob} came as something other than a plain file")
+            if found.st_size != ref.size_bytes:
+                raise Corrupt(
+                    f"the payload {ref.blob} came with {found.st_size} bytes instead of {ref.size_bytes}"
+                )
+            os.fchmod(descriptor, 0o400)
+            os.fsync(descriptor)
+            signature = _signature(file)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            sync_folder(self._root)
+        source.rename(target)
+        sync_folder(target.parent)
+        return signature
+
+    async def local_path(self, ref: BlobRef) -> Path:
+        """See `BlobStore`."""
+        if ref.blob in self._verified:
+            self._check_size(ref)
+        else:
+            await self.verify(ref)
+        return self._path(ref.blob)
+
+    def _check_size(self, ref: BlobRef) -> None:
+        with self._open(ref) as file:
+            if self._verified.get(ref.blob) == _signature(file):
+                return
+        raise Corrupt(f"the payload {ref.blob} was changed on the disk; it is not served")
+
+    async def stream(
+        self, ref: BlobRef, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """See `BlobStore`."""
+        path = await self.local_path(ref)
+        end = ref.size_bytes if stop is None else min(stop, ref.size_bytes)
+        with await asyncio.to_thread(open, path, "rb") as file:
+            file.seek(start)
+            while start < end:
+                piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, end - start))
+                if not piece:
+                    raise Corrupt(f"the payload {ref.blob} ended before its {ref.size_bytes} bytes")
+                start += len(piece)
+                yield piece
+
+    async def find(self, blob: str) -> BlobRef | None:
+        """See `BlobStore`."""
+        path = self._path(blob)
+        try:
+            found = path.stat()
+            os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))  # the last use; see `_older_than`
+        except FileNotFoundError:
+            return None
+        return BlobRef(blob, found.st_size)
+
+    async def verify(self, ref: BlobRef) -> None:
+        """See `BlobStore`."""
+        self._remember(ref.blob, await asyncio.to_thread(self._verify, ref))
+
+    def _verify(self, ref: BlobRef) -> tuple[int, int]:
+        with self._open(ref) as file:
+            signature = _signature(file)
+            if signature[1] != ref.size_bytes:
+                raise Corrupt(
+                    f"the payload {ref.blob} has {signature[1]} bytes instead of {ref.size_bytes}"
+                )
+            if ref.digest and hashlib.file_digest(file, "sha256").hexdigest() != ref.digest:
+                raise Corrupt(
+                    f"the payload {ref.blob} does not match its digest; the disk damaged it"
+                )
+        return signature
+
+    def _open(self, ref: BlobRef) -> BinaryIO:
+        try:
+            return open(self._path(ref.blob), "rb")
+        except FileNotFoundError:
+            raise NotFound(f"the payload {ref.blob} is not there; it was removed with its job") from None
+
+    async def release(self, blobs: Iterable[str]) -> None:
+        """See `BlobStore`."""
+        paths = [self._path(blob) for blob in blobs]
+        for path in paths:
+            self._verified.pop(path.name, None)
+        await asyncio.to_thread(_unlink_all, paths)
+
+    async def sweep(
+        self,
+        referenced: Callable[[Sequence[str]], Awaitable[set[str]]],
+        *,
+        now_at: float,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> int:
+        """See `BlobStore`. Also ends uploads that nobody finished for a day."""
+        removed = 0
+        limit = now_at - grace_seconds
+        for folder in await asyncio.to_thread(self._folders):
+            old = await asyncio.to_thread(_older_than, folder, limit)
+            for first in range(0, len(old), SWEEP_COUNT):
+                names = old[first : first + SWEEP_COUNT]
+                kept = await referenced(names)
+                gone = [name for name in names if name not in kept]
+                await self.release(gone)
+                removed += len(gone)
+        stale = await asyncio.to_thread(_older_than, self.incoming, now_at - INCOMING_SECONDS)
+        await asyncio.to_thread(_unlink_all, [self.incoming / name for name in stale])
+        return removed
+
+    async def usage(self) -> BlobUsage:
+        """See `BlobStore`."""
+        now = time.monotonic()
+        if now >= self._usage_until:
+            self._usage = await asyncio.to_thread(self._measure)
+            self._usage_until = now + USAGE_SECONDS
+        return self._usage
+
+    def _measure(self) -> BlobUsage:
+        count = total_bytes = 0
+        for folder in (*self._folders(), self.incoming):
+            for entry in _entries(folder):
+                count += 1
+                total_bytes += entry.stat(follow_symlinks=False).st_blocks * 512
+        return BlobUsage(count, total_bytes)
+
+    def _folders(self) -> list[Path]:
+        return [self._root / e.name for e in _entries(self._root) if len(e.name) == 2]
+
+
+def _signature(file: BinaryIO) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_mtime_ns, found.st_size
+
+
+def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    with os.scandir(folder) as found:
+        yield from found
+
+
+def _older_than(folder: Path, limit_at: float) -> list[str]:
+    old = []
+    for entry in _entries(folder):
+        try:
+            found = entry.stat(follow_symlinks=False)
+            if max(found.st_mtime, found.st_atime) < limit_at:
+                old.append(entry.name)
+        except FileNotFoundError:  # taken away since the listing
+            continue
+    return old
+
+
+def _unlink_all(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

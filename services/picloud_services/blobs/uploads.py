@@ -1,0 +1,153 @@
+"""Large payloads on their way in: written by the client itself, or streamed to us."""
+
+import asyncio
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Protocol
+
+from picloud_jupyter.protocol.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+)
+from picloud_jupyter.protocol.jobs import PayloadRef
+from picloud_services.base.filesystem import DiskWatch
+from picloud_services.blobs.store import BlobRef, BlobStore
+
+
+class UploadIds(Protocol):
+    """Makes ids that prove whose they are, so that an unfinished upload needs no row."""
+
+    def upload_id(self, user_id: int) -> str:
+        """Return a fresh id."""
+
+    def owns_upload(self, user_id: int, upload: str) -> bool:
+        """Return whether ``upload`` was made for ``user_id``."""
+
+
+class IncomingFile:
+    """One streamed body on its way into a file, hashed as it comes. Holds one piece at a time."""
+
+    def __init__(self, path: Path, disk: DiskWatch, *, limit_bytes: int) -> None:
+        self._path = path
+        self._disk = disk
+        self._limit_bytes = limit_bytes
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._file = open(descriptor, "wb", buffering=0)  # noqa: SIM115  # closed by close or abort
+
+    async def write(self, piece: bytes) -> None:
+        """Append ``piece``.
+
+        Raises:
+            PayloadTooLarge: it is more than was allowed.
+            DiskFull: the disk is down to its floor.
+        """
+        self.size_bytes += len(piece)
+        if self.size_bytes > self._limit_bytes:
+            raise PayloadTooLarge(f"the upload is larger than the {self._limit_bytes} bytes allowed")
+        await asyncio.to_thread(self._append, piece)
+
+    def _append(self, piece: bytes) -> None:
+        self._disk.require(len(piece))
+        self._hash.update(piece)
+        view = memoryview(piece)
+        while view:
+            view = view[self._file.write(view) :]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 in hex of what came so far."""
+        return self._hash.hexdigest()
+
+    def close(self, target: Path) -> None:
+        """Give the complete file its name."""
+        self._file.close()
+        self._path.rename(target)
+
+    def abort(self) -> None:
+        """Remove the file, if it still has its first name."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+class Uploads:
+    """Payloads that clients send before they name them in a submit."""
+
+    def __init__(
+        self, blobs: BlobStore, ids: UploadIds, disk: DiskWatch, *, max_bytes: int
+    ) -> None:
+        self._blobs = blobs
+        self._ids = ids
+        self._disk = disk
+        self._max_bytes = max_bytes
+
+    def begin(self, user_id: int, size_bytes: int, *, local: bool) -> tuple[str, Path | None]:
+        """Return the id of a new upload and, if ``local``, the file that the client may write itself.
+
+        Raises:
+            PayloadTooLarge: over the service's limit.
+            DiskFull: it would not fit.
+        """
+        if size_bytes > self._max_bytes:
+            raise PayloadTooLarge(
+                f"a payload of {size_bytes} bytes is over the service's limit of {self._max_bytes}",
+                hint="Put such data in files that jobs read, or raise the setting max_upload_bytes.",
+            )
+        self._disk.require(size_bytes)
+        upload = self._ids.upload_id(user_id)
+        return upload, self._blobs.incoming_path(upload) if local else None
+
+    async def open(self, user_id: int, upload: str) -> IncomingFile:
+        """Return the file that takes the streamed body of ``upload``.
+
+        Raises:
+            Conflict: it is finished already.
+        """
+        self._require_owner(user_id, upload)
+        if await self._blobs.find(upload) is not None:
+            raise Conflict("this upload is finished already; begin another one")
+        path = self._blobs.incoming_path(secrets.token_hex(16))
+        return IncomingFile(path, self._disk, limit_bytes=self._max_bytes)
+
+    async def finish(
+        self, user_id: int, upload: str, size_bytes: int, digest: str, file: IncomingFile | None = None
+    ) -> BlobRef:
+        """Return the blob that ``upload`` became, durable; ``file`` is what `open` gave, if it did.
+
+        Raises:
+            NotFound: nothing was written.
+            Corrupt: what was written has another size.
+        """
+        self._require_owner(user_id, upload)
+        if file is not None:
+            file.close(self._blobs.incoming_path(upload))
+        return await self._blobs.adopt(upload, size_bytes=size_bytes, digest=digest)
+
+    async def take(self, user_id: int, payload: PayloadRef) -> BlobRef:
+        """Return the blob that ``payload`` names, for a row that is about to be written.
+
+        Raises:
+            NotFound: it is not the user's, was never finished, or was swept after an hour.
+            InvalidRequest: it has another size than the payload says.
+        """
+        assert payload.upload is not None
+        self._require_owner(user_id, payload.upload)
+        found = await self._blobs.find(payload.upload)
+        if found is None:
+            raise NotFound(
+                f"the upload {payload.upload} is not finished, or was not used within an hour; send it again"
+            )
+        if found.size_bytes != payload.size_bytes:
+            raise InvalidRequest(
+                f"the upload {payload.upload} has {found.size_bytes} bytes, not {payload.size_bytes}"
+            )
+        return BlobRef(found.blob, found.size_bytes, payload.digest)
+
+    def _require_owner(self, user_id: int, upload: str) -> None:
+        if not self._ids.owns_upload(user_id, upload):
+            raise NotFound(f"there is no upload {upload[:40]}")

@@ -1,0 +1,90 @@
+"""What handlers get and give."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from picloud_jupyter.protocol import frames
+from picloud_jupyter.protocol.ids import JidRange
+from picloud_services.accounts.keys import JobIdentity
+
+JSON_TYPE = "application/json"
+BYTES_TYPE = "application/octet-stream"
+Ranges = list[JidRange]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. ``job`` is set for code inside a container; ``local``: on api.sock, with our uid."""
+
+    user_id: int
+    local: bool = False
+    owner: bool = False
+    job: JobIdentity | None = None
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, authenticated. ``names`` are the segments that the route left open."""
+
+    caller: Caller
+    names: tuple[str, ...]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    size_bytes: int | None = None
+    body: bytes = b""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer whose bytes are at hand, or come as a stream of ``stream_bytes``."""
+
+    parts: tuple[frames.Buffer, ...] = ()
+    content_type: str = JSON_TYPE
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    stream: AsyncIterator[bytes] | None = None
+    stream_bytes: int = 0
+
+
+def json_reply(value: Mapping[str, Any], status: int = 200) -> Reply:
+    """Return an answer with ``value`` as JSON."""
+    return Reply((frames.encode_json(value),), status=status)
+
+
+def frame_reply(header: dict[str, Any], bodies: list[frames.Buffer]) -> Reply:
+    """Return an answer that is one frame; ``bodies`` are sent as they are, without being joined."""
+    head = frames.encode_json(header)
+    prefix = frames.PREFIX.pack(len(head), sum(map(len, bodies)))
+    return Reply((prefix, head, *bodies), content_type=frames.CONTENT_TYPE)
+
+
+class Sink(Protocol):
+    """Takes a streamed body, piece by piece."""
+
+    async def write(self, piece: bytes) -> None:
+        """Take one piece; the sender is held back until this returns."""
+
+    async def finish(self) -> Reply:
+        """Return the answer after the last piece."""
+
+    def abort(self) -> None:
+        """Forget it all: the sender went away or was refused. May follow `finish`."""
+
+
+Handler = Callable[[Request], Awaitable[Reply]]
+SinkOpener = Callable[[Request], Sink]
+Blocked = Callable[[int], AbstractContextManager[None]]  # while a job waits for other jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One request of the API. ``body_bytes`` is the largest body; streamed ones set their own."""
+
+    method: str
+    path: str
+    handle: Handler | None = None
+    open_sink: SinkOpener | None = None
+    body_bytes: int = 0
+    inside_jobs: bool = True
