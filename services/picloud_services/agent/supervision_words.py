@@ -1,0 +1,139 @@
+"""The words of `supervision`: the state of a chunk, and one frozen dataclass per action."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class SendChunk:
+    """Put the tokens of ``lease`` into the pipe and send its chunk to the runner."""
+
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropChunk:
+    """Forget the chunk of ``lease``; the runner keeps its function."""
+
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Drain the token pipe and answer with `Supervision.taken_back` at once."""
+
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the agent these results; ``end`` when nothing of the lease runs any more."""
+
+    lease: str
+    items: list[Any]
+    running: int | None
+    end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Tell the agent that this element was seen running."""
+
+    lease: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Tell the agent that these elements never started; ``over`` when it was all of the lease."""
+
+    lease: str
+    first: int
+    count: int
+    over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """Tell the agent that nothing of ``lease`` (None: of any lease) was or will be started."""
+
+    lease: str | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """Tell the agent how the container ended and which element it took with it."""
+
+    lease: str | None
+    position: int | None
+    wait_status: int
+    oom_count: int
+    asked: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End every process of the container."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunner:
+    """Ask the runner to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Clean up and end the supervisor."""
+
+
+Action = (
+    SendChunk
+    | DropChunk
+    | TakeBack
+    | Report
+    | Started
+    | Return
+    | StartFailed
+    | Exited
+    | Kill
+    | StopRunner
+    | Leave
+)
+
+
+class Phase(Enum):
+    """Where the container is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    DYING = "dying"
+    GONE = "gone"
+
+
+@dataclass(slots=True)
+class LeasedChunk:
+    """A chunk in this container. Elements from ``limit`` on were taken back."""
+
+    lease: str
+    slot: str
+    count: int
+    max_runtime_seconds: float | None = None
+    limit: int = 0
+    taken: int = 0  # tokens seen taken
+    finished: int = 0  # results received
+    marked: list[int] = field(default_factory=lambda: [0, 0])  # markers in stdout, in stderr
+    reported: int = 0
+    unreported: list[Any] = field(default_factory=list)
+    unreported_bytes: int = 0
+    announced: int = -1  # the last position said to be running
+    running_since: float | None = None
+    ended: bool = False
+
+    def running(self) -> int | None:
+        """Return the position that is running as far as seen; None between elements."""
+        return self.finished if not self.ended and self.taken > self.finished else None
