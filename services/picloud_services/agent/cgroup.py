@@ -13,6 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from picloud_jupyter.protocol.jobs import LimitsGrade
+from picloud_services.agent.cgroup_counters import (
+    FILES,
+    CgroupCounters,
+    counters_v1,
+    counters_v2,
+)
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.mounts import Mount, is_under, parse_mountinfo
 
@@ -36,22 +42,6 @@ class CgroupLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class CgroupCounters:
-    """One reading. Counters grow since the group was made; ``memory_bytes`` includes page cache.
-
-    ``memory_peak_bytes`` is 0 where the kernel does not keep it (v2 before 5.19).
-    """
-
-    cpu_seconds: float = 0.0
-    memory_bytes: int = 0
-    memory_peak_bytes: int = 0
-    disk_read_bytes: int = 0
-    disk_written_bytes: int = 0
-    processes: int = 0
-    oom_count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class CgroupTree:
     """Where groups can be made: ``folders`` are our own group, on v1 one per controller."""
 
@@ -64,7 +54,6 @@ class CgroupTree:
         return tuple(places)
 
 
-# ------------------------------------------------------------------ finding our place (pure)
 def find_v1(mounts: Sequence[Mount], own: str) -> CgroupTree | None:
     """Return our groups on cgroup v1, given the text of /proc/self/cgroup; None if not complete."""
     paths = {}
@@ -99,7 +88,6 @@ def _folder(mount: Mount, path: str) -> str:
     return (mount.target + inside).rstrip("/")
 
 
-# --------------------------------------------------------------------------- finding (files)
 def detect(process: str = "/proc/self") -> CgroupTree | None:
     """Return where we may make groups with limits, or None: then limits can only be watched.
 
@@ -157,7 +145,6 @@ def _empty(own: str) -> None:
             _write(f"{own}/{SERVICE}/cgroup.procs", pid)
 
 
-# ------------------------------------------------------------------------- one container's group
 def settings(version: int, limits: CgroupLimits) -> tuple[tuple[str, str, str], ...]:
     """Return (controller, file, value) in the order to write them. Pure.
 
@@ -260,7 +247,6 @@ def remove(group: Sequence[str], *, within_seconds: float = 1.0) -> None:
                 break
 
 
-# ------------------------------------------------------------------------------------- reading
 class CgroupReader:
     """Reads the counters of one group through descriptors that stay open.
 
@@ -272,7 +258,7 @@ class CgroupReader:
         self._version = (
             2 if any(os.path.exists(f"{f}/cgroup.controllers") for f in folders) else 1
         )
-        for name, writable in _FILES[self._version].items():
+        for name, writable in FILES[self._version].items():
             for folder in folders:
                 with contextlib.suppress(OSError):
                     flags = os.O_RDWR if writable else os.O_RDONLY
@@ -281,7 +267,7 @@ class CgroupReader:
 
     def read(self) -> CgroupCounters:
         """Return the counters now; the last ones of a removed group are lost (OSError ENODEV)."""
-        return (_counters_v2 if self._version == 2 else _counters_v1)(_Texts(self._files))
+        return (counters_v2 if self._version == 2 else counters_v1)(_Texts(self._files))
 
     def reset_peak(self) -> None:
         """Begin a new ``memory_peak_bytes``; v2 before 6.12 cannot, there the peak only grows."""
@@ -296,27 +282,6 @@ class CgroupReader:
         """Close the descriptors; may be called twice."""
         while self._files:
             os.close(self._files.popitem()[1])
-
-
-# file -> whether it must be open for writing to be reset
-_FILES: dict[int, dict[str, bool]] = {
-    1: {
-        "cpuacct.usage": False,
-        "memory.usage_in_bytes": False,
-        "memory.max_usage_in_bytes": True,
-        "memory.oom_control": False,
-        "blkio.throttle.io_service_bytes": False,
-        "pids.current": False,
-    },
-    2: {
-        "cpu.stat": False,
-        "memory.current": False,
-        "memory.peak": True,
-        "memory.events": False,
-        "io.stat": False,
-        "pids.current": False,
-    },
-}
 
 
 class _Texts(Mapping[str, bytes]):
@@ -334,47 +299,6 @@ class _Texts(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._files)
-
-
-def _counters_v1(texts: Mapping[str, bytes]) -> CgroupCounters:
-    disk = texts["blkio.throttle.io_service_bytes"]
-    return CgroupCounters(
-        cpu_seconds=int(texts["cpuacct.usage"] or 0) / 1e9,
-        memory_bytes=int(texts["memory.usage_in_bytes"] or 0),
-        memory_peak_bytes=int(texts["memory.max_usage_in_bytes"] or 0),
-        disk_read_bytes=_sum_lines(disk, b"Read"),
-        disk_written_bytes=_sum_lines(disk, b"Write"),
-        processes=int(texts["pids.current"] or 0),
-        oom_count=_field(texts["memory.oom_control"], b"oom_kill"),
-    )
-
-
-def _counters_v2(texts: Mapping[str, bytes]) -> CgroupCounters:
-    disk = texts["io.stat"].replace(b"=", b" ")
-    return CgroupCounters(
-        cpu_seconds=_field(texts["cpu.stat"], b"usage_usec") / 1e6,
-        memory_bytes=int(texts["memory.current"] or 0),
-        memory_peak_bytes=int(texts["memory.peak"] or 0),
-        disk_read_bytes=_sum_lines(disk, b"rbytes"),
-        disk_written_bytes=_sum_lines(disk, b"wbytes"),
-        processes=int(texts["pids.current"] or 0),
-        oom_count=_field(texts["memory.events"], b"oom_kill"),
-    )
-
-
-def _field(text: bytes, name: bytes) -> int:
-    """The number after ``name`` at the start of a line."""
-    for line in text.splitlines():
-        key, _, value = line.partition(b" ")
-        if key == name:
-            return int(value)
-    return 0
-
-
-def _sum_lines(text: bytes, name: bytes) -> int:
-    """The sum of the numbers that follow the word ``name``, over all devices."""
-    words = text.split()
-    return sum(int(words[i + 1]) for i, word in enumerate(words[:-1]) if word == name)
 
 
 def _text(path: str) -> str:

@@ -6,7 +6,23 @@ from dataclasses import dataclass
 
 # File systems of this machine's own disks: a look into one of them never waits for another machine.
 LOCAL_TYPES = frozenset(
-    "bcachefs btrfs erofs exfat ext2 ext3 ext4 f2fs jfs nilfs2 ntfs3 overlay reiserfs squashfs vfat xfs zfs".split()
+    {
+        "bcachefs",
+        "btrfs",
+        "erofs",
+        "exfat",
+        "ext2",
+        "ext3",
+        "ext4",
+        "f2fs",
+        "jfs",
+        "ntfs3",
+        "overlay",
+        "squashfs",
+        "vfat",
+        "xfs",
+        "zfs",
+    }
 )
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
@@ -22,9 +38,9 @@ class Mount:
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
-    """Return the mounts of ``text`` in their order; a later one covers an earlier at the same place.
+    r"""Return the mounts of ``text`` in their order; a later one covers an earlier at the same place.
 
-    >>> parse_mountinfo("31 23 0:28 / /a\\\\040b rw shared:1 - cgroup cgroup rw,cpu")
+    >>> parse_mountinfo("31 23 0:28 / /a\\040b rw shared:1 - cgroup cgroup rw,cpu")
     [Mount(target='/a b', root='/', type='cgroup', super_options=('rw', 'cpu'))]
     """
     found = []

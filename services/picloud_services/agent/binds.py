@@ -1,0 +1,300 @@
+"""What a container shows of this machine's files: the plan, made before anything is mounted.
+
+Pure but for `HostFiles`, which answers questions about the host's paths. The base is the host's
+own ``/``, read-only for a job; people's folders and everything changing is hidden; then what the
+job needs comes back at its own path: its Python, its folder, its volumes.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from picloud_services.agent.container import ContainerError, ContainerRequest
+from picloud_services.agent.mounts import LOCAL_TYPES, Mount, is_under, is_under_any, outermost
+
+HOME = "/home/picloud"
+RUN = "/run/picloud"
+HIDDEN = ("/root", "/home", "/tmp", "/var/tmp", "/run", "/srv", "/var/log", "/lost+found")
+KERNEL = ("/proc", "/sys", "/dev")
+SHOWN_OF_SYS = (
+    "/sys/devices/system/cpu",
+    "/sys/devices/system/node",
+)  # read by numeric libraries
+# A folder in here is shown with its owners unmapped: what root alone may read stays so.
+UNMAPPED = ("/etc", "/boot", "/var")
+MAX_LINKS = 40  # the kernel's own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Hide:
+    """An empty folder that the job cannot write."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """``source`` of the host at ``target``. ``mapped``: the submitter's files belong to the job."""
+
+    target: str
+    source: str
+    writable: bool = False
+    mapped: bool = False
+    recursive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """``source`` of the host at ``target``, where writes go to ``upper`` in the job's layer."""
+
+    target: str
+    source: str
+    upper: str
+    work: str
+    mapped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link at ``target``."""
+
+    target: str
+    text: str
+
+
+Step = Hide | Bind | Overlay | Link
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The folders of ``layer_dir``: what the job writes, and places for us to work in."""
+
+    folder: str
+
+    def at(self, name: str) -> str:
+        """Return the path of one of: upper work root home tmp var_tmp files files_work."""
+        return f"{self.folder}/{name}"
+
+
+class HostFiles:
+    """Answers about paths of this host; a test gives another one."""
+
+    def __init__(self, mounts: Sequence[Mount]) -> None:
+        self.mounts = mounts
+
+    def real(self, path: str) -> str:
+        """Return ``path`` without symbolic links; parts that do not exist are kept as they are."""
+        return os.path.realpath(path)
+
+    def top(self) -> list[tuple[str, str | None]]:
+        """Return (path, text of the link or None) of each folder and link in ``/``."""
+        with os.scandir("/") as entries:
+            return sorted(
+                (entry.path, os.readlink(entry.path) if entry.is_symlink() else None)
+                for entry in entries
+                if entry.is_dir() or entry.is_symlink()
+            )
+
+    def link(self, path: str) -> str | None:
+        """Return the text of the symbolic link ``path``, None if it is none."""
+        try:
+            return os.readlink(path)
+        except OSError as exc:
+            if exc.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise
+
+    def exists(self, path: str) -> bool:
+        """Say whether there is something at ``path``."""
+        return os.path.exists(path)
+
+    def is_open(self, path: str, uid: int) -> bool:
+        """Say whether ``uid`` may enter the folder, or read the file, by its plain permissions."""
+        found = os.stat(path)
+        needed = 0o5 if stat.S_ISDIR(found.st_mode) else 0o4
+        shift = 6 if found.st_uid == uid else 0
+        return found.st_mode >> shift & needed == needed
+
+
+class Planner:
+    """Makes the plan for one container. ``own_mounts``: the base does not include submounts."""
+
+    def __init__(self, request: ContainerRequest, host: HostFiles, *, own_mounts: bool) -> None:
+        self._request = request
+        self._host = host
+        self._own_mounts = own_mounts
+        self._uid = request.host_uid
+        self._foreign = request.host_uid != request.spec.user_id
+        self._layer = Layer(request.layer_dir)
+        self._masks = outermost(host.real(path) for path in HIDDEN if host.exists(path))
+        self._steps: dict[str, Step] = {}
+
+    def plan(self) -> list[Step]:
+        """Return the steps in the order to do them, each folder before what is inside it.
+
+        Raises:
+            ContainerError: something that the job needs is not on this machine.
+        """
+        self._base()
+        self._python()
+        for source, target, mode in self._request.spec.volumes:
+            self._show(source, target, writable=mode == "rw")
+        self._folder()
+        self._own()
+        self._service()
+        return sorted(self._steps.values(), key=lambda step: step.target.split("/"))
+
+    def _base(self) -> None:
+        kernel = [*KERNEL, *self._masks]
+        if self._own_mounts:
+            targets = {m.target for m in self._host.mounts if m.type in LOCAL_TYPES} - {"/"}
+            entries: Iterable[tuple[str, str | None]] = [(t, None) for t in targets]
+        else:
+            entries = self._host.top()
+        for path, text in entries:
+            if text is not None:
+                self._add(Link(path, text))
+            elif not is_under_any(path, kernel):
+                self._add(Bind(path, path, recursive=not self._own_mounts))
+        for path in self._masks:
+            self._add(Hide(path))
+        for path in SHOWN_OF_SYS:
+            if self._host.exists(path):
+                self._add(Bind(path, path))
+
+    def _python(self) -> None:
+        python = self._request.spec.host_python
+        for path in outermost((python.prefix, python.base_prefix, *python.paths)):
+            self._show(path, path)
+        self._links((python.executable, python.prefix, *python.sys_path))
+        self._need(python.executable)
+
+    def _folder(self) -> None:
+        folder = self._request.spec.folder
+        if not folder or is_under_any(folder, KERNEL) or folder == "/":
+            return
+        self._need(folder)
+        self._links((folder,))
+        target = self._host.real(folder)
+        self._uncover(target)
+        mapped = self._foreign and not is_under_any(target, UNMAPPED)
+        layer = self._layer
+        self._add(Overlay(target, target, layer.at("files"), layer.at("files_work"), mapped))
+        for path in [p for p, step in self._steps.items() if _repeats(step, target)]:
+            del self._steps[path]
+
+    def _own(self) -> None:
+        """What belongs to this container alone."""
+        request, real = self._request, self._host.real
+        run = real("/run") + RUN.removeprefix("/run")
+        home = real("/home") + HOME.removeprefix("/home")
+        places = (
+            (home, self._layer.at("home"), True),
+            (real("/tmp"), self._layer.at("tmp"), True),  # noqa: S108
+            (real("/var/tmp"), self._layer.at("var_tmp"), True),  # noqa: S108
+            (run, request.run_dir, False),
+            (f"{run}/out", request.out_dir, True),
+            (f"{run}/bundle", request.bundle, False),
+            (f"{run}/code.zip", request.code, False),
+            (real("/etc/resolv.conf"), f"{request.run_dir}/resolv.conf", False),
+            (real("/etc/passwd"), self._layer.at("passwd"), False),
+            (real("/etc/group"), self._layer.at("group"), False),
+        )
+        for target, source, writable in places:
+            if source and not isinstance(self._steps.get(target), Overlay):
+                self._add(Bind(target, source, writable=writable))
+
+    def _service(self) -> None:
+        """The service's own folders are never seen, whatever was shown above them."""
+        for path in {self._host.real(path) for path in self._request.hidden}:
+            if self._host.exists(path) and not self._is_hidden(path):
+                self._add(Hide(path))
+
+    def _show(self, source: str, target: str, *, writable: bool = False) -> None:
+        """Make ``source`` visible at ``target``, unless it is already."""
+        self._need(source)
+        source, target = self._host.real(source), self._host.real(target)
+        closed = self._uncover(source)
+        if source == target and not writable and not closed and not self._is_hidden(target):
+            return
+        mapped = self._foreign and (writable or closed)
+        self._add(Bind(target, source, writable=writable, mapped=mapped, recursive=True))
+
+    def _uncover(self, path: str) -> bool:
+        """Hide the first folder above ``path`` that the job may not enter; say if ``path`` is closed."""
+        if not self._foreign:
+            return False
+        for folder in _ancestors(path):
+            if not self._is_hidden(folder) and not self._host.is_open(folder, self._uid):
+                self._add(Hide(folder))
+                break
+        return not self._host.is_open(path, self._uid)
+
+    def _is_hidden(self, path: str) -> bool:
+        """Say whether ``path`` is not seen as things are now: the nearest step above it decides."""
+        for folder in (path, *reversed(list(_ancestors(path)))):
+            step = self._steps.get(folder)
+            if step is not None:
+                return isinstance(step, Hide)
+        return not self._own_mounts or not self._on_root(path)
+
+    def _on_root(self, path: str) -> bool:
+        above = [mount.target for mount in self._host.mounts if is_under(path, mount.target)]
+        return max(above, key=len, default="/") == "/"
+
+    def _links(self, paths: Iterable[str]) -> None:
+        """Repeat the symbolic links on the way to ``paths`` that hiding took away."""
+        for path in paths:
+            for place, text in _links_on(path, self._host):
+                if self._is_hidden(place):
+                    self._add(Link(place, text))
+
+    def _need(self, path: str) -> None:
+        if not self._host.exists(path):
+            raise ContainerError(
+                f"{path} is not on this machine; submit the job again from an environment that is",
+                reason="env_missing",
+            )
+
+    def _add(self, step: Step) -> None:
+        self._steps[step.target] = step
+
+
+def _repeats(step: Step, folder: str) -> bool:
+    """Say whether ``step`` shows only what the overlay on ``folder`` shows anyway."""
+    if not is_under(step.target, folder) or step.target == folder:
+        return False
+    return isinstance(step, Link) or (
+        isinstance(step, Bind) and step.source == step.target and not step.writable
+    )
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    """The folders above ``path``, from below ``/`` downwards."""
+    end = path.find("/", 1)
+    while end > 0:
+        yield path[:end]
+        end = path.find("/", end + 1)
+
+
+def _links_on(path: str, host: HostFiles) -> Iterator[tuple[str, str]]:
+    """Yield (place, text) of each symbolic link that is followed on the way to ``path``."""
+    rest = [part for part in reversed(path.split("/")) if part]
+    at = ""
+    for _ in range(MAX_LINKS):
+        while rest:
+            part = rest.pop()
+            if part == "..":
+                at = at.rpartition("/")[0]
+            elif part != ".":
+                at = f"{at}/{part}"
+                text = host.link(at)
+                if text is not None:
+                    yield at, text
+                    break
+        else:
+            return
+        rest += [part for part in reversed(text.split("/")) if part]
+        at = "" if text.startswith("/") else at.rpartition("/")[0]

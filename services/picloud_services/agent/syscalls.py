@@ -1,0 +1,86 @@
+"""The few kernel calls that Python's os module lacks. Each raises OSError as os functions do."""
+
+import ctypes
+import os
+import struct
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 0x1, os.O_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 0x1, 0x2, 0x4
+_MOUNT_ATTR_IDMAP = 0x00100000
+# The same numbers on every architecture: these calls are younger than the common table.
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 36, 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """Attach ``source`` at ``target``, or change what is attached there; as mount(2)."""
+    arguments = [os.fsencode(text) or None for text in (source, target, kind)]
+    result = _libc.mount(*arguments, ctypes.c_ulong(flags), os.fsencode(options) or None)
+    _checked(result, target)
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread, which should be the only one, namespaces of its own."""
+    _checked(_libc.unshare(flags), "unshare")
+
+
+def clone_mount(
+    source: str, *, read_only: bool, recursive: bool = False, user_namespace: int | None = None
+) -> int:
+    """Return a descriptor of a new, detached mount of ``source``, without setuid and devices.
+
+    With ``user_namespace`` owners are shown as that namespace's map says. The change of flags is
+    one call for the whole tree, also where submounts are part of it.
+    """
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    tree = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags)
+    _checked(tree, source)
+    attributes = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
+    attributes |= _MOUNT_ATTR_RDONLY if read_only else 0
+    attributes |= _MOUNT_ATTR_IDMAP if user_namespace is not None else 0
+    request = struct.pack("=QQQQ", attributes, 0, 0, user_namespace or 0)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    result = _libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, request, len(request))
+    if result < 0:
+        number = ctypes.get_errno()
+        os.close(tree)
+        raise OSError(number, os.strerror(number), source)
+    return int(tree)
+
+
+def attach_mount(tree: int, target: str) -> None:
+    """Mount the tree of `clone_mount` at ``target`` and close its descriptor."""
+    try:
+        result = _libc.syscall(
+            _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
+        )
+        _checked(result, target)
+    finally:
+        os.close(tree)
+
+
+def become_subreaper() -> None:
+    """Make orphaned grandchildren of this process its children."""
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
+
+
+def forgo_privileges() -> None:
+    """Make setuid programs inert for this process and its later children."""
+    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
