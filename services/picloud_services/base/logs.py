@@ -63,6 +63,7 @@ class LogFile(logging.FileHandler):
         """Write one line; begin a new file first when this one is full."""
         try:
             if self.stream is not None and self.stream.tell() > self._max_bytes:
+                self.close()
                 self._rotate()
         except OSError:
             self.handleError(record)
@@ -70,18 +71,18 @@ class LogFile(logging.FileHandler):
 
     def _rotate(self) -> None:
         path = Path(self.baseFilename)
-        self.stream.close()
         for number in range(_KEPT_FILES - 1, 0, -1):
             older = path.with_name(f"{path.name}.{number}")
             if older.exists():
                 older.replace(path.with_name(f"{path.name}.{number + 1}"))
         path.replace(path.with_name(f"{path.name}.1"))
         path.touch(mode=0o600)
-        self.stream = self._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its name there
         """Write the line to standard error instead, where a supervising system may keep it."""
-        with contextlib.suppress(OSError):  # the same disk is full: there is nowhere left to say it
+        with contextlib.suppress(
+            OSError
+        ):  # the same disk is full: there is nowhere left to say it
             sys.stderr.write(self.format(record) + "\n")
 
 

@@ -66,7 +66,9 @@ class CodeArchives:
             InvalidRequest: it is not what ``digest`` says.
         """
         if file.digest != digest:
-            raise InvalidRequest(f"the archive's sha256 is {file.digest}, not {digest}; send it again")
+            raise InvalidRequest(
+                f"the archive's sha256 is {file.digest}, not {digest}; send it again"
+            )
         file.close(self._blobs.incoming_path(digest))
         await self._blobs.adopt(digest, size_bytes=file.size_bytes, digest=digest)
 

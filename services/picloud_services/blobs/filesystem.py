@@ -6,8 +6,8 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from picloud_jupyter.protocol.errors import Corrupt, NotFound
 from picloud_services.base.filesystem import sync_folder
@@ -65,17 +65,23 @@ class FileBlobStore:
     def _adopt(self, ref: BlobRef) -> tuple[int, int]:
         source, target = self.incoming_path(ref.blob), self._path(ref.blob)
         if target.exists():
-            source.unlink(missing_ok=True)  # a repeated delivery; what is referenced never changes
+            source.unlink(
+                missing_ok=True
+            )  # a repeated delivery; what is referenced never changes
             return self._verify(BlobRef(ref.blob, ref.size_bytes))
         try:
             # No link is followed and nothing but a plain file taken: a container wrote it.
-            descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(
+                source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            )
         except FileNotFoundError:
             raise NotFound(f"the payload {ref.blob} never came") from None
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                raise Corrupt(f"the payload {ref.blob} came as something other than a plain file")
+                raise Corrupt(
+                    f"the payload {ref.blob} came as something other than a plain file"
+                )
             if found.st_size != ref.size_bytes:
                 raise Corrupt(
                     f"the payload {ref.blob} came with {found.st_size} bytes instead of {ref.size_bytes}"
@@ -115,7 +121,9 @@ class FileBlobStore:
             while start < end:
                 piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, end - start))
                 if not piece:
-                    raise Corrupt(f"the payload {ref.blob} ended before its {ref.size_bytes} bytes")
+                    raise Corrupt(
+                        f"the payload {ref.blob} ended before its {ref.size_bytes} bytes"
+                    )
                 start += len(piece)
                 yield piece
 
@@ -124,7 +132,9 @@ class FileBlobStore:
         path = self._path(blob)
         try:
             found = path.stat()
-            os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))  # the last use; see `_older_than`
+            os.utime(
+                path, ns=(time.time_ns(), found.st_mtime_ns)
+            )  # the last use; see `_older_than`
         except FileNotFoundError:
             return None
         return BlobRef(blob, found.st_size)
@@ -146,11 +156,13 @@ class FileBlobStore:
                 )
         return signature
 
-    def _open(self, ref: BlobRef) -> BinaryIO:
+    def _open(self, ref: BlobRef) -> BufferedReader:
         try:
             return open(self._path(ref.blob), "rb")
         except FileNotFoundError:
-            raise NotFound(f"the payload {ref.blob} is not there; it was removed with its job") from None
+            raise NotFound(
+                f"the payload {ref.blob} is not there; it was removed with its job"
+            ) from None
 
     async def release(self, blobs: Iterable[str]) -> None:
         """See `BlobStore`."""
@@ -201,7 +213,7 @@ class FileBlobStore:
         return [self._root / e.name for e in _entries(self._root) if len(e.name) == 2]
 
 
-def _signature(file: BinaryIO) -> tuple[int, int]:
+def _signature(file: BufferedReader) -> tuple[int, int]:
     found = os.fstat(file.fileno())
     return found.st_mtime_ns, found.st_size
 

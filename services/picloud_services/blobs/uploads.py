@@ -49,7 +49,9 @@ class IncomingFile:
         """
         self.size_bytes += len(piece)
         if self.size_bytes > self._limit_bytes:
-            raise PayloadTooLarge(f"the upload is larger than the {self._limit_bytes} bytes allowed")
+            raise PayloadTooLarge(
+                f"the upload is larger than the {self._limit_bytes} bytes allowed"
+            )
         await asyncio.to_thread(self._append, piece)
 
     def _append(self, piece: bytes) -> None:
@@ -115,7 +117,12 @@ class Uploads:
         return IncomingFile(path, self._disk, limit_bytes=self._max_bytes)
 
     async def finish(
-        self, user_id: int, upload: str, size_bytes: int, digest: str, file: IncomingFile | None = None
+        self,
+        user_id: int,
+        upload: str,
+        size_bytes: int,
+        digest: str,
+        file: IncomingFile | None = None,
     ) -> BlobRef:
         """Return the blob that ``upload`` became, durable; ``file`` is what `open` gave, if it did.
 

@@ -114,7 +114,12 @@ def read_ranges(value: object, name: str = "jids") -> list[JidRange]:
 
 
 def read_int(
-    source: Mapping[str, Any], name: str, default: int | None = None, *, low: int = 0, high: int = MAX_JID
+    source: Mapping[str, Any],
+    name: str,
+    default: int | None = None,
+    *,
+    low: int = 0,
+    high: int = MAX_JID,
 ) -> int:
     """Return the whole number ``source[name]``, given as a number or (in a query) as its text.
 
@@ -122,10 +127,17 @@ def read_int(
         InvalidRequest: it is missing and has no default, is no whole number, or out of range.
     """
     value = source.get(name, default)
-    if isinstance(value, str) and value.lstrip("-").isdecimal() and value.isascii() and len(value) < 20:
+    if (
+        isinstance(value, str)
+        and value.lstrip("-").isdecimal()
+        and value.isascii()
+        and len(value) < 20
+    ):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidRequest(f"{name} must be a whole number from {low} to {high}, got {value!r:.80}")
+        raise InvalidRequest(
+            f"{name} must be a whole number from {low} to {high}, got {value!r:.80}"
+        )
     return value
 
 
@@ -144,7 +156,9 @@ def read_seconds(
         except ValueError:
             value = math.nan
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
-        raise InvalidRequest(f"{name} must be a number from 0 to {high:g}, got {source[name]!r:.80}")
+        raise InvalidRequest(
+            f"{name} must be a number from 0 to {high:g}, got {source[name]!r:.80}"
+        )
     return float(value)
 
 
@@ -194,5 +208,7 @@ def read_byte_range(header: str | None, total_bytes: int) -> tuple[int, int] | N
     else:
         start, stop = int(first), min(int(last) + 1 if last else total_bytes, total_bytes)
     if start >= stop:
-        raise InvalidRequest(f"the range {header!r} lies outside the {total_bytes} bytes", status=416)
+        raise InvalidRequest(
+            f"the range {header!r} lies outside the {total_bytes} bytes", status=416
+        )
     return start, stop

@@ -143,7 +143,7 @@ class Exchange(httputil.HTTPMessageDelegate):
         size_bytes = int(announced) if announced.isdecimal() else None
         try:
             self._open(start_line, headers, size_bytes)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # the door: all becomes JSON
             self._refusal = as_cloud_exception(exc)
             if (size_bytes or 0) > DISCARD_BYTES:
                 return self._answer(error_reply(self._refusal))
@@ -187,7 +187,7 @@ class Exchange(httputil.HTTPMessageDelegate):
     async def _write(self, sink: Sink, chunk: bytes) -> None:
         try:
             await sink.write(chunk)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # the door: all becomes JSON
             self._refuse(as_cloud_exception(exc))
 
     def _refuse(self, error: CloudException) -> None:
@@ -216,7 +216,7 @@ class Exchange(httputil.HTTPMessageDelegate):
     async def _serve(self) -> None:
         try:
             reply = await self._reply()
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # the door: all becomes JSON
             reply = error_reply(as_cloud_exception(exc))
         await self._answer(reply)
 
@@ -228,7 +228,9 @@ class Exchange(httputil.HTTPMessageDelegate):
         if self._sink is not None:
             return await self._sink.finish()
         assert self._route.handle is not None
-        self._request.body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._request.body = (
+            self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        )
         self._pieces.clear()
         return await self._route.handle(self._request)
 
@@ -273,7 +275,7 @@ class Exchange(httputil.HTTPMessageDelegate):
                 await self._connection.write(piece)
         except CloudException as exc:
             # The head is out already: only a cut connection can still say that it went wrong.
-            _log.error("a download was cut: %s", exc.parameter)  # noqa: TRY400  # expected kind
+            _log.error("a download was cut: %s", exc.parameter)
             self._connection.close()
 
 
@@ -305,7 +307,8 @@ def as_cloud_exception(error: Exception) -> CloudException:
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(
-            "the disk that holds the service's state is full", hint="Free some space and try again."
+            "the disk that holds the service's state is full",
+            hint="Free some space and try again.",
         )
     _log.error("a request failed", exc_info=error)
     return InternalError(

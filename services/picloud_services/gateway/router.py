@@ -3,15 +3,8 @@
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-from picloud_jupyter.protocol.errors import NotFound, RequestError
+from picloud_jupyter.protocol.errors import InvalidRequest, NotFound
 from picloud_services.gateway.words import Route
-
-
-class MethodNotAllowed(RequestError):
-    """Raised when a path exists, but not with this method."""
-
-    code = "invalid_request"
-    http_status = 405
 
 
 class Router:
@@ -39,7 +32,7 @@ class Router:
 
         Raises:
             NotFound: there is no such path.
-            MethodNotAllowed: there is, with other methods; the message names them.
+            InvalidRequest: (status 405) there is, with other methods; the message names them.
         """
         names: tuple[str, ...] = ()
         methods = self._plain.get(path)
@@ -47,7 +40,8 @@ class Router:
             methods, names = self._find_named(path)
         route = methods.get(method)
         if route is None:
-            raise MethodNotAllowed(f"{method} is not for {path}; use {' or '.join(sorted(methods))}")
+            allowed = " or ".join(sorted(methods))
+            raise InvalidRequest(f"{method} is not for {path}; use {allowed}", status=405)
         return route, names
 
     def _find_named(self, path: str) -> tuple[dict[str, Route], tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """What handlers get and give."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from picloud_jupyter.protocol import frames
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_services.accounts.keys import JobIdentity
+from picloud_services.base import codec
 
 JSON_TYPE = "application/json"
 BYTES_TYPE = "application/octet-stream"
@@ -49,13 +50,13 @@ class Reply:
 
 
 def json_reply(value: Mapping[str, Any], status: int = 200) -> Reply:
-    """Return an answer with ``value`` as JSON."""
-    return Reply((frames.encode_json(value),), status=status)
+    """Return an answer with ``value``, plain values and words, as JSON."""
+    return Reply((codec.encode(value),), status=status)
 
 
-def frame_reply(header: dict[str, Any], bodies: list[frames.Buffer]) -> Reply:
+def frame_reply(header: Mapping[str, Any], bodies: Sequence[frames.Buffer]) -> Reply:
     """Return an answer that is one frame; ``bodies`` are sent as they are, without being joined."""
-    head = frames.encode_json(header)
+    head = codec.encode(header)
     prefix = frames.PREFIX.pack(len(head), sum(map(len, bodies)))
     return Reply((prefix, head, *bodies), content_type=frames.CONTENT_TYPE)
 

@@ -1,0 +1,121 @@
+"""The table of requests, and the listeners that serve it."""
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_unix_socket
+
+from picloud_jupyter.protocol import routes
+from picloud_services.accounts.keys import JobIdentity
+from picloud_services.gateway import jobs, logs, maps, nodes, results, service, uploads
+from picloud_services.gateway.handler import Connections, Door
+from picloud_services.gateway.router import Router
+from picloud_services.gateway.services import Services
+from picloud_services.gateway.words import Reply, Request, Route
+
+MIB = 1024**2
+JSON_BYTES = 16 * MIB  # a quarter of a million ranges of jids
+SUBMIT_BYTES = 16 * MIB
+IDLE_SECONDS = 3600.0
+PIECE_BYTES = 256 * 1024
+BUFFER_BYTES = MIB  # what one connection may hold, beside a small body
+
+
+def make_routes(services: Services) -> list[Route]:
+    """Return every request of docs/internals.md 8."""
+
+    def bind(
+        handle: Callable[[Services, Request], Awaitable[Reply]],
+    ) -> Callable[[Request], Awaitable[Reply]]:
+        return partial(handle, services)
+
+    def get(path: str, handle: Callable[[Services, Request], Awaitable[Reply]]) -> Route:
+        return Route("GET", path, bind(handle))
+
+    def post(
+        path: str,
+        handle: Callable[[Services, Request], Awaitable[Reply]],
+        body_bytes: int = JSON_BYTES,
+    ) -> Route:
+        return Route("POST", path, bind(handle), body_bytes=body_bytes)
+
+    return [
+        get(routes.SERVICE, service.describe),
+        post(routes.CALLS, jobs.create_call, SUBMIT_BYTES),
+        post(routes.MAPS, maps.create_map, SUBMIT_BYTES),
+        Route("PUT", routes.MAP_PART, bind(maps.put_part), body_bytes=SUBMIT_BYTES),
+        post(routes.MAP_SEAL, maps.seal_map),
+        get(routes.JOBS, jobs.list_jobs),
+        post(routes.STATUS, jobs.read_statuses),
+        post(routes.WAIT, jobs.wait),
+        post(routes.RESULTS, results.read_results),
+        get(routes.RESULT, results.read_result),
+        get(routes.ARGUMENTS, results.read_arguments),
+        get(routes.FUNCTION, results.read_function),
+        post(routes.INFO, jobs.read_info),
+        post(routes.KILL, jobs.kill),
+        post(routes.DELETE, jobs.delete),
+        get(routes.LOG, logs.read_log),
+        get(routes.SAMPLES, logs.read_samples),
+        post(routes.UPLOADS, uploads.begin_upload),
+        Route("PUT", routes.UPLOAD, open_sink=partial(uploads.UploadSink, services)),
+        post(routes.UPLOAD, uploads.finish_upload),
+        get(routes.CODE, uploads.find_code),
+        Route("PUT", routes.CODE, open_sink=partial(uploads.CodeSink, services)),
+        get(routes.NODES, nodes.list_nodes),
+        Route("POST", routes.STOP, bind(service.stop), body_bytes=1024, inside_jobs=False),
+    ]
+
+
+class Gateway:
+    """The listeners: api.sock for this user's programs, jobs.sock for code inside containers."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._router = Router(make_routes(services))
+        self._servers: list[tuple[HTTPServer, Connections, Path]] = []
+        for name in ("tornado.access", "tornado.general"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # clients that hang up are no news
+
+    def listen(self, api_socket: Path, jobs_socket: Path) -> None:
+        """Serve both sockets from now on; what was left of earlier ones is replaced.
+
+        Raises:
+            OSError: a socket cannot be made there.
+        """
+        self._serve(api_socket, Door(self._router, self._check_key, os.getuid()))
+        self._serve(jobs_socket, Door(self._router, self._check_key, None))
+
+    def _serve(self, path: Path, door: Door) -> None:
+        connections = Connections(door)
+        server = HTTPServer(
+            connections,
+            idle_connection_timeout=IDLE_SECONDS,
+            chunk_size=PIECE_BYTES,
+            max_header_size=64 * 1024,
+            max_buffer_size=BUFFER_BYTES,
+            max_body_size=2**62,  # limits are the routes'
+        )
+        server.add_socket(bind_unix_socket(str(path), mode=0o600, backlog=1024))
+        self._servers.append((server, connections, path))
+
+    def _check_key(self, key: str) -> JobIdentity | None:
+        job = self._services.keys.check(key)
+        if job is None or not self._services.jobs.lease_is_live(
+            job.lease, job.user_id, job.jid, job.attempt
+        ):
+            return None
+        return job
+
+    async def close(self) -> None:
+        """Stop listening, remove the sockets, end what is being answered."""
+        for server, connections, path in self._servers:
+            server.stop()
+            path.unlink(missing_ok=True)
+            await connections.close()
+            await server.close_all_connections()
+        self._servers.clear()

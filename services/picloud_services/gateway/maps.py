@@ -1,0 +1,68 @@
+"""Requests that build a map: begin it, send its parts, seal it."""
+
+from typing import Any
+
+from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.jobs import MAX_MAP_COUNT, MAX_PART_COUNT, PayloadRef
+from picloud_services.blobs.store import BlobRef
+from picloud_services.gateway.decode import read_as, read_frame, read_int, read_json
+from picloud_services.gateway.payloads import Body, read_function, read_key, read_spec
+from picloud_services.gateway.services import Services
+from picloud_services.gateway.words import Caller, Reply, Request, json_reply
+
+
+async def create_map(services: Services, request: Request) -> Reply:
+    """POST /v1/maps."""
+    header, view = read_frame(request.body)
+    body = Body(view)
+    caller = request.caller
+    spec = await read_spec(services, caller, header)
+    key = read_key(header)
+    function = await read_function(services, caller, header.get("function"), body)
+    body.end()
+    count = None
+    if header.get("count") is not None:
+        count = read_int(header, "count", high=MAX_MAP_COUNT)
+    receipt = await services.jobs.create_map(caller.user_id, spec, key, count, function)
+    return json_reply(
+        {"map": receipt.map, "first_jid": receipt.first_jid, "warnings": receipt.warnings}
+    )
+
+
+async def put_part(services: Services, request: Request) -> Reply:
+    """PUT /v1/maps/M/parts/N."""
+    header, view = read_frame(request.body)
+    receipt = await services.jobs.put_part(
+        request.caller.user_id,
+        read_int({"map": request.names[0]}, "map", low=1),
+        read_int({"part": request.names[1]}, "part", high=MAX_MAP_COUNT),
+        read_int(header, "first_index", high=MAX_MAP_COUNT),
+        read_int(header, "count", low=1, high=MAX_PART_COUNT),
+        bytes(view),
+        await _read_files(services, request.caller, header),
+    )
+    return json_reply({"first_jid": receipt.first_jid, "count": receipt.count})
+
+
+async def _read_files(
+    services: Services, caller: Caller, header: dict[str, Any]
+) -> list[tuple[int, BlobRef]]:
+    uploads = read_as(list[tuple[int, PayloadRef]], header.get("uploads", []), "uploads")
+    files = []
+    for index, payload in uploads:
+        if payload.upload is None:
+            raise InvalidRequest(f"uploads names no upload for the element {index} of the part")
+        files.append((index, await services.uploads.take(caller.user_id, payload)))
+    return files
+
+
+async def seal_map(services: Services, request: Request) -> Reply:
+    """POST /v1/maps/M/seal."""
+    asked = read_json(request.body)
+    jids = await services.jobs.seal_map(
+        request.caller.user_id,
+        read_int({"map": request.names[0]}, "map", low=1),
+        read_int(asked, "count", high=MAX_MAP_COUNT),
+        read_int(asked, "parts", high=MAX_MAP_COUNT),
+    )
+    return json_reply({"jids": jids})

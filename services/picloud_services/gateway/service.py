@@ -1,0 +1,17 @@
+"""Requests about the service itself."""
+
+from picloud_services.gateway.decode import read_flag, read_json
+from picloud_services.gateway.services import Services
+from picloud_services.gateway.words import Reply, Request, json_reply
+
+
+async def describe(services: Services, request: Request) -> Reply:
+    """GET /v1/service."""
+    return json_reply(await services.describe(request.caller))
+
+
+async def stop(services: Services, request: Request) -> Reply:
+    """POST /v1/stop: answered first, then done."""
+    asked = read_json(request.body)
+    services.stop(kill_jobs=read_flag(asked, "kill_jobs"), purge=read_flag(asked, "purge"))
+    return json_reply({})

@@ -1,0 +1,85 @@
+"""Requests that bring large payloads and archives of local modules."""
+
+from picloud_services.blobs.uploads import IncomingFile
+from picloud_services.gateway.decode import read_int, read_json, read_text
+from picloud_services.gateway.services import Services
+from picloud_services.gateway.words import Reply, Request, json_reply
+
+
+async def begin_upload(services: Services, request: Request) -> Reply:
+    """POST /v1/uploads."""
+    caller = request.caller
+    size_bytes = read_int(read_json(request.body), "size_bytes")
+    upload, path = services.uploads.begin(caller.user_id, size_bytes, local=caller.local)
+    return json_reply({"upload": upload, "path": None if path is None else str(path)})
+
+
+async def finish_upload(services: Services, request: Request) -> Reply:
+    """POST /v1/uploads/U: the client wrote the file itself."""
+    asked = read_json(request.body)
+    digest = read_text(asked, "digest", longest=64) or ""
+    size_bytes = read_int(asked, "size_bytes")
+    await services.uploads.finish(request.caller.user_id, request.names[0], size_bytes, digest)
+    return json_reply({})
+
+
+class UploadSink:
+    """PUT /v1/uploads/U."""
+
+    def __init__(self, services: Services, request: Request) -> None:
+        self._uploads = services.uploads
+        self._user_id = request.caller.user_id
+        self._upload = request.names[0]
+        self._file: IncomingFile | None = None
+
+    async def _open(self) -> IncomingFile:
+        if self._file is None:
+            self._file = await self._uploads.open(self._user_id, self._upload)
+        return self._file
+
+    async def write(self, piece: bytes) -> None:
+        """See `Sink`."""
+        await (await self._open()).write(piece)
+
+    async def finish(self) -> Reply:
+        """See `Sink`."""
+        file = await self._open()
+        digest = file.digest
+        await self._uploads.finish(self._user_id, self._upload, file.size_bytes, digest, file)
+        return json_reply({"size_bytes": file.size_bytes, "digest": digest})
+
+    def abort(self) -> None:
+        """See `Sink`."""
+        if self._file is not None:
+            self._file.abort()
+
+
+async def find_code(services: Services, request: Request) -> Reply:
+    """GET /v1/code/DIGEST."""
+    await services.code.require(request.names[0])
+    return json_reply({})
+
+
+class CodeSink:
+    """PUT /v1/code/DIGEST."""
+
+    def __init__(self, services: Services, request: Request) -> None:
+        self._code = services.code
+        self._digest = request.names[0]
+        self._file = services.code.open(self._digest, request.size_bytes)
+
+    async def write(self, piece: bytes) -> None:
+        """See `Sink`."""
+        await self._file.write(piece)
+
+    async def finish(self) -> Reply:
+        """See `Sink`."""
+        try:
+            await self._code.finish(self._digest, self._file)
+        finally:
+            self._file.abort()
+        return json_reply({})
+
+    def abort(self) -> None:
+        """See `Sink`."""
+        self._file.abort()
