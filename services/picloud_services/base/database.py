@@ -66,7 +66,9 @@ class Database:
         """
         self._loop = asyncio.get_running_loop()
         self._connection = await asyncio.to_thread(self._prepare)
-        self._thread = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
+        self._thread = threading.Thread(
+            target=self._write_all, name="store-writer", daemon=True
+        )
         self._thread.start()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
 
@@ -145,7 +147,9 @@ class Database:
                 self._reading.connection = connection
                 self._reader_connections.append(connection)
             connection.execute(
-                "BEGIN" if self._dialect == "sqlite" else "BEGIN ISOLATION LEVEL REPEATABLE READ"
+                "BEGIN"
+                if self._dialect == "sqlite"
+                else "BEGIN ISOLATION LEVEL REPEATABLE READ"
             )
             try:
                 return work(Transaction(connection, self._dialect))
@@ -178,7 +182,7 @@ class Database:
     def _write_group(self, group: list[_Job[Any]]) -> None:
         try:
             self._commit(group)
-        except Exception as exc:  # one bad piece must not fail the others: each on its own
+        except Exception as exc:  # noqa: BLE001  # one bad piece must not fail the others
             if len(group) == 1:
                 self._retry_essential(group[0], exc)
             else:
@@ -191,7 +195,7 @@ class Database:
     def _write_alone(self, job: _Job[Any]) -> None:
         try:
             self._commit([job])
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # handed to whoever awaits the future
             self._retry_essential(job, exc)
 
     def _retry_essential(self, job: _Job[Any], error: Exception) -> None:
@@ -241,7 +245,7 @@ class Database:
     def _roll_back(self, connection: Any) -> None:  # noqa: ANN401
         try:
             connection.execute("ROLLBACK")
-        except Exception as exc:  # SQLite ends some failed transactions by itself
+        except Exception as exc:  # noqa: BLE001  # SQLite ends some failed transactions itself
             _log.debug("rollback: %s", exc)
 
     def _reconnect(self) -> None:
@@ -275,7 +279,7 @@ class Database:
             if job.error is None and job.committed is not None:
                 try:
                     job.committed(job.result)
-                except Exception as exc:
+                except Exception as exc:  # noqa: BLE001  # the next in the group must go on
                     _log.exception("what follows a commit failed")
                     job.error = exc
             if job.future.done():

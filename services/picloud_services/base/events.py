@@ -34,5 +34,5 @@ class Events:
         for listener in tuple(self._listeners.get(topic, ())):
             try:
                 listener(value)
-            except Exception:
+            except Exception:  # noqa: BLE001  # the top of a loop over strangers
                 _log.exception("a listener of %s failed", topic)
