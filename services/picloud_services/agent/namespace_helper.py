@@ -208,7 +208,6 @@ def _start_pasta(request: dict, namespaces: _Namespaces) -> int:  # type: ignore
     os.fchown(write_out, request["uid"], request["gid"])  # pasta opens it by name, as that user
     _make_tun_usable(request["uid"])
     _become(request["uid"], request["gid"])
-    _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "let pasta open the namespace")
     where = ["--netns", f"/proc/{namespaces.pid}/ns/net"]
     if namespaces.user_is_ours:
         where.append("--netns-only")
@@ -223,6 +222,7 @@ def _start_pasta(request: dict, namespaces: _Namespaces) -> int:  # type: ignore
             (os.POSIX_SPAWN_DUP2, write_out, 1),
             (os.POSIX_SPAWN_DUP2, write_error, 2),
         ],
+        setsigdef=[signal.SIGPIPE],  # Python ignores it; pasta refuses to start that way
     )
     os.close(write_out)
     os.close(write_error)
@@ -254,6 +254,8 @@ def _become(uid: int, gid: int) -> None:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
+        # Else nobody but root may open the namespaces of this process.
+        _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "show this process to its own user")
 
 
 def _check(result: int, what: str) -> None:

@@ -39,7 +39,9 @@ def file_system_magic(path: Path) -> int:
     Raises:
         OSError: there is no such path.
     """
-    found = (ctypes.c_long * 32)()  # struct statfs begins with the type; 120 bytes on 64-bit Linux
+    found = (
+        ctypes.c_long * 32
+    )()  # struct statfs begins with the type; 120 bytes on 64-bit Linux
     library = ctypes.CDLL(None, use_errno=True)
     if library.statfs(os.fsencode(path), ctypes.byref(found)) != 0:
         number = ctypes.get_errno()

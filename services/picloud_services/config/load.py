@@ -17,8 +17,8 @@ from picloud_services.config import (
     Setting,
     Settings,
     environment_name,
-    parse_value,
     list_settings,
+    parse_value,
 )
 
 FILE_NAME = "picloud_config"

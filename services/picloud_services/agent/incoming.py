@@ -1,0 +1,77 @@
+"""Takes large results out of a container's folder into the blobs of the service. Sync."""
+
+import os
+import secrets
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from picloud_services.base.filesystem import sync_folder
+
+
+class RefusedFileError(Exception):
+    """Raised when what a container left as a result is not a plain file of its own."""
+
+
+def take_result(
+    out_dir: Path, name: str, size_bytes: int, incoming: Path, owners: Collection[int]
+) -> str:
+    """Move result ``name`` of a container into ``incoming``, durable and read-only.
+
+    Returns its random name there. ``owners`` are the uids that it may belong to. The folder is the
+    job's: nothing in it is followed or believed.
+
+    Raises:
+        RefusedFileError: it is a link, a device, shared with another name, or of another size.
+        OSError: the disk refused.
+    """
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise RefusedFileError(f"{name!r} is not the name of a file")
+    fresh = secrets.token_hex(16)
+    source = os.open(out_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    target = os.open(incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        file = _open_plain(source, name)
+        try:
+            os.rename(name, fresh, src_dir_fd=source, dst_dir_fd=target)
+            try:
+                _check(file, fresh, target, size_bytes, owners)
+                _seal(file)
+            except (OSError, RefusedFileError):
+                os.unlink(fresh, dir_fd=target)
+                raise
+        finally:
+            os.close(file)
+    finally:
+        os.close(source)
+        os.close(target)
+    sync_folder(incoming)
+    return fresh
+
+
+def _open_plain(folder: int, name: str) -> int:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except OSError as exc:
+        raise RefusedFileError(f"it cannot be opened: {exc.strerror}") from exc
+
+
+def _check(file: int, name: str, folder: int, size_bytes: int, owners: Collection[int]) -> None:
+    found = os.fstat(file)
+    moved = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if (found.st_dev, found.st_ino) != (moved.st_dev, moved.st_ino):
+        raise RefusedFileError("another file took its place while it was moved")
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        raise RefusedFileError("it is not a plain file with one name")
+    if found.st_uid not in owners:
+        raise RefusedFileError(f"it belongs to uid {found.st_uid}, not to the job")
+    if found.st_size != size_bytes:
+        raise RefusedFileError(f"it has {found.st_size} bytes, {size_bytes} were announced")
+
+
+def _seal(file: int) -> None:
+    if os.geteuid() == 0:
+        os.fchown(file, 0, 0)
+    os.fchmod(file, 0o400)
+    os.fsync(file)

@@ -1,0 +1,383 @@
+"""Brings containers to the network: the one door to pasta, the proxy and network namespaces.
+
+A container is born with an empty network namespace of its own. `Network.attach` begins to connect
+it while its interpreter starts, and the first job waits for `Network.wait_ready`. Nothing on the
+machine's loopback, no metadata service and no other container is ever reachable, and nothing is
+forwarded inwards. See `reachability` for the rule and `network_plan` for the addresses.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from picloud_jupyter.protocol.jobs import ContainerKind, NetworkPolicy
+from picloud_services.agent import namespace_helper
+from picloud_services.agent.network_plan import (
+    NO_RESOLVER,
+    PROXY_PORT,
+    HostNetwork,
+    NetworkMode,
+    PastaPlan,
+    plan_pasta,
+    proxy_variables,
+    read_host_network,
+)
+from picloud_services.agent.processes import Process, find_process
+from picloud_services.agent.proxy import Proxy
+from picloud_services.agent.reachability import BLOCKED_NETWORKS
+
+logger = logging.getLogger(__name__)
+
+HELPER_TIMEOUT_SECONDS = 10.0
+RETRY_SECONDS = 1.0  # pause before a network that failed or died is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkChoice:
+    """How this machine keeps the policy `internet`, found by trial.
+
+    ``why`` says why something better was refused ("" if nothing was).
+    """
+
+    mode: NetworkMode
+    program: str = ""
+    why: str = ""
+
+
+async def choose_network(kind: ContainerKind, uid: int, gid: int) -> NetworkChoice:
+    """Return the best way that works for containers of ``kind`` that run as ``uid``:``gid``.
+
+    Each way is tried once in namespaces made for it; takes about a tenth of a second.
+    """
+    if kind is ContainerKind.PLAIN:
+        why = "plain containers share the network of this machine, its loopback included"
+        return NetworkChoice(NetworkMode.HOST, why=why)
+    program = shutil.which("pasta", path="/usr/local/bin:/usr/bin:/bin")
+    plan = plan_pasta(host_network())
+    if program is None:
+        why = "pasta is not installed (Debian and Ubuntu: sudo apt install passt)"
+    elif isinstance(plan, str):
+        why = plan
+    else:
+        request = _pasta_request(program, plan, uid, gid)
+        why = await _ask_in_words({**request, "trial": True})
+        if not why:
+            return NetworkChoice(NetworkMode.PASTA, program)
+    listen = {"do": "listen", "port": PROXY_PORT, "uid": uid, "gid": gid, "trial": True}
+    refused = await _ask_in_words(listen)
+    if not refused:
+        return NetworkChoice(NetworkMode.PROXY, why=why)
+    return NetworkChoice(NetworkMode.NONE, why=f"{why}; {refused}")
+
+
+def host_network(resolv_conf: Path = Path("/etc/resolv.conf")) -> HostNetwork:
+    """Return what this machine's network looks like now."""
+    return read_host_network(
+        _text(Path("/proc/net/route")),
+        _text(Path("/proc/net/if_inet6")),
+        _text(resolv_conf),
+        [name for _, name in socket.if_nameindex()],
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:  # no IPv6, or no resolver
+        return ""
+
+
+@dataclass(slots=True)
+class _Attachment:
+    """One container's way to the network. ``words`` is "" while it works, else why not."""
+
+    container: str
+    init_pid: int
+    uid: int
+    gid: int
+    words: str = "not connected yet"
+    task: asyncio.Task[None] | None = None
+    pasta: Process | None = None
+    proxy: Proxy | None = None
+    forget: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Network:
+    """The networks of all containers of one agent. On the event loop; never blocks it.
+
+    ``state`` is a private folder of the agent, where the pids of pasta processes are kept, so
+    that an agent that comes back finds those it left. ``resolv_conf`` is the machine's.
+    """
+
+    def __init__(
+        self,
+        choice: NetworkChoice,
+        state: Path,
+        *,
+        resolv_conf: Path = Path("/etc/resolv.conf"),
+    ) -> None:
+        self.choice = choice
+        self._state = state
+        self._resolv_conf = resolv_conf
+        self._attached: dict[str, _Attachment] = {}
+
+    def mode(self, policy: NetworkPolicy) -> NetworkMode:
+        """Return how a container with ``policy`` is connected."""
+        if self.choice.mode is not NetworkMode.HOST and policy is NetworkPolicy.NONE:
+            return NetworkMode.NONE
+        return self.choice.mode
+
+    def variables(self, policy: NetworkPolicy) -> dict[str, str]:
+        """Return the environment variables that a container with ``policy`` needs."""
+        return proxy_variables() if self.mode(policy) is NetworkMode.PROXY else {}
+
+    def resolver(self, policy: NetworkPolicy) -> str | None:
+        """Return the text of the container's /etc/resolv.conf; None = leave the machine's."""
+        mode = self.mode(policy)
+        if mode is NetworkMode.HOST:
+            return None
+        plan = plan_pasta(host_network(self._resolv_conf))
+        if mode is NetworkMode.PASTA and isinstance(plan, PastaPlan):
+            return plan.resolv_conf
+        return NO_RESOLVER
+
+    def attach(
+        self, container: str, init_pid: int, uid: int, gid: int, policy: NetworkPolicy
+    ) -> None:
+        """Begin to connect ``container``, whose first process is ``init_pid``, run by ``uid``.
+
+        After a restart of the agent this takes up the connection that is still there.
+        """
+        if self.mode(policy) not in (NetworkMode.PASTA, NetworkMode.PROXY):
+            return
+        if container in self._attached:
+            return
+        attachment = self._attached[container] = _Attachment(container, init_pid, uid, gid)
+        self._begin(attachment)
+
+    def is_ready(self, container: str) -> bool:
+        """Return whether a job may start in ``container`` without a wait."""
+        attachment = self._attached.get(container)
+        return attachment is None or not attachment.words
+
+    async def wait_ready(self, container: str) -> str:
+        """Return "" once ``container`` is connected, else why it has no network.
+
+        A connection that failed is tried once more. Never raises: a job without a network runs.
+        """
+        attachment = self._attached.get(container)
+        if attachment is None or not attachment.words:
+            return ""
+        if attachment.task is None:
+            self._begin(attachment)
+        if attachment.task is not None:
+            await asyncio.wait([attachment.task])
+        return attachment.words
+
+    async def detach(self, container: str) -> None:
+        """Disconnect ``container`` and forget it; unknown ones are ignored."""
+        attachment = self._attached.pop(container, None)
+        if attachment is not None:
+            await self._end(attachment)
+
+    async def suspend(self, container: str) -> None:
+        """Disconnect ``container`` while it is idle; `wait_ready` connects it again.
+
+        pasta keeps about 20 MB of memory for each container, the proxy next to none.
+        """
+        attachment = self._attached.get(container)
+        if attachment is not None and attachment.pasta is not None:
+            await self._end(attachment)
+            attachment.words = "suspended while idle"
+
+    async def close(self, *, keep: bool) -> None:
+        """Let go of all containers; with ``keep`` what needs no agent stays connected."""
+        attachments = list(self._attached.values())
+        self._attached.clear()
+        for attachment in attachments:
+            await self._end(attachment, keep_pasta=keep)
+
+    def sweep(self, alive: Iterable[str]) -> None:
+        """End what earlier agents left connected for containers that are not ``alive``."""
+        names = set(alive) | set(self._attached)
+        if not self._state.is_dir():
+            return
+        for path in self._state.glob("*.json"):
+            if path.stem not in names:
+                process = _read_state(path)
+                if process is not None:
+                    process.kill(signal.SIGKILL)
+                path.unlink(missing_ok=True)
+
+    def _begin(self, attachment: _Attachment) -> None:
+        connect = self._connect_pasta if self._is_pasta else self._connect_proxy
+        name = f"network of {attachment.container}"
+        attachment.task = asyncio.get_running_loop().create_task(connect(attachment), name=name)
+
+    @property
+    def _is_pasta(self) -> bool:
+        return self.choice.mode is NetworkMode.PASTA
+
+    async def _connect_pasta(self, attachment: _Attachment) -> None:
+        path = self._state / f"{attachment.container}.json"
+        attachment.words = ""
+        process = _read_state(path)
+        if process is None:
+            answer = await self._start_pasta(attachment)
+            attachment.words = str(answer["error"])
+            process = None if attachment.words else find_process(int(answer["pid"]))
+            if process is not None:
+                _write_state(path, process)
+        attachment.task = None
+        if process is None:
+            attachment.words = attachment.words or "pasta ended at once"
+            logger.warning("container %s: %s", attachment.container, attachment.words)
+            return
+        attachment.pasta = process
+        self._watch(attachment, process)
+
+    async def _start_pasta(self, attachment: _Attachment) -> dict[str, Any]:
+        plan = plan_pasta(host_network(self._resolv_conf))
+        if isinstance(plan, str):
+            return {"error": plan}
+        request = _pasta_request(self.choice.program, plan, attachment.uid, attachment.gid)
+        answer, _ = await _ask({**request, "pid": attachment.init_pid})
+        return answer
+
+    async def _connect_proxy(self, attachment: _Attachment) -> None:
+        answer, fds = await _ask(
+            {"do": "listen", "pid": attachment.init_pid, "port": PROXY_PORT}
+        )
+        attachment.words = str(answer["error"])
+        attachment.task = None
+        if attachment.words:
+            logger.warning("container %s: %s", attachment.container, attachment.words)
+            return
+        attachment.proxy = Proxy(socket.socket(fileno=fds[0]))
+        attachment.proxy.start()
+
+    def _watch(self, attachment: _Attachment, process: Process) -> None:
+        """Connect again, after a pause, when pasta ends and nobody asked it to."""
+        loop = asyncio.get_running_loop()
+        try:
+            fd = process.open_pidfd()
+        except ProcessLookupError:
+            self._pasta_ended(attachment)
+            return
+
+        def forget() -> None:
+            loop.remove_reader(fd)
+            os.close(fd)
+
+        def ended() -> None:
+            self._unwatch(attachment)
+            self._pasta_ended(attachment)
+
+        attachment.forget.append(forget)
+        loop.add_reader(fd, ended)
+
+    def _pasta_ended(self, attachment: _Attachment) -> None:
+        logger.warning("container %s: its pasta ended; connecting again", attachment.container)
+        attachment.pasta = None
+        attachment.words = "its pasta process ended"
+        (self._state / f"{attachment.container}.json").unlink(missing_ok=True)
+        timer = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._retry, attachment)
+        attachment.forget.append(timer.cancel)
+
+    def _retry(self, attachment: _Attachment) -> None:
+        if attachment.words and attachment.task is None:
+            self._begin(attachment)
+
+    def _unwatch(self, attachment: _Attachment) -> None:
+        for forget in attachment.forget:
+            forget()
+        attachment.forget.clear()
+
+    async def _end(self, attachment: _Attachment, *, keep_pasta: bool = False) -> None:
+        if attachment.task is not None:
+            # The helper may have started pasta already: its pid must not be lost.
+            await asyncio.wait([attachment.task])
+        self._unwatch(attachment)
+        if attachment.proxy is not None:
+            await attachment.proxy.close()
+            attachment.proxy = None
+        if attachment.pasta is not None and not keep_pasta:
+            attachment.pasta.kill(signal.SIGKILL)
+            attachment.pasta = None
+            (self._state / f"{attachment.container}.json").unlink(missing_ok=True)
+
+
+def _pasta_request(program: str, plan: PastaPlan, uid: int, gid: int) -> dict[str, Any]:
+    return {
+        "do": "pasta",
+        "uid": uid,
+        "gid": gid,
+        "program": program,
+        "arguments": plan.arguments,
+        "blocked": [str(network) for network in BLOCKED_NETWORKS],
+    }
+
+
+def _read_state(path: Path) -> Process | None:
+    """Return the live process that ``path`` names, or None."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    process = find_process(int(found["pid"]))
+    return process if process == Process(found["pid"], found["start_time"]) else None
+
+
+def _write_state(path: Path, process: Process) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    text = json.dumps({"pid": process.pid, "start_time": process.start_time})
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+async def _ask_in_words(request: dict[str, Any]) -> str:
+    answer, fds = await _ask(request)
+    for fd in fds:
+        os.close(fd)
+    return str(answer["error"])
+
+
+async def _ask(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    return await asyncio.to_thread(_run_helper, request)
+
+
+def _run_helper(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    """Run the helper and return its answer with the descriptors it passed; in a worker thread."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        text = json.dumps({**request, "reply_fd": theirs.fileno()})
+        helper = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(namespace_helper.__file__), text],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        theirs.close()
+        ours.settimeout(HELPER_TIMEOUT_SECONDS)
+        try:
+            said, fds, _, _ = socket.recv_fds(ours, 65536, 1)
+        except TimeoutError:
+            helper.kill()
+            said, fds = b"", []
+        helper.wait()
+    with suppress(ValueError):
+        answer = json.loads(said)
+        return answer, fds
+    return {"error": "the network helper gave no answer; see the agent's log"}, fds

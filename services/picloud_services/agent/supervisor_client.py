@@ -1,0 +1,183 @@
+"""The agent's end of the link to one supervisor (L4)."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from picloud_jupyter.protocol.frames import Buffer, decode_header, pack_frame, pack_raw
+from picloud_services.agent.orders import StartOrder
+from picloud_services.base.frame_link import FrameLink, hello, refusal
+from picloud_services.base.single_instance import process_start_ticks
+
+log = logging.getLogger(__name__)
+
+KEPT_FUNCTIONS = 16  # sent on a connection and surely still there: the supervisor keeps 32
+RECONNECT_TRIES = 20
+RECONNECT_SECONDS = 0.05
+
+
+class SupervisorClient:
+    """One container, as the agent sees it.
+
+    ``on_frame`` gets each frame after the hello, ``on_hello`` is called at each connection,
+    ``on_gone`` once, when the supervisor has left or was lost. Frames that are sent while the gate is
+    shut wait: until the supervisor listens, and until the container's network is there.
+    """
+
+    def __init__(
+        self,
+        order: StartOrder,
+        *,
+        on_hello: Callable[["SupervisorClient"], None],
+        on_frame: Callable[["SupervisorClient", bytes, bytes], None],
+        on_gone: Callable[["SupervisorClient"], None],
+    ) -> None:
+        self.order = order
+        self.container = order.container
+        self.pid = 0
+        self.start_time = 0
+        self.facts: dict[str, Any] = {}  # the supervisor's hello
+        self.leases: dict[str, None] = {}  # sent and not over, in order
+        self.has_ended = False  # its `exited` or `start_failed` came
+        self.moving: deque[tuple[bytes, bytes]] | None = (
+            None  # frames behind a result on its way
+        )
+        self._on_hello = on_hello
+        self._on_frame = on_frame
+        self._on_gone = on_gone
+        self._link: FrameLink | None = None
+        self._is_open = False
+        self._queue: list[bytes] = []
+        self._functions: dict[str, None] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._is_leaving = False
+
+    # ------------------------------------------------------------------------------ the connection
+    def connect(self, pid: int, start_time: int) -> None:
+        """Begin to speak with the supervisor, process ``pid`` that started at ``start_time``."""
+        self.pid, self.start_time = pid, start_time
+        self._task = asyncio.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        """Connect, again and again while the process is there."""
+        loop = asyncio.get_running_loop()
+        path = f"{self.order.folder}/supervisor.sock"
+        for _ in range(RECONNECT_TRIES):
+            try:
+                _, link = await loop.create_unix_connection(self._make_link, path)
+            except OSError:
+                if not self.is_alive():
+                    break
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            self._link = link
+            self._functions.clear()
+            link.send(hello("agent"))
+            return
+        self._is_open = False
+        self._on_gone(self)
+
+    def _make_link(self) -> FrameLink:
+        return FrameLink(self._on_first_frame, self._on_lost)
+
+    def _on_first_frame(self, data: bytes, _body: bytes) -> None:
+        header = decode_header(data)
+        if words := refusal(header):
+            log.error("container %s cannot be used: %s", self.container, words)
+            assert self._link is not None
+            self._link.abort()
+            return
+        assert self._link is not None
+        self.facts = header
+        self._link.on_frame = lambda head, body: self._on_frame(self, head, body)
+        self._on_hello(self)
+
+    def _on_lost(self, _link: FrameLink) -> None:
+        self._link = None
+        self._is_open = False
+        if not self._is_leaving:
+            self._task = asyncio.create_task(self._connect())
+
+    def is_alive(self) -> bool:
+        """Whether the very process of the supervisor still runs."""
+        return bool(self.pid) and process_start_ticks(self.pid) == self.start_time
+
+    def leave(self) -> None:
+        """Disconnect; the supervisor goes on."""
+        self._is_leaving = True
+        if self._task is not None:
+            self._task.cancel()
+        if self._link is not None:
+            self._link.close()
+
+    # ------------------------------------------------------------------------------------- sending
+    @property
+    def is_open(self) -> bool:
+        """Whether frames go out as they are sent."""
+        return self._is_open
+
+    def open(self) -> None:
+        """Send what waited, and from now on everything at once."""
+        if self._link is None:
+            return
+        self._is_open = True
+        queue, self._queue = self._queue, []
+        if queue:
+            self._link.send_packed(b"".join(queue))
+
+    def shut(self) -> None:
+        """Let chunks wait until `open`."""
+        self._is_open = False
+
+    def send_chunk(
+        self, raw: bytes, header: dict[str, Any], function: bytes, arguments: Buffer
+    ) -> None:
+        """Send a chunk; ``raw`` is its header as it came, with or without the function."""
+        if not self._is_open:
+            pass  # it may go out on another connection, so it brings its function along
+        elif function and header["function"] not in self._functions:
+            self._functions[header["function"]] = None
+            if len(self._functions) > KEPT_FUNCTIONS:
+                del self._functions[next(iter(self._functions))]
+        else:
+            function = b""
+        if header["function_bytes"] == len(function):
+            self._send(pack_raw(raw, function, arguments))
+        else:
+            self._send(
+                pack_frame({**header, "function_bytes": len(function)}, function, arguments)
+            )
+
+    def _send(self, data: bytes) -> None:
+        if self._is_open and self._link is not None:
+            self._link.send_packed(data)
+        else:
+            self._queue.append(data)
+
+    def revoke(self, lease: str) -> None:
+        """Take back what of ``lease`` has not started."""
+        self._send(pack_frame({"t": "revoke", "lease": lease}))
+
+    def kill(self, asked: str, lease: str | None = None, position: int | None = None) -> None:
+        """End the container, or only if it runs ``position`` of ``lease``."""
+        frame = pack_frame({"t": "kill", "asked": asked, "lease": lease, "position": position})
+        if lease is None and self._link is not None:
+            self._link.send_packed(frame)  # not behind chunks that wait for a network
+        else:
+            self._send(frame)
+
+    def retire(self) -> None:
+        """Let the container end when its running chunk has."""
+        self._send(pack_frame({"t": "retire"}))
+
+    def acknowledge(self, n: int) -> None:
+        """Say that the control plane has the events up to ``n``."""
+        if self._link is not None:
+            self._link.send({"t": "ack", "n": n})
+
+    def pause(self, *, paused: bool) -> None:
+        """Stop reading what the supervisor sends, or go on."""
+        if self._link is not None:
+            (self._link.pause if paused else self._link.resume)()
