@@ -1,0 +1,154 @@
+"""Keeps the other process alive: the control plane the agent, the agent the control plane.
+
+The control plane restarts the agent always; the agent restarts the control plane only while it
+holds work. The file ``intent`` says that the user wants the service down: then nobody restarts anybody.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from picloud_services.agent.processes import Process, find_process
+from picloud_services.base.filesystem import write_atomically
+from picloud_services.base.single_instance import is_alive, read_record
+from picloud_services.config import Settings, command
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+START_SECONDS = (
+    10.0  # a process that was started and has not come up yet is left alone this long
+)
+CROWD_COUNT = 3
+CROWD_SECONDS = 60.0
+
+
+def delay_seconds(starts: Sequence[float], now: float) -> float:
+    """Return how long to wait before the next start: at most three in any minute. Pure.
+
+    >>> delay_seconds([0.0, 1.0], 2.0)
+    0.0
+    >>> delay_seconds([0.0, 1.0, 2.0], 3.0)
+    57.0
+    """
+    if len(starts) < CROWD_COUNT:
+        return 0.0
+    return max(0.0, starts[-CROWD_COUNT] + CROWD_SECONDS - now)
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """The process to keep alive. ``log`` takes what it prints."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    log: Path
+    is_alive: Callable[[], bool]
+
+
+def the_agent(settings: Settings) -> Other:
+    """Return the agent, as the control plane with ``settings`` keeps it alive."""
+    path = agent_record(settings.run)
+    return _other(settings, "agent", lambda: read_agent_process(path) is not None)
+
+
+def the_control_plane(settings: Settings) -> Other:
+    """Return the control plane, as the agent with ``settings`` keeps it alive."""
+
+    def alive() -> bool:
+        record = read_record(settings.paths.record)
+        return record is not None and is_alive(record)
+
+    return _other(settings, "control", alive)
+
+
+def _other(settings: Settings, role: str, alive: Callable[[], bool]) -> Other:
+    log_name = "agent.log" if role == "agent" else "service.log"
+    return Other(
+        role,
+        tuple(command(role, settings.paths)),
+        settings.exported(),
+        settings.home / log_name,
+        alive,
+    )
+
+
+def agent_record(run: Path) -> Path:
+    """Return where the agent of ``run`` says who it is."""
+    return run / "agent.json"
+
+
+def write_agent_process(path: Path, process: Process) -> None:
+    """Say at ``path`` that ``process`` is the agent."""
+    fields = {"pid": process.pid, "start_time": process.start_time}
+    write_atomically(path, json.dumps(fields).encode())
+
+
+def read_agent_process(path: Path) -> Process | None:
+    """Return the agent's process if it lives."""
+    try:
+        found = json.loads(path.read_bytes())
+        process = Process(int(found["pid"]), int(found["start_time"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # no agent was here, or the file is damaged: one is started
+    return process if find_process(process.pid) == process else None
+
+
+def start_detached(other: Other) -> subprocess.Popen[bytes]:
+    """Start ``other`` in a session of its own, its output appended to its log.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    descriptor = os.open(
+        other.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    )
+    try:
+        return subprocess.Popen(
+            other.command,
+            env={**os.environ, **other.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            start_new_session=True,
+            cwd="/",
+        )
+    finally:
+        os.close(descriptor)
+
+
+async def watch(other: Other, *, wanted: Callable[[], bool], intent: Path) -> None:
+    """Start ``other`` whenever it is dead and wanted, until cancelled.
+
+    ``wanted`` is asked each time; nothing is started while the file ``intent`` exists.
+    """
+    starts: list[float] = []
+    child: subprocess.Popen[bytes] | None = None
+    while True:
+        now = time.monotonic()
+        # poll() also buries the child, whose pid would look alive as a zombie
+        is_coming = child is not None and child.poll() is None
+        is_coming = is_coming and now - starts[-1] < START_SECONDS
+        if not is_coming and not other.is_alive() and wanted() and not intent.exists():
+            delay = delay_seconds(starts, now)
+            if delay:
+                log.error(
+                    "the %s ended %d times within a minute; the next start is in %.0f s, see %s",
+                    *(other.name, CROWD_COUNT, delay, other.log),
+                )
+                await asyncio.sleep(delay)
+                continue
+            log.warning("the %s is not running; starting it", other.name)
+            starts = [*starts[-CROWD_COUNT:], now]
+            try:
+                child = start_detached(other)
+            except OSError:
+                log.exception("the %s cannot be started", other.name)
+        await asyncio.sleep(LOOK_SECONDS)

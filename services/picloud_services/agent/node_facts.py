@@ -1,0 +1,146 @@
+"""What this machine offers: its capacity, the kind of container and of network that work here."""
+
+import asyncio
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from picloud_jupyter.protocol.codec import from_wire, to_wire
+from picloud_jupyter.protocol.jobs import ContainerKind, LimitsGrade, Resources
+from picloud_jupyter.protocol.nodes import KindTrial, NodeReport
+from picloud_services.agent import cgroup, trial
+from picloud_services.agent.network import NetworkChoice, choose_network
+from picloud_services.agent.network_plan import NetworkMode
+from picloud_services.agent.uids import host_uid
+from picloud_services.base.filesystem import write_atomically
+from picloud_services.base.single_instance import boot_id
+from picloud_services.config import Settings
+
+MEMORY_SHARE = 0.8  # of what is available; the rest is for the services and the page cache
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What was found out about this machine when the agent started."""
+
+    report: NodeReport
+    program: str
+    network: NetworkChoice
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What is tried once per boot, as it is kept in RUN/trials.json."""
+
+    boot_id: str
+    uid: int
+    wanted: tuple[str, str]
+    trials: tuple[KindTrial, ...]
+    network_mode: NetworkMode
+    network_program: str
+    network_why: str
+
+
+async def find_facts(settings: Settings) -> NodeFacts:
+    """Return the facts of this machine; what has to be tried out is tried once per boot.
+
+    Raises:
+        ContainerError: the kind that the settings demand does not work here; says why.
+    """
+    tried = await _tried_once(settings)
+    chosen = trial.choose(tried.trials, settings.container_kind or None)
+    tree = await asyncio.to_thread(cgroup.detect)
+    plain = chosen.kind is ContainerKind.PLAIN
+    report = NodeReport(
+        node=os.uname().nodename,
+        boot_id=secrets.token_hex(8),
+        process_id=os.getpid(),
+        capacity=find_capacity(settings, tree),
+        container_kind=chosen.kind,
+        limits_grade=LimitsGrade.WATCHED if plain else cgroup.grade(tree),
+        network=tried.network_mode.value,
+        logs=str(settings.home / "logs"),
+        trials=tried.trials,
+    )
+    choice = NetworkChoice(tried.network_mode, tried.network_program, tried.network_why)
+    return NodeFacts(report, chosen.program, choice)
+
+
+async def _tried_once(settings: Settings) -> _Tried:
+    path = settings.run / "trials.json"
+    wanted = (settings.container_kind, settings.network)
+    try:
+        kept = from_wire(_Tried, json.loads(path.read_bytes()))
+    except (OSError, ValueError):  # not tried yet, or by another version of ours
+        kept = None
+    if kept and (kept.boot_id, kept.uid, kept.wanted) == (boot_id(), os.geteuid(), wanted):
+        return kept
+    trials = tuple(await asyncio.to_thread(trial.try_kinds))
+    chosen = trial.choose(trials, settings.container_kind or None)
+    uid, gid = job_ids(chosen.kind, os.geteuid(), settings.home)
+    choice = await choose_network(chosen.kind, uid, gid)
+    if settings.network and choice.mode is not NetworkMode.HOST:
+        choice = NetworkChoice(
+            NetworkMode(settings.network), choice.program, "chosen in the settings"
+        )
+    found = _Tried(
+        *(boot_id(), os.geteuid(), wanted, trials),
+        *(choice.mode, choice.program, choice.why),
+    )
+    write_atomically(path, json.dumps(to_wire(found)).encode())
+    return found
+
+
+def job_ids(kind: ContainerKind, user_id: int, home: Path) -> tuple[int, int]:
+    """Return the uid and gid that jobs of ``user_id`` have on the host in containers of ``kind``."""
+    if kind is not ContainerKind.ROOT:
+        return os.geteuid(), os.getegid()
+    uid = host_uid(user_id, str(home))
+    return uid, uid
+
+
+def find_capacity(settings: Settings, tree: cgroup.CgroupTree | None) -> Resources:
+    """Return the cores and the memory that jobs may use together."""
+    folders = [Path(folder) for _, folder in tree.folders] if tree else []
+    cores = settings.cores or min(
+        [len(os.sched_getaffinity(0)), *filter(None, map(_quota_cores, folders))]
+    )
+    memory_bytes = settings.memory_bytes or int(
+        MEMORY_SHARE * min([available_bytes(), *filter(None, map(_limit_bytes, folders))])
+    )
+    return Resources(cores, memory_bytes)
+
+
+def available_bytes() -> int:
+    """Return the memory that new processes may take without swapping, as the kernel estimates."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _quota_cores(folder: Path) -> float | None:
+    """Return the CPU quota that ``folder`` sets for us, in cores; None without one."""
+    if text := _read(folder / "cpu.max"):  # v2: "max 100000" or "150000 100000"
+        quota, _, period = text.partition(" ")
+    else:
+        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    if not quota.isdecimal():
+        return None  # "max", "-1" or no such file
+    return int(quota) / int(period)
+
+
+def _limit_bytes(folder: Path) -> int | None:
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        if (text := _read(folder / name)).isdecimal():
+            return int(text)
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:  # another controller's folder, or another version of cgroup
+        return ""

@@ -1,0 +1,67 @@
+"""What a container has around it while it lives: its network and its way to the control plane."""
+
+from pathlib import Path
+
+from picloud_jupyter.protocol.jobs import SandboxSpec
+from picloud_services.agent.forward import Forwarder
+from picloud_services.agent.network import Network
+from picloud_services.agent.node_facts import job_ids
+from picloud_services.agent.orders import StartOrder
+from picloud_services.config import Settings
+
+
+class Surroundings:
+    """Networks and forwarding sockets of all containers of one agent; on the event loop."""
+
+    def __init__(self, settings: Settings, network: Network) -> None:
+        self._home = settings.home
+        self._jobs_socket = settings.paths.jobs_socket
+        self._network = network
+        self._forwarders: dict[str, Forwarder] = {}
+
+    def variables(self, spec: SandboxSpec) -> dict[str, str]:
+        """Return the environment variables that a container of ``spec`` needs."""
+        return self._network.variables(spec.network)
+
+    def resolver(self, spec: SandboxSpec) -> str | None:
+        """Return the container's /etc/resolv.conf; None leaves the machine's."""
+        return self._network.resolver(spec.network)
+
+    async def serve(self, order: StartOrder) -> None:
+        """Listen for requests of code inside. Before the container starts.
+
+        Raises:
+            OSError: the socket cannot be made.
+        """
+        forwarder = Forwarder(Path(order.run_dir) / "api.sock", self._jobs_socket)
+        await forwarder.start()
+        self._forwarders[order.container] = forwarder
+
+    def attach(self, order: StartOrder, init_pid: int) -> None:
+        """Begin to connect the container, whose first process is ``init_pid``, to its network."""
+        uid, gid = job_ids(order.kind, order.spec.user_id, self._home)
+        self._network.attach(order.container, init_pid, uid, gid, order.spec.network)
+
+    def is_ready(self, container: str) -> bool:
+        """Whether a job may start in ``container`` without a wait."""
+        return self._network.is_ready(container)
+
+    async def wait_ready(self, container: str) -> str:
+        """Return "" once the network is there, or why there is none."""
+        return await self._network.wait_ready(container)
+
+    async def rest(self, container: str) -> None:
+        """Save memory while ``container`` is idle; `wait_ready` undoes it."""
+        await self._network.suspend(container)
+
+    async def leave(self, container: str) -> None:
+        """Take down what belongs to ``container``."""
+        if (forwarder := self._forwarders.pop(container, None)) is not None:
+            await forwarder.close()
+        await self._network.detach(container)
+
+    async def close(self) -> None:
+        """Let go of all containers; what runs keeps its network."""
+        for container in list(self._forwarders):
+            await self._forwarders.pop(container).close()
+        await self._network.close(keep=True)
