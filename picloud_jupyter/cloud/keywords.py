@@ -284,10 +284,10 @@ def _retry_count(value: object) -> int:
 
 def _key(value: object) -> dict[str, Any]:
     if value is not None and not (
-        isinstance(value, str) and re.fullmatch(r"[!-~]{1,128}", value)
+        isinstance(value, str) and re.fullmatch(r"[!-~]{1,64}", value)
     ):
         raise ValueError(
-            f"_key must be 1 to 128 printable ASCII characters without spaces, got {value!r}"
+            f"_key must be 1 to 64 printable ASCII characters without spaces, got {value!r}"
         )
     return {"key": value}
 

@@ -28,9 +28,12 @@ _CHOICES = {"progress": ("auto", "on", "off")}
 
 
 def config_folder() -> Path:
-    """Return the folder of the client's configuration; it need not exist."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "picloud"
+    """Return the folder of the configuration: the home of this user's service. It need not exist."""
+    chosen = os.environ.get("PICLOUD_HOME")
+    if chosen:
+        return Path(chosen).expanduser()
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "picloud"
 
 
 class Config:

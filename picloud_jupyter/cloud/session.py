@@ -1,0 +1,204 @@
+"""Which control plane the functions of `cloud` talk to, and what is remembered about it."""
+
+import os
+import threading
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from picloud_jupyter.cloud.settings import config, config_folder
+from picloud_jupyter.transport.client import Client
+from picloud_jupyter.transport.embedded import ensure_running
+from picloud_jupyter.transport.endpoint import Endpoint, find_endpoint
+from picloud_jupyter.transport.inside import CurrentJob, current_job
+from picloud_jupyter.transport.retry import RetryLimits
+
+
+@dataclass(slots=True)
+class Session:
+    """A connection's memory. ``codes`` are the code versions that the control plane has."""
+
+    client: Client
+    job: CurrentJob | None
+    codes: set[str] = field(default_factory=set)
+    shown_warnings: set[str] = field(default_factory=set)
+
+    @property
+    def local(self) -> bool:
+        """Whether this user's own service on this machine serves it."""
+        return self.client.endpoint.local
+
+    def show_warnings(self, texts: list[str]) -> None:
+        """Show each of ``texts`` once."""
+        for text in texts:
+            if text not in self.shown_warnings:
+                self.shown_warnings.add(text)
+                warnings.warn(text, UserWarning, stacklevel=5)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What `setkey` said, and the modules that may be shipped."""
+
+    key: str = ""
+    url: str = ""
+    immutable: bool = False
+    whitelist: tuple[str, ...] | None = None
+
+
+_lock = threading.RLock()
+_choice = _Choice()
+_current: Session | None = None
+
+
+def session() -> Session:
+    """Return the session in use, made when first needed; nothing is sent yet.
+
+    Inside a job each job has a session of its own, with that job's key.
+
+    Raises:
+        InvalidRequest: the address of the control plane is wrong.
+        Unreachable: none is named and this system cannot run one.
+    """
+    job = current_job()
+    found = _current
+    if found is not None and found.job == job:
+        return found
+    return _renew(job)
+
+
+def _renew(job: CurrentJob | None) -> Session:
+    global _current  # noqa: PLW0603  # one session, as PiCloud's module had
+    with _lock:
+        if _current is not None and _current.job == job:
+            return _current
+        if _current is not None:
+            _current.client.close()
+        _current = Session(_make_client(_endpoint()), job)
+        return _current
+
+
+def _endpoint() -> Endpoint:
+    if _choice.url:
+        return find_endpoint(_choice.url, _choice.key)
+    if current_job() is None and not os.environ.get("PICLOUD_URL") and config.url:
+        return find_endpoint(config.url, _choice.key or config.api_key)
+    return find_endpoint(key=_choice.key)
+
+
+def _make_client(endpoint: Endpoint) -> Client:
+    limits = RetryLimits(attempts=config.retry_attempts)
+    paths = endpoint.embedded
+    if paths is None:
+        return Client(endpoint, limits=limits)
+    return Client(endpoint, revive=lambda: ensure_running(paths), limits=limits)
+
+
+def whitelist() -> tuple[str, ...] | None:
+    """Return the modules that may be shipped; None = all."""
+    return _choice.whitelist
+
+
+def close() -> bool:
+    """Close all connections; return True, or False if there were none. The next call opens anew."""
+    global _current
+    with _lock:
+        found, _current = _current, None
+        if found is None:
+            return False
+        found.client.close()
+        return True
+
+
+def setkey(
+    api_key: str | int,
+    api_secretkey: str | None = None,
+    server_url: str | None = None,
+    restart: bool = False,  # noqa: FBT001, FBT002  # PiCloud's signature
+    immutable: bool = False,  # noqa: FBT001, FBT002
+) -> None:
+    """Use the control plane at ``server_url`` (default: the one named before) with this key.
+
+    ``restart`` reconnects in any case; ``immutable`` makes every later `setkey` do nothing. Where
+    no address is named anywhere the service of this machine is used, which needs no key.
+    """
+    with _lock:
+        if _choice.immutable:
+            return
+        key = f"{api_key}:{api_secretkey}" if api_secretkey else str(api_key)
+        url = server_url or _choice.url or os.environ.get("PICLOUD_URL") or config.url
+        if url:
+            find_endpoint(url, key)  # refuses a wrong address now, and changes nothing
+        elif current_job() is None:
+            warnings.warn(
+                "no address of a control plane is given, so the service of this machine is used, which knows "
+                "you without a key; give server_url, or set PICLOUD_URL",
+                stacklevel=2,
+            )
+        changed = (key, url) != (_choice.key, _choice.url)
+        _choice.key, _choice.url, _choice.immutable = key, url, immutable
+        _choice.whitelist = None
+        if changed or restart:
+            close()
+
+
+def set_dependency_whitelist(whitelist: Any) -> None:  # noqa: ANN401  # checked here
+    """Ship no local modules but these (``package`` or ``package.*`` = all of it); None = any.
+
+    Raises:
+        TypeError: not a list of strings.
+    """
+    if whitelist is None:
+        _choice.whitelist = None
+        return
+    if not isinstance(whitelist, list | tuple | set) or not all(
+        isinstance(name, str) for name in whitelist
+    ):
+        raise TypeError(f"the whitelist must be a list of module names, got {whitelist!r}")
+    _choice.whitelist = tuple(name.removesuffix(".*") for name in whitelist)
+
+
+def connection_info() -> dict[str, object]:
+    """Return ``opened``, ``connection_type`` (UNIX, HTTP, HTTPS), ``server_url`` and ``api_key``."""
+    opened = _current is not None
+    endpoint = _current.client.endpoint if _current is not None else _endpoint()
+    kind = "UNIX" if endpoint.socket_path else endpoint.address.partition(":")[0].upper()
+    key, _, secret = endpoint.key.partition(":")
+    return {
+        "opened": opened,
+        "connection_type": kind,
+        "server_url": endpoint.address,
+        "api_key": key or None,
+        "api_secretkey": secret or None,
+    }
+
+
+def is_simulated() -> bool:
+    """Return False: jobs always run in containers of the control plane."""
+    return False
+
+
+def running_on_cloud() -> bool:
+    """Return whether this code runs inside a job."""
+    return current_job() is not None
+
+
+def getconfigpath() -> str:
+    """Return the folder of the client's configuration."""
+    return str(config_folder())
+
+
+def _forget() -> None:
+    _choice.key = _choice.url = ""
+    _choice.whitelist = None
+    close()
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603  # another thread may have held the parent's
+    _lock = threading.RLock()
+
+
+config.on_commit(_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,93 @@
+"""Where the bytes of a payload go: into the request itself, or into a file beforehand."""
+
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+
+from picloud_jupyter.cloud.session import Session
+from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.errors import DiskFull, InternalError
+from picloud_jupyter.protocol.frames import Buffer
+from picloud_jupyter.protocol.jobs import INLINE_BYTES
+
+_WRITE_AT_ONCE = 256
+
+
+def place(
+    session: Session, parts: Sequence[Buffer], *, with_digest: bool = False
+) -> tuple[dict[str, object], Sequence[Buffer]]:
+    """Return (reference of a payload, what of it travels in the request's body).
+
+    Payloads above 64 KiB are uploaded now, and nothing of them travels in the body.
+    """
+    size_bytes = sum(map(len, parts))
+    if size_bytes <= INLINE_BYTES:
+        reference: dict[str, object] = {"size_bytes": size_bytes}
+        if with_digest:
+            reference["digest"] = _hash(parts)
+        return reference, parts
+    return upload(session, parts, size_bytes), ()
+
+
+def upload(session: Session, parts: Sequence[Buffer], size_bytes: int) -> dict[str, object]:
+    """Return the reference of ``parts``, which are safe with the control plane afterwards.
+
+    Raises:
+        DiskFull: they do not fit there.
+        PayloadTooLarge: over the service's limit.
+    """
+    client = session.client
+    begun = client.post(routes.UPLOADS, {"size_bytes": size_bytes, "digest": ""})
+    name, path = begun["upload"], begun.get("path")
+    route = routes.UPLOAD.format(upload=name)
+    if path:
+        digest = _write_and_hash(path, parts)
+        client.post(route, {"size_bytes": size_bytes, "digest": digest})
+    else:
+        digest = _hash(parts)
+        arrived = client.put_bytes(route, parts)["digest"]
+        if arrived != digest:
+            raise InternalError("an upload arrived with other bytes than were sent; try again")
+    return {"size_bytes": size_bytes, "digest": digest, "upload": name}
+
+
+def _hash(parts: Sequence[Buffer]) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()
+
+
+def _write_and_hash(path: str, parts: Sequence[Buffer]) -> str:
+    """Write the file; meanwhile another thread computes the digest (both let go of the GIL)."""
+    found: list[str] = []
+    hasher = threading.Thread(target=lambda: found.append(_hash(parts)), daemon=True)
+    hasher.start()
+    try:
+        _write(path, parts)
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"a payload does not fit on the disk of {path}",
+                hint="free some space, or delete finished jobs with cloud.delete",
+            ) from exc
+        raise
+    finally:
+        hasher.join()
+    return found[0]
+
+
+def _write(path: str, parts: Sequence[Buffer]) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        views = [memoryview(part).cast("B") for part in parts if len(part)]
+        while views:
+            written = os.writev(file, views[:_WRITE_AT_ONCE])
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
+    finally:
+        os.close(file)
