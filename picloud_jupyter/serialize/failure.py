@@ -40,7 +40,8 @@ def dump_failure(
     """
     kind = type(exc)
     text = _text_of(exc) if message is None else message
-    pickled = _pickle_chain(exc)
+    # a client that re-raises must not be ended by a SystemExit from elsewhere
+    pickled = _pickle_chain(exc) if isinstance(exc, Exception) else b""
     limit = MAX_FRAME_BYTES
     while True:
         header = {

@@ -1,0 +1,310 @@
+"""The element loop: one chunk's calls, each with its own outcome."""
+
+import hmac
+import json
+import os
+import pickle
+import resource
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from picloud_jupyter.protocol.frames import PREFIX, Buffer, Pack, pack_frame
+from picloud_jupyter.protocol.ids import iterate_ranges
+from picloud_jupyter.serialize.failure import dump_failure
+from picloud_jupyter.serialize.payload import OUT_OF_BAND_BYTES, dump, load_call
+from picloud_jupyter.transport.inside import SOCKET_NAME, CurrentJob, set_current_job
+from picloud_kernels.runner.functions import Function, load_failure_body, map_file
+from picloud_kernels.runner.output import Output
+from picloud_kernels.runner.reset import (
+    Baseline,
+    count_leftover_children,
+    count_leftover_threads,
+)
+from picloud_kernels.runner.startup import RunnerConfig
+from picloud_kernels.runner.words import describe_raised
+
+INLINE_BYTES = OUT_OF_BAND_BYTES  # larger results go to a file
+_CHILDREN_SECONDS = 0.0005  # a child process cannot come and go within less
+_MAX_PROFILE_CHARACTERS = 512 * 1024
+
+
+@dataclass(slots=True)
+class Chunk:
+    """One chunk as it came: docs/internals.md 2. Descriptors in ``files`` are ours to close."""
+
+    lease: str
+    function_digest: str
+    function_body: Buffer
+    function_descriptors: list[int]
+    jids: list[tuple[int, int]]
+    attempt: int
+    user_id: int
+    lease_key: bytes
+    profile: bool
+    fast: int
+    max_result_bytes: int
+    arguments: Pack
+    files: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_frame(cls, header: dict[str, Any], body: bytes, descriptors: list[int]) -> "Chunk":
+        """Return the chunk of a frame and the descriptors that came with it.
+
+        Raises:
+            FrameError: the arguments are not a pack.
+        """
+        positions = [entry[0] for entry in header["files"]]
+        files = dict(zip(positions, descriptors, strict=True))
+        function_descriptor = files.pop(-1, None)
+        view = memoryview(body)
+        return cls(
+            lease=header["lease"],
+            function_digest=header["function"],
+            function_body=view[: header["function_bytes"]],
+            function_descriptors=[] if function_descriptor is None else [function_descriptor],
+            jids=[(first, last) for first, last in header["jids"]],
+            attempt=header["attempt"],
+            user_id=header["user_id"],
+            lease_key=header["lease_key"].encode(),
+            profile=header["profile"],
+            fast=header["fast"],
+            max_result_bytes=header["max_result_bytes"],
+            arguments=Pack(view[header["function_bytes"] :]),
+            files=files,
+        )
+
+    def close_function(self) -> None:
+        """Close the function's file: the function is known already."""
+        for descriptor in self.function_descriptors:
+            os.close(descriptor)
+        self.function_descriptors.clear()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an element ended: ``parts`` are the body, ``extra`` further fields of the frame."""
+
+    reason: str
+    parts: list[Buffer]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """``send`` writes bytes to the supervisor, ``take_token`` says whether one more may start."""
+
+    send: Callable[[Buffer], None]
+    take_token: Callable[[], bool]
+    rss_bytes: Callable[[], int]
+
+
+class CallRunner:
+    """Runs chunks of calls."""
+
+    def __init__(
+        self,
+        config: RunnerConfig,
+        wire: Wire,
+        output: Output,
+        baseline: Baseline,
+    ) -> None:
+        self._wire = wire
+        self._output = output
+        self._baseline = baseline
+        self._out_dir = config.out_dir
+        self._api_socket = os.path.join(config.run_dir, SOCKET_NAME)
+        self._pid = os.getpid()
+        self._children = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    def run(self, chunk: Chunk, function: Function) -> None:
+        """Run the elements of ``chunk`` that tokens allow, then report the chunk's end."""
+        self._enter_chunk(chunk)
+        last = len(chunk.arguments) - 1
+        held = b""  # the last result goes out in one write with the end
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        for position, jid in self._allowed(chunk):
+            self._enter_element(chunk, jid)
+            at = time.time()
+            begun = time.perf_counter()
+            outcome = self._outcome(chunk, function, position)
+            seconds = time.perf_counter() - begun
+            if os.getpid() != self._pid:
+                self._end_forked_child()
+            before, usage = usage, resource.getrusage(resource.RUSAGE_SELF)
+            user = usage.ru_utime - before.ru_utime
+            system = usage.ru_stime - before.ru_stime
+            if seconds > _CHILDREN_SECONDS:
+                user, system = self._add_children(user, system)
+            self._output.end_element()
+            self._baseline.restore_after_element()
+            frame = _result_frame(position, outcome, (at, seconds, user, system))
+            if position == last:
+                held = frame
+            else:
+                self._wire.send(frame)
+        set_current_job(None)
+        for descriptor in chunk.files.values():
+            os.close(descriptor)
+        self._wire.send(held + self._end_frame(chunk.lease))
+        self._baseline.restore_after_chunk()  # while the supervisor reads
+
+    def _allowed(self, chunk: Chunk) -> Iterator[tuple[int, int]]:
+        for position, jid in enumerate(iterate_ranges(chunk.jids)):
+            if not self._wire.take_token():
+                return
+            yield position, jid
+
+    def _enter_chunk(self, chunk: Chunk) -> None:
+        self._baseline.set_variable("PICLOUD_ATTEMPT", str(chunk.attempt))
+        self._baseline.set_variable("PICLOUD_LEASE", chunk.lease)
+        self._baseline.set_variable("PICLOUD_USER_ID", str(chunk.user_id))
+
+    def _enter_element(self, chunk: Chunk, jid: int) -> None:
+        claims = f"{chunk.user_id}.{jid}.{chunk.attempt}.{chunk.lease}"
+        mac = hmac.digest(chunk.lease_key, claims.encode(), "sha256").hex()[:32]
+        key = f"pcj_{claims}.{mac}"
+        self._baseline.set_variable("PICLOUD_JID", str(jid))
+        self._baseline.set_variable("PICLOUD_JOB_KEY", key)
+        set_current_job(
+            CurrentJob(jid, chunk.attempt, chunk.lease, chunk.user_id, key, self._api_socket)
+        )
+
+    def _outcome(self, chunk: Chunk, function: Function, position: int) -> Outcome:
+        call = function.call
+        if call is None:
+            return Outcome("input_undeserializable", [function.failure])
+        try:
+            args, kwargs = load_call(self._record(chunk, position))
+        except BaseException as exc:  # noqa: BLE001  # loading user values may raise anything
+            failure = load_failure_body(exc, "The arguments", function.header)
+            return Outcome("input_undeserializable", [failure])
+        extra: dict[str, Any] = {}
+        try:
+            if chunk.profile:
+                value = _profiled(call, args, kwargs, extra)
+            else:
+                value = call(*args, **kwargs)
+        except BaseException as exc:  # noqa: BLE001  # a job may raise anything, SystemExit too
+            reason, body = describe_raised(exc)
+            return Outcome(reason, [body], extra)
+        return self._result(value, chunk, extra)
+
+    def _record(self, chunk: Chunk, position: int) -> Any:  # noqa: ANN401  # a buffer
+        descriptor = chunk.files.pop(position, None)
+        return chunk.arguments[position] if descriptor is None else map_file(descriptor)
+
+    def _result(self, value: object, chunk: Chunk, extra: dict[str, Any]) -> Outcome:
+        try:
+            parts = dump(value, fast=chunk.fast, root="result")
+        except pickle.PicklingError as exc:
+            text = f"the job's result cannot be sent back: {exc}"
+            return Outcome(
+                "result_unserializable", [dump_failure(exc, text, message=text)], extra
+            )
+        except BaseException as exc:  # noqa: BLE001  # out of memory, or a signal in the middle
+            reason, body = describe_raised(exc)
+            return Outcome(reason, [body], extra)
+        size = sum(map(_size_bytes, parts))
+        if chunk.max_result_bytes and size > chunk.max_result_bytes:
+            text = (
+                f"the job's result has {size:,} bytes, more than the {chunk.max_result_bytes:,} allowed; "
+                "return less, or write it to a volume"
+            )
+            error = ValueError(text)
+            return Outcome("result_too_large", [dump_failure(error, text)], extra)
+        if size > INLINE_BYTES:
+            return self._result_file(parts, size, extra)
+        return Outcome("done", parts, extra)
+
+    def _result_file(self, parts: list[Buffer], size: int, extra: dict[str, Any]) -> Outcome:
+        name = secrets.token_hex(16)
+        path = os.path.join(self._out_dir, name)
+        try:
+            digest = _write_parts(path, parts)
+        except OSError as exc:
+            if os.path.exists(path):
+                os.unlink(path)
+            reason, body = describe_raised(exc)
+            return Outcome(reason, [body], extra)
+        return Outcome("done", [], {**extra, "file": name, "size": size, "digest": digest})
+
+    def _add_children(self, user: float, system: float) -> tuple[float, float]:
+        """Return the CPU seconds with those of child processes that were waited for since."""
+        before, now = self._children, resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._children = now
+        return (
+            user + now.ru_utime - before.ru_utime,
+            system + now.ru_stime - before.ru_stime,
+        )
+
+    def _end_frame(self, lease: str) -> bytes:
+        return pack_frame(
+            {
+                "t": "end",
+                "lease": lease,
+                "rss_bytes": self._wire.rss_bytes(),
+                "threads": count_leftover_threads(),
+                "children": count_leftover_children(),
+            }
+        )
+
+    def _end_forked_child(self) -> None:
+        """End a process that the element forked and that came back here: its parent reports."""
+        try:
+            self._output.flush()
+        finally:
+            os._exit(0)
+
+
+def _profiled(
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    extra: dict[str, Any],
+) -> object:
+    import cProfile
+    import io
+    import pstats
+
+    profile = cProfile.Profile()
+    try:
+        return profile.runcall(call, *args, **kwargs)
+    finally:
+        text = io.StringIO()
+        pstats.Stats(profile, stream=text).sort_stats("cumulative").print_stats(200)
+        extra["profile"] = text.getvalue()[:_MAX_PROFILE_CHARACTERS]
+
+
+def _size_bytes(part: Buffer) -> int:
+    return part.nbytes if isinstance(part, memoryview) else len(part)
+
+
+def _write_parts(path: str, parts: list[Buffer]) -> str:
+    """Write ``parts`` to a new file without joining them; return the sha256 in hex."""
+    import hashlib
+
+    total = hashlib.sha256()
+    with open(path, "xb", buffering=0) as file:
+        for part in parts:
+            view = memoryview(part).cast("B")
+            total.update(view)
+            while view:
+                view = view[file.write(view) :]
+    return total.hexdigest()
+
+
+def _result_frame(
+    position: int, outcome: Outcome, figures: tuple[float, float, float, float]
+) -> bytes:
+    """Return the frame of one result; by hand, as it is made for each element."""
+    at, seconds, user, system = figures
+    extra = json.dumps(outcome.extra)[1:-1] if outcome.extra else ""
+    header = (
+        f'{{"t":"result","p":{position},"r":"{outcome.reason}","at":{at:.6f},"s":{seconds:.6f},'
+        f'"u":{user:.6f},"y":{system:.6f}{"," if extra else ""}{extra}}}'
+    ).encode()
+    size = sum(map(_size_bytes, outcome.parts))
+    return b"".join((PREFIX.pack(len(header), size), header, *outcome.parts))

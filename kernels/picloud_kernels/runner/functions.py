@@ -1,0 +1,93 @@
+"""Functions and arguments as they come: loaded once, failures kept in words."""
+
+import mmap
+import os
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from picloud_jupyter.protocol.frames import Buffer
+from picloud_jupyter.serialize.failure import dump_failure
+from picloud_jupyter.serialize.payload import (
+    FunctionHeader,
+    PayloadError,
+    load_function,
+    read_function_header,
+)
+from picloud_jupyter.serialize.sources import install_sources
+from picloud_jupyter.serialize.versions import VersionReport, local_report, version_warnings
+from picloud_kernels.runner.words import traceback_text
+
+
+def map_file(descriptor: int) -> mmap.mmap:
+    """Return the file's bytes, writable without touching the file; closes ``descriptor``."""
+    try:
+        return mmap.mmap(
+            descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
+    finally:
+        os.close(descriptor)
+
+
+class Function:
+    """A function by its bytes. After `load` either ``call`` or ``failure`` is set.
+
+    ``failure`` is the body of a failed element.
+    """
+
+    call: Callable[..., Any] | None = None
+    failure: bytes = b""
+    header: FunctionHeader | None = None
+
+    def __init__(self, body: Buffer, descriptors: Sequence[int]) -> None:
+        self._data: Buffer | mmap.mmap | None = (
+            map_file(descriptors[0]) if descriptors else body
+        )
+
+    def load(self) -> bool:
+        """Load the function if that was not done yet; return whether it was done now."""
+        now = self._data is not None
+        if now:
+            self._load(self._data)  # type: ignore[arg-type]
+            self._data = None
+        if self.header is not None:
+            install_sources(self.header.sources)
+        return now
+
+    def _load(self, data: Buffer) -> None:
+        try:
+            self.header = read_function_header(data)
+            self.call = load_function(data).call
+        except BaseException as exc:  # noqa: BLE001  # importing the user's modules may raise anything
+            self.failure = load_failure_body(exc, "The function", self.header)
+
+
+def load_failure_body(
+    exc: BaseException,
+    what: str,
+    header: FunctionHeader | None,
+    *,
+    packages: Sequence[str] = (),
+) -> bytes:
+    """Return the body of an element whose function or arguments could not be loaded."""
+    lines = [f"{what} could not be loaded where the job runs: {type(exc).__name__}: {exc}"]
+    here = platform.python_version()
+    if header is None:
+        lines.append(f"Python {here} runs here.")
+    else:
+        lines.append(f"Made with Python {header.python}, loaded with Python {here}.")
+        report = VersionReport(header.python, header.packages)
+        lines += version_warnings(report, local_report([*header.packages, *packages]))
+    lines.append(_next_step(exc))
+    return dump_failure(exc, "\n".join((traceback_text(exc), *lines)), message="\n".join(lines))
+
+
+def _next_step(exc: BaseException) -> str:
+    if isinstance(exc, ModuleNotFoundError) and exc.name:
+        return (
+            f"Install {exc.name.partition('.')[0]} in the Python that submits, or make sure that the module "
+            "lies in the notebook's folder or on sys.path when you call."
+        )
+    if isinstance(exc, PayloadError):
+        return "Submit it again with the version of picloud-jupyter that the service runs."
+    return "Send simpler values (numbers, arrays, text), or mend the class so that pickle can rebuild it."

@@ -1,0 +1,146 @@
+"""What an element finds, and how it is brought back for the next one."""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+
+from picloud_jupyter.transport.inside import CHUNK_VARIABLES, ELEMENT_VARIABLES
+
+_TEMPORARY = "/tmp"  # noqa: S108  # the container's own
+_HANDLED = tuple(set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})
+
+
+def restore_default_signals() -> None:
+    """Give every signal what a fresh interpreter has, whatever was inherited."""
+    for number in _HANDLED:
+        if signal.getsignal(number) is signal.SIG_IGN and number not in (
+            signal.SIGPIPE,
+            signal.SIGXFSZ,
+        ):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+class Baseline:
+    """The interpreter's surroundings as they were when this was made.
+
+    ``isolated`` says that /tmp is the container's own: then new entries in it are removed.
+    """
+
+    def __init__(self, *, isolated: bool) -> None:
+        self._folder = os.getcwd()
+        self._path = list(sys.path)
+        self._recursion_limit = sys.getrecursionlimit()
+        self._umask = os.umask(0o022)
+        os.umask(self._umask)
+        self._handlers = {number: signal.getsignal(number) for number in _HANDLED}
+        self._isolated = isolated
+        for name in (*CHUNK_VARIABLES, *ELEMENT_VARIABLES):
+            os.environ[name] = ""
+        self._environ = os.environ
+        self._live = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001  # comparing encoded dicts costs 0.5 us, decoded ones 30
+        self._variables: dict[bytes, bytes] = dict(self._live)
+        self._temporary = frozenset(os.listdir(_TEMPORARY)) if isolated else frozenset()
+        self._temporary_state = self._look_at_temporary()
+
+    def set_variable(self, name: str, value: str) -> None:
+        """Set an environment variable that belongs to the surroundings from now on."""
+        os.environ[name] = value
+        self._variables[name.encode()] = value.encode()
+
+    def adopt_imports(self) -> None:
+        """Keep what loading a function did to sys.path and the environment.
+
+        A module that extends them does so once, when it is imported; later elements need it too.
+        """
+        self._path = list(sys.path)
+        self._variables = dict(self._live)
+
+    def restore_after_element(self) -> None:
+        """Bring back what an element may have changed for the next one; a few microseconds."""
+        os.environ = self._environ  # noqa: B003  # the element may have put another mapping there
+        if self._live != self._variables:
+            self._restore_variables()
+        if sys.path != self._path:
+            sys.path[:] = self._path
+        if sys.getrecursionlimit() != self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
+        if os.umask(self._umask) != self._umask:
+            os.umask(self._umask)
+        signal.alarm(0)
+        self._restore_folder()
+        if self._isolated and self._look_at_temporary() != self._temporary_state:
+            self._clean_temporary()
+
+    def restore_after_chunk(self) -> None:
+        """Bring back signals and timers too; they cost more to look at."""
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) is not handler and handler is not None:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        if self._isolated:
+            self._clean_temporary()
+
+    def _restore_variables(self) -> None:
+        for name in [n for n in self._live if n not in self._variables]:
+            del os.environ[os.fsdecode(name)]
+        for name, value in self._variables.items():
+            if self._live.get(name) != value:
+                os.environ[os.fsdecode(name)] = os.fsdecode(value)
+
+    def _restore_folder(self) -> None:
+        try:
+            moved = os.getcwd() != self._folder
+        except FileNotFoundError:  # the element removed the folder it was in
+            moved = True
+        if moved:
+            os.chdir(self._folder)
+
+    def _look_at_temporary(self) -> tuple[int, int, int]:
+        if not self._isolated:
+            return (0, 0, 0)
+        found = os.stat(_TEMPORARY)
+        return found.st_mtime_ns, found.st_size, found.st_nlink
+
+    def _clean_temporary(self) -> None:
+        """Remove entries that were not there at the start (folders bound there by us stay)."""
+        for name in os.listdir(_TEMPORARY):
+            if name not in self._temporary:
+                _remove(os.path.join(_TEMPORARY, name))
+        self._temporary_state = self._look_at_temporary()
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(
+            path, ignore_errors=True
+        )  # a process that goes on writing must not end us
+        return
+    try:
+        os.unlink(path)
+    except OSError:  # somebody else's, or gone: the next reset looks again
+        return
+
+
+def count_leftover_threads() -> int:
+    """Return how many threads run beside the main one."""
+    return threading.active_count() - 1
+
+
+def count_leftover_children() -> int:
+    """Return how many child processes exist, ended ones that nobody waited for included."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    total = 0
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children", "rb") as file:
+            total += len(file.read().split())
+    return max(total, 1)

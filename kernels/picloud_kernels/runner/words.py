@@ -1,0 +1,62 @@
+"""What is said of an element that failed."""
+
+import errno
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from picloud_jupyter.serialize.failure import dump_failure
+
+_OWN_FOLDER = str(Path(__file__).parent)
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_LOADERS = ("payload.py", "cProfile.py")
+
+
+def traceback_text(exc: BaseException) -> str:
+    """Return the traceback as Python prints it, without the runner's own frames."""
+    frames = exc.__traceback__
+    while frames is not None and _is_ours(frames):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(exc), exc, frames))
+
+
+def _is_ours(frames: TracebackType) -> bool:
+    file_name = frames.tb_frame.f_code.co_filename
+    return file_name.startswith(_OWN_FOLDER) or file_name.endswith(_LOADERS)
+
+
+def describe_raised(exc: BaseException) -> tuple[str, bytes]:
+    """Return (end reason, body) of an element whose function raised ``exc``."""
+    text = traceback_text(exc)
+    addition = _addition(exc)
+    reason = "disk_full" if _is_out_of_space(exc) else "error"
+    if not addition:
+        return reason, dump_failure(exc, text)
+    return reason, dump_failure(exc, f"{text}{addition}\n", message=_message(exc, addition))
+
+
+def _message(exc: BaseException, addition: str) -> str:
+    stated = str(exc)
+    return addition if isinstance(exc, SystemExit) or not stated else f"{stated}. {addition}"
+
+
+def _addition(exc: BaseException) -> str:
+    if isinstance(exc, SystemExit):
+        return (
+            f"sys.exit({exc.code!r}) was called in the job (SystemExit). A job must not end its interpreter: "
+            "return a value, or raise another exception"
+        )
+    if isinstance(exc, KeyboardInterrupt):
+        return "the job got SIGINT from inside its container"
+    if isinstance(exc, MemoryError):
+        return (
+            "the job could not get the memory it asked for; ask for more with _cores or _type, "
+            "or work on smaller pieces"
+        )
+    if _is_out_of_space(exc):
+        return "the disk that holds the job's files is full; free some space or write less"
+    return ""
+
+
+def _is_out_of_space(exc: BaseException) -> bool:
+    return isinstance(exc, OSError) and exc.errno in _OUT_OF_SPACE
