@@ -171,6 +171,16 @@ class Network:
         attachment = self._attached.get(container)
         return attachment is None or not attachment.words
 
+    def traffic(self, container: str) -> tuple[int, int] | None:
+        """Return the bytes (received, sent) that ``container`` passed through the proxy.
+
+        None where the interfaces of its namespace say it: anything but the proxy.
+        """
+        attachment = self._attached.get(container)
+        if attachment is None or self.choice.mode is not NetworkMode.PROXY:
+            return None
+        return attachment.proxy.traffic if attachment.proxy is not None else (0, 0)
+
     async def wait_ready(self, container: str) -> str:
         """Return "" once ``container`` is connected, else why it has no network.
 

@@ -34,6 +34,16 @@ class Proxy:
         self._accepting: asyncio.Task[None] | None = None
         self._clients: dict[_Client, asyncio.Task[None] | None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._past = (0, 0)  # traffic of connections that are closed
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes (received by, sent by) the container so far."""
+        received, sent = self._past
+        for client in self._clients:
+            received += client.server.received_bytes if client.server is not None else 0
+            sent += client.received_bytes
+        return received, sent
 
     def start(self) -> None:
         """Accept connections."""
@@ -91,6 +101,9 @@ class Proxy:
 
     def _forget(self, client: Side) -> None:
         assert isinstance(client, _Client)
+        received, sent = self._past
+        received += client.server.received_bytes if client.server is not None else 0
+        self._past = (received, sent + client.received_bytes)
         task = self._clients.pop(client, None)
         if task is not None:
             task.cancel()
@@ -141,11 +154,15 @@ async def _connect(head: ProxyHead) -> Side:
 
 
 class _Client(Side):
-    """A connection from inside a container. ``head`` resolves to the head of its request."""
+    """A connection from inside a container.
+
+    ``head`` resolves to the head of its request; ``server`` is the side it was joined to.
+    """
 
     def __init__(self, on_lost: Callable[[Side], None]) -> None:
         super().__init__(on_lost)
         self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.server: Side | None = None
         self._early = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -181,6 +198,7 @@ class _Client(Side):
         if server.transport is not None:
             server.transport.write(head.forward + bytes(self._early))
         self._early.clear()
+        self.server = server
         join(self, server)
 
     def answer(self, status: str, text: str) -> None:

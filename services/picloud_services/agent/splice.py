@@ -12,12 +12,17 @@ BUFFER_BYTES = 256 * 1024
 
 
 class Side(asyncio.Protocol):
-    """One end of a splice. ``active_at`` is loop time of the last byte in either direction."""
+    """One end of a splice.
+
+    ``active_at`` is loop time of the last byte in either direction, ``received_bytes`` what came
+    in at this end and was passed on.
+    """
 
     def __init__(self, on_lost: Callable[["Side"], None] | None = None) -> None:
         self.transport: asyncio.Transport | None = None
         self.peer: Side | None = None
         self.active_at = 0.0
+        self.received_bytes = 0
         self._on_lost = on_lost
         self._ended = False
         self._loop = asyncio.get_running_loop()
@@ -34,6 +39,7 @@ class Side(asyncio.Protocol):
         peer = self.peer
         if peer is not None and peer.transport is not None:
             self.active_at = peer.active_at = self._loop.time()
+            self.received_bytes += len(data)
             peer.transport.write(data)
 
     def eof_received(self) -> bool:
