@@ -1,18 +1,15 @@
 """The table of requests, and the listeners that serve it."""
 
-import logging
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_unix_socket
-
 from picloud_jupyter.protocol import routes
 from picloud_services.accounts.keys import JobIdentity
 from picloud_services.gateway import jobs, logs, maps, nodes, results, service, uploads
-from picloud_services.gateway.handler import Connections, Door
+from picloud_services.gateway.handler import Door, Exchange
+from picloud_services.gateway.http_server import HttpServer
 from picloud_services.gateway.router import Router
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Reply, Request, Route
@@ -20,9 +17,6 @@ from picloud_services.gateway.words import Reply, Request, Route
 MIB = 1024**2
 JSON_BYTES = 16 * MIB  # a quarter of a million ranges of jids
 SUBMIT_BYTES = 16 * MIB
-IDLE_SECONDS = 3600.0
-PIECE_BYTES = 256 * 1024
-BUFFER_BYTES = MIB  # what one connection may hold, beside a small body
 
 
 def make_routes(services: Services) -> list[Route]:
@@ -77,31 +71,21 @@ class Gateway:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._router = Router(make_routes(services))
-        self._servers: list[tuple[HTTPServer, Connections, Path]] = []
-        for name in ("tornado.access", "tornado.general"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # clients that hang up are no news
+        self._servers: list[HttpServer] = []
 
-    def listen(self, api_socket: Path, jobs_socket: Path) -> None:
+    async def listen(self, api_socket: Path, jobs_socket: Path) -> None:
         """Serve both sockets from now on; what was left of earlier ones is replaced.
 
         Raises:
             OSError: a socket cannot be made there.
         """
-        self._serve(api_socket, Door(self._router, self._check_key, os.getuid()))
-        self._serve(jobs_socket, Door(self._router, self._check_key, None))
+        await self._serve(api_socket, Door(self._router, self._check_key, os.getuid()))
+        await self._serve(jobs_socket, Door(self._router, self._check_key, None))
 
-    def _serve(self, path: Path, door: Door) -> None:
-        connections = Connections(door)
-        server = HTTPServer(
-            connections,
-            idle_connection_timeout=IDLE_SECONDS,
-            chunk_size=PIECE_BYTES,
-            max_header_size=64 * 1024,
-            max_buffer_size=BUFFER_BYTES,
-            max_body_size=2**62,  # limits are the routes'
-        )
-        server.add_socket(bind_unix_socket(str(path), mode=0o600, backlog=1024))
-        self._servers.append((server, connections, path))
+    async def _serve(self, path: Path, door: Door) -> None:
+        server = HttpServer(partial(Exchange, door))
+        await server.listen(path)
+        self._servers.append(server)
 
     def _check_key(self, key: str) -> JobIdentity | None:
         job = self._services.keys.check(key)
@@ -113,9 +97,6 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop listening, remove the sockets, end what is being answered."""
-        for server, connections, path in self._servers:
-            server.stop()
-            path.unlink(missing_ok=True)
-            await connections.close()
-            await server.close_all_connections()
+        for server in self._servers:
+            await server.close()
         self._servers.clear()

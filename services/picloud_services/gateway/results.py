@@ -107,7 +107,7 @@ def _jid(request: Request) -> int:
 
 def _payload_reply(services: Services, request: Request, payload: Payload) -> Reply:
     total_bytes = payload.size_bytes if isinstance(payload, BlobRef) else len(payload)
-    asked = read_byte_range(request.headers.get("Range"), total_bytes)
+    asked = read_byte_range(request.headers.get("range"), total_bytes)
     start, stop = asked or (0, total_bytes)
     reply = Reply(content_type=BYTES_TYPE, headers={"Accept-Ranges": "bytes"})
     if asked is not None:

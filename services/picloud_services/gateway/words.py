@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from picloud_jupyter.protocol import frames
+from picloud_jupyter.protocol.errors import CloudException, error_to_wire
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_services.accounts.keys import JobIdentity
 from picloud_services.base import codec
@@ -27,7 +28,10 @@ class Caller:
 
 @dataclass(slots=True)
 class Request:
-    """One request, authenticated. ``names`` are the segments that the route left open."""
+    """One request, authenticated.
+
+    ``names`` are the segments that the route left open; names of ``headers`` are in lower case.
+    """
 
     caller: Caller
     names: tuple[str, ...]
@@ -89,3 +93,10 @@ class Route:
     open_sink: SinkOpener | None = None
     body_bytes: int = 0
     inside_jobs: bool = True
+
+
+def error_reply(error: CloudException) -> Reply:
+    """Return the answer that carries ``error``."""
+    return json_reply(
+        error_to_wire(error), status=error.status if 400 <= error.status < 600 else 500
+    )
