@@ -1,0 +1,151 @@
+"""Where the agent reaches a supervisor (L4): a socket that serves one agent, the newest."""
+
+import contextlib
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from picloud_jupyter.protocol.frames import (
+    OLDEST_WIRE_VERSION,
+    WIRE_VERSION,
+    Buffer,
+    FrameError,
+    FrameReader,
+    pack_frame,
+)
+
+_READ_BYTES = 256 * 1024
+_PEER = struct.Struct("3i")  # pid, uid, gid: struct ucred
+
+
+def listen(path: str) -> socket.socket:
+    """Return a socket that listens at ``path``, for our own uid alone.
+
+    Raises:
+        OSError: the path is too long, or its folder is gone.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(mask)
+    listener.listen(4)
+    listener.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    return listener
+
+
+class AgentConnection:
+    """One connection from an agent. Never blocks; what cannot be sent now waits.
+
+    ``greeting`` is called once, when the agent has said hello and is understood: what it returns
+    goes out first.
+    """
+
+    def __init__(
+        self, connected: socket.socket, greeting: Callable[[], Iterable[bytes]]
+    ) -> None:
+        connected.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        self.socket = connected
+        self.is_open = True
+        self._greeting = greeting
+        self._is_greeted = False
+        self._reader = FrameReader()
+        self._unsent: deque[Buffer] = deque()
+
+    def read(self) -> list[tuple[dict[str, Any], bytes]]:
+        """Return the frames that came; `is_open` is false when the agent left or is cut off."""
+        try:
+            data = self.socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return []
+        try:
+            frames = list(self._reader.feed(data))
+        except FrameError as exc:
+            self._refuse(str(exc))
+            return []
+        if frames and not self._is_greeted:
+            return self._greet(frames)
+        return frames
+
+    def _greet(
+        self, frames: list[tuple[dict[str, Any], bytes]]
+    ) -> list[tuple[dict[str, Any], bytes]]:
+        hello, _ = frames.pop(0)
+        wire, oldest = hello.get("wire"), hello.get("oldest")
+        if (
+            hello.get("t") != "hello"
+            or not isinstance(wire, int)
+            or not isinstance(oldest, int)
+        ):
+            self._refuse("the first frame must be hello, with wire and oldest")
+            return []
+        if wire < OLDEST_WIRE_VERSION or oldest > WIRE_VERSION:
+            self._refuse(
+                f"this supervisor speaks wire versions {OLDEST_WIRE_VERSION} to {WIRE_VERSION}, the "
+                f"agent {oldest} to {wire}; let its container end with the agent that started it"
+            )
+            return []
+        self._is_greeted = True
+        self._unsent.extend(self._greeting())
+        self.flush()
+        return frames
+
+    def _refuse(self, message: str) -> None:
+        self._unsent.append(pack_frame({"t": "refused", "message": message}))
+        self.flush()
+        self.close()
+
+    def send(self, frame: Buffer) -> None:
+        """Send one packed frame; before the hello it is left to the greeting."""
+        if self._is_greeted and self.is_open:
+            self._unsent.append(frame)
+            self.flush()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether volatile frames may be sent: the agent takes what it is sent."""
+        return self._is_greeted and self.is_open and not self._unsent
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the socket was full: call `flush` when it can be written."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send what the socket takes."""
+        unsent = self._unsent
+        while unsent:
+            try:
+                sent = self.socket.send(unsent[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()
+                return
+            if sent < len(unsent[0]):
+                unsent[0] = memoryview(unsent[0])[sent:]
+            else:
+                unsent.popleft()
+
+    def close(self) -> None:
+        """Close the connection; may be called twice."""
+        self.is_open = False
+        self._unsent.clear()
+        self.socket.close()
+
+
+def is_our_own(connected: socket.socket) -> bool:
+    """Return whether the peer runs as our uid, or as root."""
+    peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    return _PEER.unpack(peer)[1] in (os.getuid(), 0)

@@ -1,0 +1,197 @@
+"""Reads what a runner sends. User code shares its process, so nothing of it is believed. Pure.
+
+Only values of the right type and size come out of here, and results in the order of elements;
+anything else raises `BrokenProtocol`.
+"""
+
+import re
+from dataclasses import dataclass, field
+from json import JSONDecoder
+from typing import Any
+
+from picloud_jupyter.protocol.frames import PREFIX
+from picloud_jupyter.protocol.jobs import INLINE_BYTES, EndReason
+
+MAX_HEADER_BYTES = 2 * 1024 * 1024
+MAX_NOTE_CHARACTERS = 4096
+MAX_PROFILE_CHARACTERS = 1024 * 1024
+_PLAIN_RESULT_FIELDS = 7  # t p r at s u y
+_MOST_SECONDS = 1e11
+
+REASONS = frozenset(
+    reason.value
+    for reason in (
+        EndReason.DONE,
+        EndReason.ERROR,
+        EndReason.EXIT_CODE,
+        EndReason.DISK_FULL,
+        EndReason.ENV_MISSING,
+        EndReason.INPUT_UNDESERIALIZABLE,
+        EndReason.RESULT_UNSERIALIZABLE,
+        EndReason.RESULT_TOO_LARGE,
+        EndReason.INCOMPATIBLE,
+    )
+)
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
+_DIGEST = re.compile(r"(?:[0-9a-f]{64})?\Z")
+_decode = JSONDecoder().decode
+
+
+class BrokenProtocol(Exception):  # noqa: N818  # what the runner did, not what we did
+    """Raised when a runner does what none of ours does; the text completes "the runner ..."."""
+
+
+@dataclass(slots=True)
+class Results:
+    """Consecutive results: ``items`` as they go into a batch, and their bodies."""
+
+    items: list[list[Any]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerHello:
+    """The runner is ready. ``wire`` and ``oldest`` are the versions it speaks."""
+
+    wire: int
+    oldest: int
+    pid: int
+    rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEnd:
+    """The runner has no more to run of ``lease``; what it still holds."""
+
+    lease: str
+    rss_bytes: int
+    threads: int
+    children: int
+
+
+Said = Results | RunnerHello | ChunkEnd
+
+
+class RunnerFrames:
+    """Turns the bytes of one runner into what they say."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._expected = 0
+
+    def feed(self, data: bytes) -> list[Said]:
+        """Return what the frames completed by ``data`` say, results in a row as one `Results`.
+
+        Raises:
+            BrokenProtocol: something is not as it must be; the runner cannot be believed.
+        """
+        buffer = self._buffer + data if self._buffer else data
+        size, start, said = len(buffer), 0, list[Said]()
+        run: Results | None = None
+        while size - start >= PREFIX.size:
+            header_bytes, body_bytes = PREFIX.unpack_from(buffer, start)
+            if header_bytes > MAX_HEADER_BYTES or body_bytes > INLINE_BYTES:
+                raise BrokenProtocol(f"sent a frame of {header_bytes} + {body_bytes} bytes")
+            middle = start + PREFIX.size + header_bytes
+            end = middle + body_bytes
+            if end > size:
+                break
+            header = _read_header(buffer[start + PREFIX.size : middle])
+            start = end
+            if header.get("t") == "result":
+                if run is None:
+                    run = Results()
+                    said.append(run)
+                self._add_result(run, header, buffer[middle:end])
+            else:
+                run = None
+                said.append(self._read_other(header))
+        self._buffer = buffer[start:] if start else buffer
+        return said
+
+    def _add_result(self, run: Results, header: dict[str, Any], body: bytes) -> None:
+        try:
+            reason = header["r"]
+            at, runtime = header["at"] + 0.0, header["s"] + 0.0
+            user, system = header["u"] + 0.0, header["y"] + 0.0
+            if not (
+                header["p"] == self._expected
+                and reason in REASONS
+                and 0 <= at < _MOST_SECONDS
+                and 0 <= runtime < _MOST_SECONDS
+                and 0 <= user < _MOST_SECONDS
+                and 0 <= system < _MOST_SECONDS
+            ):
+                raise BrokenProtocol(f"sent a bad result for element {self._expected}")
+        except (KeyError, TypeError, ArithmeticError):
+            raise BrokenProtocol(f"sent a bad result for element {self._expected}") from None
+        extra = None if len(header) == _PLAIN_RESULT_FIELDS else _read_extra(header, body)
+        run.items.append(
+            [self._expected, reason, at, runtime, user, system, len(body), extra or None]
+        )
+        run.bodies.append(body)
+        run.size_bytes += len(body)
+        self._expected += 1
+
+    def _read_other(self, header: dict[str, Any]) -> Said:
+        match header.get("t"):
+            case "hello":
+                return RunnerHello(
+                    _count(header, "wire"),
+                    _count(header, "oldest"),
+                    _count(header, "pid"),
+                    _count(header, "rss_bytes"),
+                )
+            case "end":
+                self._expected = 0
+                return ChunkEnd(
+                    _text(header, "lease", 64),
+                    _count(header, "rss_bytes"),
+                    _count(header, "threads"),
+                    _count(header, "children"),
+                )
+        raise BrokenProtocol("sent a frame of an unknown kind")
+
+
+def _read_header(data: bytes) -> dict[str, Any]:
+    try:
+        header = _decode(data.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise BrokenProtocol("sent a frame whose header is not a JSON object")
+    return header
+
+
+def _read_extra(header: dict[str, Any], body: bytes) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    if header.get("file") is not None:
+        name, digest = _text(header, "file", 100), _text(header, "digest", 64)
+        if body or not _FILE_NAME.match(name) or not _DIGEST.match(digest):
+            raise BrokenProtocol("named a result file wrongly")
+        extra.update(file=name, size=_count(header, "size"), digest=digest)
+    if header.get("profile") is not None:
+        extra["profile"] = _text(header, "profile", MAX_PROFILE_CHARACTERS)
+    if header.get("note") is not None:
+        extra["note"] = _text(header, "note", MAX_NOTE_CHARACTERS)
+    code = header.get("exit")
+    if code is not None:
+        if type(code) is not int or not -(2**31) <= code < 2**32:
+            raise BrokenProtocol("sent an exit code that is none")
+        extra["exit"] = code
+    return extra
+
+
+def _count(header: dict[str, Any], name: str) -> int:
+    value = header.get(name)
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise BrokenProtocol(f"sent {name} that is no count")
+    return value
+
+
+def _text(header: dict[str, Any], name: str, limit: int) -> str:
+    value = header.get(name)
+    if not isinstance(value, str) or len(value) > limit:
+        raise BrokenProtocol(f"sent {name} that is no text of at most {limit} characters")
+    return value.encode("utf-8", "replace").decode()  # a lone surrogate is no text
