@@ -46,6 +46,7 @@ CREATE TABLE specs (
 
 -- One row per call or map. `size` is null while a map's length is unknown. `open` counts its jobs
 -- that are not finished. `state`: calls and complete maps are sealed; abandoned maps were given up.
+-- `dependencies`: met, waiting or failed; jobs of a new part begin accordingly.
 CREATE TABLE batches (
   batch BIGINT PRIMARY KEY,
   user_id BIGINT NOT NULL,
@@ -57,6 +58,7 @@ CREATE TABLE batches (
   request_key TEXT,
   parent_jid BIGINT,
   depends_on TEXT,
+  dependencies TEXT NOT NULL,
   size BIGINT,
   first_jid BIGINT,
   state TEXT NOT NULL,
@@ -87,7 +89,6 @@ CREATE TABLE parts (
   first_index BIGINT NOT NULL,
   count BIGINT NOT NULL,
   arguments BYTEA NOT NULL,
-  digest TEXT,
   files BIGINT NOT NULL DEFAULT 0,
   links BIGINT NOT NULL,
   created_at DOUBLE PRECISION NOT NULL

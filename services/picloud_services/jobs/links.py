@@ -1,0 +1,143 @@
+"""Payloads that many rows share: functions, specs and blobs, with their reference counts."""
+
+import dataclasses
+
+from picloud_jupyter.protocol.errors import Corrupt
+from picloud_jupyter.protocol.jobs import DEFAULT_PRIORITY, JobSpec
+from picloud_services.base import codec
+from picloud_services.base.sql import Statement, Transaction
+from picloud_services.blobs.store import BlobRef
+from picloud_services.jobs.words import Function, Payload
+
+_FUNCTION = Statement(
+    """INSERT INTO functions (digest, size_bytes, data, blob, links)
+    VALUES (:digest, :size, :data, :blob, 1)
+    ON CONFLICT (digest) DO UPDATE SET links = functions.links + 1 RETURNING links"""
+)
+_READ_FUNCTION = Statement(
+    "SELECT data, blob, size_bytes FROM functions WHERE digest = :digest"
+)
+_UNLINK_FUNCTION = Statement(
+    "UPDATE functions SET links = links - 1 WHERE digest = :digest RETURNING links, blob"
+)
+_REMOVE_FUNCTION = Statement("DELETE FROM functions WHERE digest = :digest")
+_LINK_BLOB = Statement(
+    """INSERT INTO blobs (blob, size_bytes, digest, links) VALUES (:blob, :size, :digest, :links)
+    ON CONFLICT (blob) DO UPDATE SET links = blobs.links + :links, unlinked_at = NULL"""
+)
+_UNLINK_BLOB = Statement(
+    """UPDATE blobs SET links = links - 1,
+    unlinked_at = CASE WHEN links = 1 THEN CAST(:at AS DOUBLE PRECISION) ELSE NULL END
+    WHERE blob = :blob AND links > 0"""
+)
+_FIND_SPEC = Statement("SELECT spec FROM specs WHERE digest = :digest")
+_ADD_SPEC = Statement(
+    """INSERT INTO specs (spec, digest, data)
+    SELECT COALESCE(MAX(spec), 0) + 1, :digest, :data FROM specs RETURNING spec"""
+)
+_READ_SPEC = Statement("SELECT data FROM specs WHERE spec = :spec")
+
+
+def link_blob(tx: Transaction, ref: BlobRef, *, links: int = 1) -> None:
+    """Count ``links`` more references to a blob that is durable already."""
+    tx.run(_LINK_BLOB, blob=ref.blob, size=ref.size_bytes, digest=ref.digest, links=links)
+
+
+def unlink_blob(tx: Transaction, blob: str, at: float) -> None:
+    """Drop one reference; the last one starts the grace after which the blob goes."""
+    tx.run(_UNLINK_BLOB, blob=blob, at=at)
+
+
+def link_function(tx: Transaction, function: Function) -> None:
+    """Count one more reference to ``function``, which is kept if it is new."""
+    payload = function.payload
+    blob = payload if isinstance(payload, BlobRef) else None
+    links = tx.value(
+        _FUNCTION,
+        digest=function.digest,
+        size=blob.size_bytes if blob else len(payload),  # type: ignore[arg-type]
+        data=None if blob else payload,
+        blob=blob.blob if blob else None,
+    )
+    if links == 1 and blob:
+        link_blob(tx, blob)
+
+
+def unlink_function(tx: Transaction, digest: str, at: float) -> None:
+    """Drop one reference to a function; the last one removes it."""
+    row = tx.one(_UNLINK_FUNCTION, digest=digest)
+    if row and row[0] <= 0:
+        tx.run(_REMOVE_FUNCTION, digest=digest)
+        if row[1]:
+            unlink_blob(tx, row[1], at)
+
+
+def read_function(tx: Transaction, digest: str) -> Function:
+    """Return the function with ``digest``.
+
+    Raises:
+        Corrupt: a row names a function that is not there.
+    """
+    row = tx.one(_READ_FUNCTION, digest=digest)
+    if row is None:
+        raise Corrupt(f"The store has no function {digest}, though a job names it.")
+    data, blob, size = row
+    payload: Payload = BlobRef(blob, size, digest) if blob else bytes(data)
+    return Function(payload, digest)
+
+
+def shared_part(spec: JobSpec) -> JobSpec:
+    """Return ``spec`` without what is kept per batch, so that equal ones are kept once."""
+    if (
+        spec.label is None
+        and spec.priority == DEFAULT_PRIORITY
+        and not spec.depends_on
+        and spec.parent_jid is None
+    ):
+        return spec
+    return dataclasses.replace(
+        spec, label=None, priority=DEFAULT_PRIORITY, depends_on=(), parent_jid=None
+    )
+
+
+class SpecBook:
+    """The specs that have committed, in memory: each once, by number and by value."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[JobSpec, int] = {}
+        self._specs: dict[int, JobSpec] = {}
+
+    def known(self, spec: JobSpec) -> JobSpec:
+        """Return the kept equal of ``spec``, or itself."""
+        number = self._numbers.get(spec)
+        return spec if number is None else self._specs[number]
+
+    def number(self, tx: Transaction, spec: JobSpec) -> int:
+        """Return the number of ``spec``; entered in the store if it is new."""
+        known = self._numbers.get(spec)
+        if known is not None:
+            return known
+        digest = codec.digest(spec)
+        found: int | None = tx.value(_FIND_SPEC, digest=digest)
+        if found is None:
+            found = tx.value(_ADD_SPEC, digest=digest, data=codec.encode(spec).decode())
+            assert found is not None
+        return found
+
+    def remember(self, number: int, spec: JobSpec) -> JobSpec:
+        """Keep ``spec`` under its committed number; return the kept one."""
+        self._numbers.setdefault(spec, number)
+        return self._specs.setdefault(number, spec)
+
+    def read(self, tx: Transaction, number: int) -> JobSpec:
+        """Return the spec with ``number``.
+
+        Raises:
+            Corrupt: there is none.
+        """
+        if (kept := self._specs.get(number)) is not None:
+            return kept
+        data = tx.value(_READ_SPEC, spec=number)
+        if data is None:
+            raise Corrupt(f"The store has no spec {number}, though a batch names it.")
+        return codec.read(JobSpec, data)

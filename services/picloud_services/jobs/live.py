@@ -1,0 +1,214 @@
+"""The image in memory of every unfinished batch: one byte per job, changed only by what has committed.
+
+The store is the only truth; this is what it says of jobs that still change, kept so that waiting,
+listing and dispatching cost nothing per job. A batch is forgotten when its last job is finished.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from picloud_jupyter.protocol.ids import JidRange
+from picloud_jupyter.protocol.jobs import JobSpec, Status
+from picloud_services.jobs.spans import (
+    ABSENT,
+    CODE_OF,
+    STATUS_OF,
+    UNFINISHED_CODES,
+    Span,
+    SpanIndex,
+)
+
+OPEN, SEALED, ABANDONED = "open", "sealed", "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Jobs of one batch, contiguous jids, that went from one stored status to another."""
+
+    batch: int
+    first_jid: int
+    last_jid: int
+    old: Status
+    new: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Contiguous queued jobs of one batch that may run now, or ``delay_seconds`` from now."""
+
+    batch: int
+    first_jid: int
+    count: int
+    attempt: int = 1
+    fresh: bool = False
+    alone: bool = False
+    delay_seconds: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class LiveBatch:
+    """A call or a map that is not finished. ``spec`` is shared by many and lacks what is here."""
+
+    batch: int
+    user_id: int
+    spec: JobSpec
+    function_digest: str
+    priority: int
+    label: str | None
+    state: str
+    size: int | None
+    created_at: float
+    depends_on: tuple[JidRange, ...] = ()
+    is_map: bool = False
+    spans: list[Span] = field(default_factory=list)
+    open: int = 0  # unfinished jobs
+    waits_for: "list[JidRange] | None" = None  # unfinished dependencies, while it waits
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An element that runs now."""
+
+    lease: str
+    node: str
+    position: int
+    started_at: float
+
+
+class LiveJobs:
+    """All unfinished batches, and which of their jobs run."""
+
+    def __init__(self) -> None:
+        self.batches: dict[int, LiveBatch] = {}
+        self.running: dict[int, Running] = {}
+        self._index: SpanIndex[Span] = SpanIndex()
+
+    def add_batch(self, batch: LiveBatch) -> None:
+        """Enter a batch without jobs."""
+        self.batches[batch.batch] = batch
+
+    def reserve(self, batch: LiveBatch, first_jid: int, count: int) -> None:
+        """Enter the jids of a map of known length, whose parts are still to come."""
+        self._add_span(Span(first_jid, bytearray(count), batch, 0))
+
+    def add_jobs(
+        self, batch: LiveBatch, first_jid: int, first_index: int, codes: bytes
+    ) -> None:
+        """Enter committed jobs with their status codes."""
+        span = self._index.find(first_jid)
+        if span is None:
+            span = batch.spans[-1] if batch.spans else None
+            if (
+                span is not None
+                and span.last_jid + 1 == first_jid
+                and span.first_index + len(span.codes) == first_index
+            ):
+                span.codes += codes
+                self._index.add(span)
+            else:
+                self._add_span(Span(first_jid, bytearray(codes), batch, first_index))
+        else:
+            start = first_jid - span.first_jid
+            span.codes[start : start + len(codes)] = codes
+        batch.open += sum(codes.count(code) for code in UNFINISHED_CODES)
+        self.forget_if_finished(batch)
+
+    def _add_span(self, span: Span) -> None:
+        span.batch.spans.append(span)
+        self._index.add(span)
+
+    def find(self, jid: int) -> Span | None:
+        """Return the span of ``jid`` if its batch is unfinished."""
+        return self._index.find(jid)
+
+    def overlapping(self, first: int, last: int) -> Iterator[Span]:
+        """Yield the spans that hold any of ``first`` .. ``last``."""
+        return self._index.overlapping(first, last)
+
+    def status(self, jid: int) -> Status | None:
+        """Return the status of ``jid`` if its batch is unfinished and the job is committed."""
+        span = self._index.find(jid)
+        if span is None or (code := span.code(jid)) == ABSENT:
+            return None
+        if jid in self.running and code in UNFINISHED_CODES:
+            return Status.PROCESSING
+        return STATUS_OF[code]
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Take over committed changes and tell the watchers of their spans."""
+        for change in changes:
+            span = self._index.find(change.first_jid)
+            if span is None:
+                continue
+            start, stop = span.cut(change.first_jid, change.last_jid)
+            old, new = CODE_OF[change.old], CODE_OF[change.new]
+            span.codes[start:stop] = bytes((new,)) * (stop - start)
+            if new not in UNFINISHED_CODES:
+                span.batch.open -= stop - start
+                for jid in self._running_within(change.first_jid, change.last_jid):
+                    del self.running[jid]
+            for watcher in tuple(span.watchers):
+                watcher.changed(span, start, stop, old, new)
+            self.forget_if_finished(span.batch)
+
+    def _running_within(self, first: int, last: int) -> list[int]:
+        if last - first < len(self.running):
+            return [jid for jid in range(first, last + 1) if jid in self.running]
+        return [jid for jid in self.running if first <= jid <= last]
+
+    def forget_if_finished(self, batch: LiveBatch) -> None:
+        """Drop a batch that cannot change any more."""
+        if batch.open or batch.state == OPEN or batch.batch not in self.batches:
+            return
+        del self.batches[batch.batch]
+        for span in batch.spans:
+            self._index.remove(span)
+
+    def count(self, span: Span, start: int, stop: int) -> dict[Status, int]:
+        """Return how many jobs between two positions are in each status, processing included."""
+        codes = span.codes
+        found = {
+            status: n
+            for code, status in STATUS_OF.items()
+            if (n := codes.count(code, start, stop))
+        }
+        running = len(self._running_within(span.first_jid + start, span.first_jid + stop - 1))
+        if running:
+            found[Status.PROCESSING] = running
+            left = found.get(Status.QUEUED, 0) - running
+            if left > 0:
+                found[Status.QUEUED] = left
+            else:
+                found.pop(Status.QUEUED, None)
+        return found
+
+    def runs(self, span: Span, start: int, stop: int) -> Iterator[tuple[int, int, Status]]:
+        """Yield (first jid, last jid, status) for positions [start, stop), absent ones left out."""
+        base = span.first_jid
+        cuts = sorted(
+            {jid - base for jid in self._running_within(base + start, base + stop - 1)}
+        )
+        at = start
+        for running_at in [*cuts, stop]:
+            yield from _code_runs(span, at, running_at)
+            if running_at < stop:
+                yield base + running_at, base + running_at, Status.PROCESSING
+            at = running_at + 1
+
+
+def _code_runs(span: Span, start: int, stop: int) -> Iterator[tuple[int, int, Status]]:
+    codes = span.codes
+    while start < stop:
+        code = codes[start]
+        end = start + 1
+        step = 1
+        while end < stop and codes[end] == code:  # doubling steps: runs are long
+            ahead = min(end + step, stop)
+            if codes.count(code, end, ahead) == ahead - end:
+                end = ahead
+                step *= 2
+            else:
+                step = max(step // 2, 1)
+        if code != ABSENT:
+            yield span.first_jid + start, span.first_jid + end - 1, STATUS_OF[code]
+        start = end

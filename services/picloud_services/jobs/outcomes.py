@@ -1,0 +1,437 @@
+"""What came back from an engine becomes truth here: one transaction per event, fenced by its lease.
+
+A lease covers elements ``next_position`` .. ``count`` - 1. Reports move ``next_position`` up, what was
+never started moves ``count`` down; the row goes when they meet. So whatever is reported twice, or by
+an attempt that lost its lease, finds nothing to change.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from picloud_jupyter.protocol.jobs import EndReason, Status
+from picloud_services.base import codec
+from picloud_services.base.sql import Statement, Transaction
+from picloud_services.blobs.store import BlobRef
+from picloud_services.jobs.counting import Delta, add_cost, add_to_batch, add_to_user
+from picloud_services.jobs.lifecycle import Decision, Past, Terms, decide
+from picloud_services.jobs.links import link_blob
+from picloud_services.jobs.live import Change, Ready
+from picloud_services.jobs.reasons import Facts
+
+Item = Sequence[Any]  # position, reason, started_at, runtime, cpu_user, cpu_system, size, extra
+ITEM_OVERHEAD_BYTES = 64
+
+_LEASE = Statement(
+    """SELECT batch, user_id, first_jid, count, next_position, attempt, fresh, node
+    FROM leases WHERE lease = :lease"""
+)
+_SET_LEASE = Statement(
+    "UPDATE leases SET next_position = :next_position, count = :count WHERE lease = :lease"
+)
+_DROP_LEASE = Statement("DELETE FROM leases WHERE lease = :lease")
+_DONE = Statement(
+    """UPDATE jobs SET status = 'done', result = :result, finished_at = :at
+    WHERE jid BETWEEN :first AND :last AND status = 'queued'"""
+)
+_DONE_BY = Statement(
+    "SELECT jid FROM jobs WHERE jid BETWEEN :first AND :last AND result = :result ORDER BY jid"
+)
+_PAST = Statement(
+    """SELECT attempt, losses, retries, fresh FROM jobs WHERE jid = :jid AND status = 'queued'"""
+)
+_END = Statement(
+    """UPDATE jobs SET status = :status, reason = :reason, message = :message, result = :result,
+      finished_at = :at, losses = :losses
+    WHERE jid = :jid"""
+)
+_AGAIN = Statement(
+    """UPDATE jobs SET attempt = :attempt, losses = :losses, retries = :retries, fresh = :fresh,
+      retry_at = :retry_at WHERE jid = :jid"""
+)
+_QUEUED = Statement(
+    """SELECT jid, attempt, fresh FROM jobs
+    WHERE jid BETWEEN :first AND :last AND status = 'queued' ORDER BY jid"""
+)
+_NEXT_RESULT = Statement("UPDATE sequences SET result = result + 1 RETURNING result")
+_INSERT_RESULT = Statement(
+    """INSERT INTO results (result, user_id, batch, first_jid, attempt, node, lease,
+      first_position, items, data, links, bytes, files, seen_seconds, finished_at)
+    SELECT CAST(:result AS BIGINT), CAST(:user_id AS BIGINT), CAST(:batch AS BIGINT),
+      CAST(:first_jid AS BIGINT), CAST(:attempt AS BIGINT), CAST(:node AS TEXT),
+      CAST(:lease AS TEXT), CAST(:first_position AS BIGINT), CAST(:items AS TEXT), :data,
+      CAST(:links AS BIGINT), CAST(:bytes AS BIGINT), CAST(:files AS BIGINT), seen_seconds,
+      CAST(:at AS DOUBLE PRECISION) FROM sequences"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the spec of a batch says for its ends. ``charge`` is cost per core-second."""
+
+    terms: Terms
+    cores: float = 1.0
+    charge: float = 0.0
+    facts: Facts = field(default_factory=Facts)
+
+
+RulesOf = Callable[[Transaction, int], Rules]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Elements of a lease that ended, in order of position; ``body`` are their bytes, in order.
+
+    ``facts`` override those of the batch (an exit), ``reused`` whether the interpreter had run
+    other jobs.
+    """
+
+    lease: str
+    items: Sequence[Item]
+    body: bytes
+    at: float
+    facts: Facts | None = None
+    reused: bool | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a transaction did, for the image in memory and the dispatcher."""
+
+    lease: str
+    batch: int = 0
+    user_id: int = 0
+    changes: list[Change] = field(default_factory=list)
+    ready: list[Ready] = field(default_factory=list)
+    lease_over: bool = False
+    late: bool = False
+    kept: "KeptResult | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptResult:
+    """A result row just committed, for those who ask at once."""
+
+    first_jid: int
+    items: Sequence[Item]
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Lease:
+    lease: str
+    batch: int
+    user_id: int
+    first_jid: int
+    count: int
+    next_position: int
+    attempt: int
+    fresh: bool
+    node: str
+
+
+def find_lease(tx: Transaction, lease: str) -> "_Lease | None":
+    """Return the row of a live lease."""
+    row = tx.one(_LEASE, lease=lease)
+    return _Lease(lease, *row[:6], bool(row[6]), row[7]) if row else None
+
+
+def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
+    """Enter the ends of elements. Those already known, killed meanwhile or not leased are dropped."""
+    lease = find_lease(tx, report.lease)
+    outcome = Outcome(report.lease)
+    if lease is None:
+        outcome.late = True
+        return outcome
+    outcome.batch, outcome.user_id = lease.batch, lease.user_id
+    items, body = _within(lease, report)
+    if not items:
+        return outcome
+    writer = _Writer(tx, lease, rules_of(tx, lease.batch), report, outcome)
+    writer.result = tx.value(_NEXT_RESULT)
+    for is_done, group in groupby(items, key=lambda item: item[1] == "done"):
+        members = list(group)
+        if is_done:
+            writer.done(members)
+        else:
+            for item in members:
+                writer.failed(item)
+    writer.finish(items, body)
+    requeue_unreported(tx, lease, items, outcome)
+    lease.next_position = items[-1][0] + 1
+    settle(tx, lease, outcome)
+    return outcome
+
+
+def _within(lease: _Lease, report: Report) -> tuple[Sequence[Item], bytes]:
+    """Leave out what was reported before or is not leased any more."""
+    items = report.items
+    if items and items[0][0] >= lease.next_position and items[-1][0] < lease.count:
+        return items, report.body
+    kept: list[Item] = []
+    pieces: list[bytes] = []
+    offset = 0
+    for item in items:
+        size = item[6]
+        if lease.next_position <= item[0] < lease.count:
+            kept.append(item)
+            pieces.append(report.body[offset : offset + size])
+        offset += size
+    return kept, b"".join(pieces)
+
+
+def requeue_unreported(
+    tx: Transaction, lease: _Lease, items: Sequence[Item], outcome: Outcome
+) -> None:
+    """Queue elements that an event passed over: they would wait for ever otherwise."""
+    if items[-1][0] - lease.next_position + 1 == len(items):
+        return
+    told = {item[0] for item in items}
+    for position in range(lease.next_position, items[-1][0]):
+        if position not in told:
+            jid = lease.first_jid + position
+            outcome.ready += _still_queued(tx, lease.batch, jid, jid)
+
+
+def settle(tx: Transaction, lease: _Lease, outcome: Outcome) -> None:
+    """Store what is left of a lease, or remove it."""
+    if lease.next_position >= lease.count:
+        tx.run(_DROP_LEASE, lease=lease.lease)
+        outcome.lease_over = True
+    else:
+        tx.run(
+            _SET_LEASE,
+            lease=lease.lease,
+            next_position=lease.next_position,
+            count=lease.count,
+        )
+
+
+class _Writer:
+    """Writes the ends of one report; counters and money are added up and written once."""
+
+    def __init__(
+        self, tx: Transaction, lease: _Lease, rules: Rules, report: Report, outcome: Outcome
+    ) -> None:
+        self.tx = tx
+        self.lease = lease
+        self.rules = rules
+        self.report = report
+        self.outcome = outcome
+        self.result = 0
+        self.links = 0
+        self.core_seconds = 0.0
+        self.delta: Delta = Counter()
+
+    def done(self, members: Sequence[Item]) -> None:
+        """End contiguous runs of elements that returned."""
+        for _, run in groupby(enumerate(members), key=lambda pair: pair[1][0] - pair[0]):
+            items = [item for _, item in run]
+            first = self.lease.first_jid + items[0][0]
+            last = self.lease.first_jid + items[-1][0]
+            touched = self.tx.run(
+                _DONE, first=first, last=last, result=self.result, at=self.report.at
+            )
+            if touched == len(items):
+                self._changed(first, last, Status.DONE)
+                self.core_seconds += sum([item[3] for item in items])
+            else:
+                self._done_partly(items, first, last)
+            self.links += touched
+
+    def _done_partly(self, items: Sequence[Item], first: int, last: int) -> None:
+        runtime = {self.lease.first_jid + item[0]: item[3] for item in items}
+        for (jid,) in self.tx.all(_DONE_BY, first=first, last=last, result=self.result):
+            self._changed(jid, jid, Status.DONE)
+            self.core_seconds += runtime[jid]
+
+    def failed(self, item: Item) -> None:
+        """End or queue again one element that did not return."""
+        jid = self.lease.first_jid + item[0]
+        row = self.tx.one(_PAST, jid=jid)
+        if row is None:
+            return
+        past = Past(row[0], row[1], row[2], bool(row[3]))
+        reused = self.report.reused
+        decision = decide(
+            EndReason(item[1]),
+            self.rules.terms,
+            past,
+            reused=item[0] > 0 or not self.lease.fresh if reused is None else reused,
+            facts=self.report.facts or self.rules.facts,
+        )
+        if decision.again:
+            self.outcome.ready.append(
+                run_again(self.tx, self.lease.batch, jid, decision, self.report.at)
+            )
+        else:
+            end_job(self.tx, jid, decision, self.report.at, result=self.result)
+            self.links += 1
+            self.core_seconds += item[3]
+            self._changed(jid, jid, decision.status)
+
+    def _changed(self, first: int, last: int, new: Status) -> None:
+        count = last - first + 1
+        self.delta[Status.QUEUED] -= count
+        self.delta[new] += count
+        self.outcome.changes.append(Change(self.lease.batch, first, last, Status.QUEUED, new))
+
+    def finish(self, items: Sequence[Item], body: bytes) -> None:
+        """Write the record of what came back, the counters and the cost."""
+        lease, tx = self.lease, self.tx
+        files = 0
+        size = len(body) + ITEM_OVERHEAD_BYTES * len(items)
+        for item in items:
+            if item[7] and item[7].get("blob"):
+                extra = item[7]
+                link_blob(tx, BlobRef(extra["blob"], extra["size"], extra["digest"]))
+                files += 1
+                size += extra["size"]
+        tx.run(
+            _INSERT_RESULT,
+            result=self.result,
+            user_id=lease.user_id,
+            batch=lease.batch,
+            first_jid=lease.first_jid + items[0][0],
+            attempt=lease.attempt,
+            node=lease.node,
+            lease=lease.lease,
+            first_position=items[0][0],
+            items=codec.encode([item[1:] for item in items]).decode(),
+            data=body or None,
+            links=self.links,
+            bytes=size,
+            files=files,
+            at=self.report.at,
+        )
+        if self.delta:
+            add_to_user(tx, lease.user_id, self.delta)
+            add_to_batch(tx, lease.batch, self.delta)
+        if self.core_seconds:
+            core_seconds = self.core_seconds * self.rules.cores
+            add_cost(tx, lease.user_id, core_seconds, core_seconds * self.rules.charge)
+        self.outcome.kept = KeptResult(lease.first_jid + items[0][0], items, body)
+
+
+def end_job(
+    tx: Transaction, jid: int, decision: Decision, at: float, *, result: int | None = None
+) -> None:
+    """Write a final status; counters are the caller's."""
+    tx.run(
+        _END,
+        jid=jid,
+        status=str(decision.status),
+        reason=str(decision.reason),
+        message=decision.text or None,
+        result=result,
+        losses=decision.past.losses,
+        at=at,
+    )
+
+
+def run_again(tx: Transaction, batch: int, jid: int, decision: Decision, at: float) -> Ready:
+    """Write the next attempt of a queued job; return it for the queue."""
+    past = decision.past
+    tx.run(
+        _AGAIN,
+        jid=jid,
+        attempt=past.attempt,
+        losses=past.losses,
+        retries=past.retries,
+        fresh=int(past.fresh),
+        retry_at=at + decision.delay_seconds if decision.delay_seconds else None,
+    )
+    return Ready(
+        batch,
+        jid,
+        1,
+        attempt=past.attempt,
+        fresh=past.fresh,
+        alone=past.fresh,
+        delay_seconds=decision.delay_seconds,
+    )
+
+
+def _still_queued(tx: Transaction, batch: int, first: int, last: int) -> list[Ready]:
+    """Return those of a range that are queued, as runs with the same attempt."""
+    rows = tx.all(_QUEUED, first=first, last=last)
+    found = []
+    for (_, attempt, fresh), run in groupby(
+        enumerate(rows), key=lambda pair: (pair[1][0] - pair[0], pair[1][1], pair[1][2])
+    ):
+        members = list(run)
+        found.append(
+            Ready(
+                batch,
+                members[0][1][0],
+                len(members),
+                attempt=attempt,
+                fresh=bool(fresh),
+                alone=bool(fresh),
+            )
+        )
+    return found
+
+
+def give_back(tx: Transaction, lease_id: str, first: int, count: int, *, over: bool) -> Outcome:
+    """Queue elements ``first`` .. of a lease that were never started; ``over``: no more will come."""
+    outcome = Outcome(lease_id)
+    lease = find_lease(tx, lease_id)
+    if lease is None:
+        outcome.late = True
+        return outcome
+    outcome.batch, outcome.user_id = lease.batch, lease.user_id
+    start = lease.next_position if over else max(first, lease.next_position)
+    stop = lease.count if over else min(first + count, lease.count)
+    if start < stop:
+        outcome.ready = _still_queued(
+            tx, lease.batch, lease.first_jid + start, lease.first_jid + stop - 1
+        )
+    if over:
+        lease.count = lease.next_position
+    elif stop == lease.count:
+        lease.count = max(start, lease.next_position)
+    settle(tx, lease, outcome)
+    return outcome
+
+
+def end_all(
+    tx: Transaction, lease_id: str, reason: EndReason, rules_of: RulesOf, at: float, detail: str
+) -> Outcome:
+    """Decide every element that a lease still covers for one reason: node_lost, start_failed ..."""
+    outcome = Outcome(lease_id)
+    lease = find_lease(tx, lease_id)
+    if lease is None:
+        outcome.late = True
+        return outcome
+    outcome.batch, outcome.user_id = lease.batch, lease.user_id
+    rules = rules_of(tx, lease.batch)
+    delta: Delta = Counter()
+    first = lease.first_jid + lease.next_position
+    last = lease.first_jid + lease.count - 1
+    for jid, *_ in tx.all(_QUEUED, first=first, last=last):
+        row = tx.one(_PAST, jid=jid)
+        assert row is not None
+        decision = decide(
+            reason,
+            rules.terms,
+            Past(row[0], row[1], row[2], bool(row[3])),
+            facts=Facts(node=lease.node, detail=detail),
+        )
+        if decision.again:
+            outcome.ready.append(run_again(tx, lease.batch, jid, decision, at))
+        else:
+            end_job(tx, jid, decision, at)
+            delta[Status.QUEUED] -= 1
+            delta[decision.status] += 1
+            outcome.changes.append(
+                Change(lease.batch, jid, jid, Status.QUEUED, decision.status)
+            )
+    if delta:
+        add_to_user(tx, lease.user_id, delta)
+        add_to_batch(tx, lease.batch, delta)
+    lease.next_position = lease.count
+    settle(tx, lease, outcome)
+    return outcome

@@ -1,0 +1,314 @@
+"""How new jobs enter the store: calls, maps, their parts, and the leases under which they run."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from picloud_jupyter.protocol.errors import NotFound, QuotaExceeded
+from picloud_jupyter.protocol.ids import JidRange
+from picloud_jupyter.protocol.jobs import EndReason, JobSpec, Status
+from picloud_services.base import codec
+from picloud_services.base.sql import Statement, Transaction
+from picloud_services.blobs.store import BlobRef
+from picloud_services.jobs import links
+from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
+from picloud_services.jobs.lifecycle import after_dependencies
+from picloud_services.jobs.live import OPEN, SEALED
+from picloud_services.jobs.reasons import Facts, message
+from picloud_services.jobs.words import Function
+
+MET, WAITING, FAILED = "met", "waiting", "failed"
+DEPENDENCIES_OF = {Status.QUEUED: MET, Status.WAITING: WAITING, Status.STALLED: FAILED}
+STATUS_BY_DEPENDENCIES = {text: status for status, text in DEPENDENCIES_OF.items()}
+
+_BY_KEY = Statement(
+    "SELECT batch, first_jid FROM batches WHERE user_id = :user_id AND request_key = :key"
+)
+_NUMBERS = Statement(
+    "UPDATE sequences SET jid = jid + :jids, batch = batch + :batches RETURNING jid, batch"
+)
+_INSERT_BATCH = Statement(
+    """INSERT INTO batches (batch, user_id, kind, spec, function_digest, label, priority,
+      request_key, parent_jid, depends_on, dependencies, size, first_jid, state, created_at,
+      heard_at, open)
+    VALUES (:batch, :user_id, :kind, :spec, :function, :label, :priority,
+      :key, :parent, :depends_on, :dependencies, :size, :first_jid, :state, :at, :at, 0)"""
+)
+_INSERT_PART = Statement(
+    """INSERT INTO parts (first_jid, batch, user_id, part, first_index, count, arguments, files,
+      links, created_at)
+    VALUES (:first_jid, :batch, :user_id, :part, :first_index, :count, :arguments, :files,
+      :count, :at)"""
+)
+_INSERT_PART_FILE = Statement(
+    """INSERT INTO part_files (jid, user_id, blob, size_bytes, digest)
+    VALUES (:jid, :user_id, :blob, :size, :digest)"""
+)
+_INSERT_JOBS = Statement(
+    """INSERT INTO jobs (jid, batch, user_id, status, attempt)
+    WITH RECURSIVE n (i) AS (
+      SELECT CAST(:first AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < :last)
+    SELECT i, CAST(:batch AS BIGINT), CAST(:user_id AS BIGINT), CAST(:status AS TEXT), 1 FROM n"""
+)
+_INSERT_JOB = Statement(
+    """INSERT INTO jobs (jid, batch, user_id, status, attempt)
+    VALUES (:first, :batch, :user_id, :status, 1)"""
+)
+_STALL_NEW = Statement(
+    """UPDATE jobs SET reason = :reason, message = :message, finished_at = :at
+    WHERE jid BETWEEN :first AND :last"""
+)
+_INSERT_LEASE = Statement(
+    """INSERT INTO leases (lease, batch, user_id, first_jid, count, attempt, node, slot, fresh,
+      leased_at)
+    VALUES (:lease, :batch, :user_id, :first_jid, :count, :attempt, :node, :slot, :fresh, :at)"""
+)
+_DEPENDENCIES = Statement(
+    """SELECT COUNT(*),
+      COALESCE(SUM(CASE WHEN status IN ('waiting', 'queued') THEN 1 ELSE 0 END), 0),
+      COALESCE(SUM(CASE WHEN status IN ('error', 'killed', 'stalled') THEN 1 ELSE 0 END), 0),
+      MIN(CASE WHEN status IN ('error', 'killed', 'stalled') THEN jid ELSE NULL END)
+    FROM jobs WHERE jid BETWEEN :first AND :last AND user_id = :user_id"""
+)
+_SPENT = Statement("SELECT cost, cost_cap FROM users WHERE user_id = :user_id")
+_INSERT_CACHE_KEY = Statement(
+    "INSERT INTO cache_keys (jid, user_id, digest) VALUES (:jid, :user_id, :digest)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """A call or a map as it is entered. ``spec`` is the shared part; ``cost_cap`` 0 = none."""
+
+    user_id: int
+    spec: JobSpec
+    label: str | None
+    priority: int
+    parent_jid: int | None
+    depends_on: tuple[JidRange, ...]
+    key: str
+    function: Function
+    at: float
+    cost_cap: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NewLease:
+    """A lease as it is entered."""
+
+    lease: str
+    node: str
+    slot: str
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What a new batch became. ``repeated``: it was there already, under its key."""
+
+    batch: int
+    first_jid: int | None
+    status: Status = Status.QUEUED
+    spec: int = 0
+    repeated: bool = False
+    cached_from: int | None = None
+    text: str = ""
+
+
+@dataclass(slots=True)
+class PartRows:
+    """A part as it is entered."""
+
+    batch: int
+    user_id: int
+    part: int | None
+    first_jid: int
+    first_index: int
+    count: int
+    arguments: bytes
+    at: float
+    status: Status = Status.QUEUED
+    text: str = ""
+    files: list[tuple[int, BlobRef]] = field(default_factory=list)  # index in part
+    cache_digests: list[str] = field(default_factory=list)
+
+
+def find_by_key(tx: Transaction, user_id: int, key: str) -> Entered | None:
+    """Return what an earlier request with the same key made."""
+    row = tx.one(_BY_KEY, user_id=user_id, key=key) if key else None
+    return Entered(row[0], row[1], repeated=True) if row else None
+
+
+def take_numbers(tx: Transaction, *, jids: int, batches: int) -> tuple[int, int]:
+    """Return the first of ``jids`` new jids and the first of ``batches`` new batch numbers."""
+    row = tx.one(_NUMBERS, jids=jids, batches=batches)
+    assert row is not None
+    return row[0] - jids, row[1] - batches
+
+
+def check_cap(tx: Transaction, user_id: int, default_cap: float) -> None:
+    """Return if the user may spend more.
+
+    Raises:
+        QuotaExceeded: what was spent has reached the cap.
+    """
+    row = tx.one(_SPENT, user_id=user_id)
+    cost, cap = row or (0.0, None)
+    limit = cap if cap is not None else default_cap
+    if limit and cost >= limit:
+        raise QuotaExceeded(
+            f"Your jobs have cost {cost:.2f}, and your cap is {limit:.2f}.",
+            reason=EndReason.CAP_REACHED,
+            hint="raise the cap (setting cost_cap)",
+        )
+
+
+def check_dependencies(
+    tx: Transaction, user_id: int, depends_on: tuple[JidRange, ...], *, ignore_errors: bool
+) -> tuple[Status, str]:
+    """Return the status that a job begins with, and the words if that is stalled.
+
+    Raises:
+        NotFound: one of the jobs depended on is unknown.
+    """
+    unfinished = failed = 0
+    first_failed: int | None = None
+    for first, last in depends_on:
+        row = tx.one(_DEPENDENCIES, first=first, last=last, user_id=user_id)
+        assert row is not None
+        if row[0] != last - first + 1:
+            raise NotFound(
+                f"One of the jobs {first}-{last} named in _depends_on does not exist."
+                if last > first
+                else f"Job {first}, named in _depends_on, does not exist."
+            )
+        unfinished += row[1]
+        failed += row[2]
+        first_failed = first_failed if first_failed is not None else row[3]
+    status = after_dependencies(failed, unfinished=unfinished, ignore_errors=ignore_errors)
+    return status, dependency_text(first_failed) if status is Status.STALLED else ""
+
+
+def dependency_text(jid: int | None) -> str:
+    """Return the words for a job whose dependency ``jid`` failed."""
+    return message(EndReason.DEPENDENCY_FAILED, Facts(detail=f"job {jid}"))
+
+
+def insert_batch(
+    tx: Transaction,
+    new: NewBatch,
+    book: links.SpecBook,
+    *,
+    size: int | None,
+    is_map: bool,
+) -> Entered:
+    """Enter a batch without jobs; jids are taken for its ``size`` (None: with each part)."""
+    check_cap(tx, new.user_id, new.cost_cap)
+    status, text = (
+        check_dependencies(
+            tx,
+            new.user_id,
+            new.depends_on,
+            ignore_errors=new.spec.depends_on_errors == "ignore",
+        )
+        if new.depends_on
+        else (Status.QUEUED, "")
+    )
+    jid, batch = take_numbers(tx, jids=size or 0, batches=1)
+    first_jid = jid if size else None
+    spec = book.number(tx, new.spec)
+    links.link_function(tx, new.function)
+    tx.run(
+        _INSERT_BATCH,
+        batch=batch,
+        user_id=new.user_id,
+        kind=str(new.spec.kind),
+        spec=spec,
+        function=new.function.digest,
+        label=new.label,
+        priority=new.priority,
+        key=new.key or None,
+        parent=new.parent_jid,
+        depends_on=codec.encode(new.depends_on).decode() if new.depends_on else None,
+        dependencies=DEPENDENCIES_OF[status],
+        size=size,
+        first_jid=first_jid,
+        state=OPEN if is_map else SEALED,
+        at=new.at,
+    )
+    return Entered(batch, first_jid, status, spec, text=text)
+
+
+def insert_part(tx: Transaction, rows: PartRows) -> None:
+    """Enter the jobs of a part with their arguments, and count them."""
+    first, last = rows.first_jid, rows.first_jid + rows.count - 1
+    tx.run(
+        _INSERT_PART,
+        first_jid=first,
+        batch=rows.batch,
+        user_id=rows.user_id,
+        part=rows.part,
+        first_index=rows.first_index,
+        count=rows.count,
+        arguments=rows.arguments,
+        files=len(rows.files),
+        at=rows.at,
+    )
+    for index, ref in rows.files:
+        links.link_blob(tx, ref)
+        tx.run(
+            _INSERT_PART_FILE,
+            jid=first + index,
+            user_id=rows.user_id,
+            blob=ref.blob,
+            size=ref.size_bytes,
+            digest=ref.digest,
+        )
+    tx.run(
+        _INSERT_JOBS if rows.count > 1 else _INSERT_JOB,
+        first=first,
+        last=last,
+        batch=rows.batch,
+        user_id=rows.user_id,
+        status=str(rows.status),
+    )
+    if rows.status is Status.STALLED:
+        reason = str(EndReason.DEPENDENCY_FAILED)
+        tx.run(_STALL_NEW, first=first, last=last, reason=reason, message=rows.text, at=rows.at)
+    if rows.cache_digests:
+        tx.many(
+            _INSERT_CACHE_KEY,
+            [
+                {"jid": first + i, "user_id": rows.user_id, "digest": digest}
+                for i, digest in enumerate(rows.cache_digests)
+            ],
+        )
+    delta: Delta = Counter({rows.status: rows.count})
+    add_to_user(tx, rows.user_id, delta)
+    add_to_batch(tx, rows.batch, delta)
+
+
+def insert_lease(
+    tx: Transaction,
+    lease: NewLease,
+    *,
+    batch: int,
+    user_id: int,
+    first_jid: int,
+    count: int,
+    attempt: int,
+    at: float,
+) -> None:
+    """Enter a lease over ``count`` jobs from ``first_jid`` on."""
+    tx.run(
+        _INSERT_LEASE,
+        lease=lease.lease,
+        batch=batch,
+        user_id=user_id,
+        first_jid=first_jid,
+        count=count,
+        attempt=attempt,
+        node=lease.node,
+        slot=lease.slot,
+        fresh=int(lease.fresh),
+        at=at,
+    )
