@@ -1,6 +1,5 @@
 """The element loop: one chunk's calls, each with its own outcome."""
 
-import hmac
 import json
 import os
 import pickle
@@ -15,7 +14,12 @@ from picloud_jupyter.protocol.frames import PREFIX, Buffer, Pack, pack_frame
 from picloud_jupyter.protocol.ids import iterate_ranges
 from picloud_jupyter.serialize.failure import dump_failure
 from picloud_jupyter.serialize.payload import OUT_OF_BAND_BYTES, dump, load_call
-from picloud_jupyter.transport.inside import SOCKET_NAME, CurrentJob, set_current_job
+from picloud_jupyter.transport.inside import (
+    LEASE_VARIABLES,
+    SOCKET_NAME,
+    CurrentJob,
+    set_current_job,
+)
 from picloud_kernels.runner.functions import Function, load_failure_body, map_file
 from picloud_kernels.runner.output import Output
 from picloud_kernels.runner.reset import (
@@ -29,6 +33,7 @@ from picloud_kernels.runner.words import describe_raised
 INLINE_BYTES = OUT_OF_BAND_BYTES  # larger results go to a file
 _CHILDREN_SECONDS = 0.0005  # a child process cannot come and go within less
 _MAX_PROFILE_CHARACTERS = 512 * 1024
+_RESULT = b'{"t":"result","p":%d,"r":"%s","at":%.6f,"s":%.6f,"u":%.6f,"y":%.6f%s}'
 
 
 @dataclass(slots=True)
@@ -42,7 +47,7 @@ class Chunk:
     jids: list[tuple[int, int]]
     attempt: int
     user_id: int
-    lease_key: bytes
+    lease_key: str
     profile: bool
     fast: int
     max_result_bytes: int
@@ -68,7 +73,7 @@ class Chunk:
             jids=[(first, last) for first, last in header["jids"]],
             attempt=header["attempt"],
             user_id=header["user_id"],
-            lease_key=header["lease_key"].encode(),
+            lease_key=header["lease_key"],
             profile=header["profile"],
             fast=header["fast"],
             max_result_bytes=header["max_result_bytes"],
@@ -158,18 +163,21 @@ class CallRunner:
             yield position, jid
 
     def _enter_chunk(self, chunk: Chunk) -> None:
-        self._baseline.set_variable("PICLOUD_ATTEMPT", str(chunk.attempt))
-        self._baseline.set_variable("PICLOUD_LEASE", chunk.lease)
-        self._baseline.set_variable("PICLOUD_USER_ID", str(chunk.user_id))
+        values = (str(chunk.attempt), chunk.lease, str(chunk.user_id), chunk.lease_key)
+        for name, value in zip(LEASE_VARIABLES, values, strict=True):
+            self._baseline.set_variable(name, value)
 
     def _enter_element(self, chunk: Chunk, jid: int) -> None:
-        claims = f"{chunk.user_id}.{jid}.{chunk.attempt}.{chunk.lease}"
-        mac = hmac.digest(chunk.lease_key, claims.encode(), "sha256").hex()[:32]
-        key = f"pcj_{claims}.{mac}"
-        self._baseline.set_variable("PICLOUD_JID", str(jid))
-        self._baseline.set_variable("PICLOUD_JOB_KEY", key)
+        self._baseline.set_jid(jid)
         set_current_job(
-            CurrentJob(jid, chunk.attempt, chunk.lease, chunk.user_id, key, self._api_socket)
+            CurrentJob(
+                jid,
+                chunk.attempt,
+                chunk.lease,
+                chunk.user_id,
+                chunk.lease_key,
+                self._api_socket,
+            )
         )
 
     def _outcome(self, chunk: Chunk, function: Function, position: int) -> Outcome:
@@ -207,7 +215,7 @@ class CallRunner:
         except BaseException as exc:  # noqa: BLE001  # out of memory, or a signal in the middle
             reason, body = describe_raised(exc)
             return Outcome(reason, [body], extra)
-        size = sum(map(_size_bytes, parts))
+        size = _total_bytes(parts)
         if chunk.max_result_bytes and size > chunk.max_result_bytes:
             text = (
                 f"the job's result has {size:,} bytes, more than the {chunk.max_result_bytes:,} allowed; "
@@ -278,8 +286,10 @@ def _profiled(
         extra["profile"] = text.getvalue()[:_MAX_PROFILE_CHARACTERS]
 
 
-def _size_bytes(part: Buffer) -> int:
-    return part.nbytes if isinstance(part, memoryview) else len(part)
+def _total_bytes(parts: list[Buffer]) -> int:
+    if len(parts) == 1:  # nearly always
+        return len(parts[0])
+    return sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
 
 
 def _write_parts(path: str, parts: list[Buffer]) -> str:
@@ -300,11 +310,8 @@ def _result_frame(
     position: int, outcome: Outcome, figures: tuple[float, float, float, float]
 ) -> bytes:
     """Return the frame of one result; by hand, as it is made for each element."""
-    at, seconds, user, system = figures
-    extra = json.dumps(outcome.extra)[1:-1] if outcome.extra else ""
-    header = (
-        f'{{"t":"result","p":{position},"r":"{outcome.reason}","at":{at:.6f},"s":{seconds:.6f},'
-        f'"u":{user:.6f},"y":{system:.6f}{"," if extra else ""}{extra}}}'
-    ).encode()
-    size = sum(map(_size_bytes, outcome.parts))
-    return b"".join((PREFIX.pack(len(header), size), header, *outcome.parts))
+    extra = f",{json.dumps(outcome.extra)[1:-1]}" if outcome.extra else ""
+    header = _RESULT % (position, outcome.reason.encode(), *figures, extra.encode())
+    return b"".join(
+        (PREFIX.pack(len(header), _total_bytes(outcome.parts)), header, *outcome.parts)
+    )
