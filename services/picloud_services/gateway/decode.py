@@ -40,12 +40,13 @@ def read_json(data: bytes | memoryview) -> dict[str, Any]:
     if not data:
         return {}
     try:
-        value = _decoder.decode(str(data, "utf-8"))
+        text = str(data, "utf-8")
+        value = _decoder.decode(text)
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"the body is not JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object")
-    if _depth(value) > MAX_DEPTH:
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise InvalidRequest(f"the body is nested deeper than {MAX_DEPTH} levels")
     return value
 

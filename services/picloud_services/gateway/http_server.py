@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
                 pass
         except _HungUp:
             pass
-        except Exception:
+        except Exception:  # noqa: BLE001  # the top of this connection's loop
             _log.exception("a connection failed")
         finally:
             self._transport.close()
@@ -143,10 +143,11 @@ class Connection(asyncio.Protocol):
         return keep_alive
 
     async def _reply(self, exchange: Exchange, body: Body) -> Reply:
+        if exchange.refusal is not None:
+            await self._discard(body)
+            return exchange.fail(exchange.refusal)
         kept = b""
         try:
-            if exchange.refusal is not None:
-                raise exchange.refusal
             if exchange.sink is not None:
                 while piece := await self._take(body):
                     await exchange.sink.write(piece)

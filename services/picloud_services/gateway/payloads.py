@@ -1,7 +1,7 @@
 """Specs and payloads out of a submit: bytes in the body, or uploads that came before."""
 
-import dataclasses
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from picloud_jupyter.protocol.errors import InvalidRequest
@@ -57,7 +57,8 @@ async def read_spec(services: Services, caller: Caller, header: dict[str, Any]) 
     services.environments.check(spec.host_python, spec.folder)
     if spec.code_version:
         await services.code.require(spec.code_version)
-    return dataclasses.replace(spec, parent_jid=caller.job.jid if caller.job else None)
+    parent_jid = caller.job.jid if caller.job else None
+    return spec if parent_jid == spec.parent_jid else replace(spec, parent_jid=parent_jid)
 
 
 def read_key(header: dict[str, Any]) -> str:
