@@ -16,7 +16,7 @@ from picloud_services.agent.mounts import LOCAL_TYPES, Mount, is_under, is_under
 
 HOME = "/home/picloud"
 RUN = "/run/picloud"
-HIDDEN = ("/root", "/home", "/tmp", "/var/tmp", "/run", "/srv", "/var/log", "/lost+found")
+HIDDEN = ("/root", "/home", "/tmp", "/var/tmp", "/run", "/srv", "/var/log", "/lost+found")  # noqa: S108
 KERNEL = ("/proc", "/sys", "/dev")
 SHOWN_OF_SYS = (
     "/sys/devices/system/cpu",
@@ -24,6 +24,11 @@ SHOWN_OF_SYS = (
 )  # read by numeric libraries
 # A folder in here is shown with its owners unmapped: what root alone may read stays so.
 UNMAPPED = ("/etc", "/boot", "/var")
+UNSHOWN = (
+    "/",
+    "/home",
+    "/run",
+)  # as a submitting folder: they hold what is the container's own
 MAX_LINKS = 40  # the kernel's own limit
 
 
@@ -74,7 +79,7 @@ class Layer:
     folder: str
 
     def at(self, name: str) -> str:
-        """Return the path of one of: upper work root home tmp var_tmp files files_work."""
+        """Return the path of the part ``name``; `overlay.prepare` makes them all."""
         return f"{self.folder}/{name}"
 
 
@@ -119,10 +124,22 @@ class HostFiles:
 
 
 class Planner:
-    """Makes the plan for one container. ``own_mounts``: the base does not include submounts."""
+    """Makes the plan for one container.
 
-    def __init__(self, request: ContainerRequest, host: HostFiles, *, own_mounts: bool) -> None:
+    ``own_mounts``: the base does not include what is mounted below it. ``programs`` are paths that
+    must be reachable as the job's user besides the Python.
+    """
+
+    def __init__(
+        self,
+        request: ContainerRequest,
+        host: HostFiles,
+        *,
+        own_mounts: bool,
+        programs: Sequence[str] = (),
+    ) -> None:
         self._request = request
+        self._programs = programs
         self._host = host
         self._own_mounts = own_mounts
         self._uid = request.host_uid
@@ -166,44 +183,58 @@ class Planner:
 
     def _python(self) -> None:
         python = self._request.spec.host_python
-        for path in outermost((python.prefix, python.base_prefix, *python.paths)):
+        for path in outermost(
+            (python.prefix, python.base_prefix, *python.paths, *self._programs)
+        ):
             self._show(path, path)
         self._links((python.executable, python.prefix, *python.sys_path))
         self._need(python.executable)
 
     def _folder(self) -> None:
         folder = self._request.spec.folder
-        if not folder or is_under_any(folder, KERNEL) or folder == "/":
+        if not folder or is_under_any(folder, KERNEL) or folder in UNSHOWN:
             return
         self._need(folder)
         self._links((folder,))
         target = self._host.real(folder)
         self._uncover(target)
+        within = {mount.target for mount in self._host.mounts if is_under(mount.target, target)}
+        if within - {target} and not self._own_mounts:
+            self._add(
+                Bind(target, target, recursive=True)
+            )  # a user's overlay cannot hold mounts
+            return
         mapped = self._foreign and not is_under_any(target, UNMAPPED)
         layer = self._layer
         self._add(Overlay(target, target, layer.at("files"), layer.at("files_work"), mapped))
         for path in [p for p, step in self._steps.items() if _repeats(step, target)]:
-            del self._steps[path]
+            if path not in within:
+                del self._steps[path]
 
     def _own(self) -> None:
         """What belongs to this container alone."""
         request, real = self._request, self._host.real
         run = real("/run") + RUN.removeprefix("/run")
         home = real("/home") + HOME.removeprefix("/home")
-        places = (
+        places = [
             (home, self._layer.at("home"), True),
             (real("/tmp"), self._layer.at("tmp"), True),  # noqa: S108
             (real("/var/tmp"), self._layer.at("var_tmp"), True),  # noqa: S108
             (run, request.run_dir, False),
             (f"{run}/out", request.out_dir, True),
             (f"{run}/bundle", request.bundle, False),
-            (f"{run}/code.zip", request.code, False),
-            (real("/etc/resolv.conf"), f"{request.run_dir}/resolv.conf", False),
-            (real("/etc/passwd"), self._layer.at("passwd"), False),
-            (real("/etc/group"), self._layer.at("group"), False),
-        )
+        ]
+        if request.code:
+            places.append((f"{run}/code.zip", request.code, False))
+        for path, source in (
+            ("/etc/resolv.conf", f"{request.run_dir}/resolv.conf"),
+            ("/etc/passwd", self._layer.at("passwd")),
+            ("/etc/group", self._layer.at("group")),
+        ):
+            if self._host.exists(real(path)) or is_under_any(real(path), self._masks):
+                places.append((real(path), source, False))
         for target, source, writable in places:
-            if source and not isinstance(self._steps.get(target), Overlay):
+            if not isinstance(self._steps.get(target), Overlay):
                 self._add(Bind(target, source, writable=writable))
 
     def _service(self) -> None:

@@ -17,7 +17,9 @@ _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 0x1, 0x2, 0x4
 _MOUNT_ATTR_IDMAP = 0x00100000
 # The same numbers on every architecture: these calls are younger than the common table.
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
-_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 36, 38
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_MNT_DETACH = 0x2
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -29,11 +31,21 @@ def _checked(result: int, what: str) -> int:
     return result
 
 
-def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """Attach ``source`` at ``target``, or change what is attached there; as mount(2)."""
+def mount_at(
+    source: str, target: str, kind: str = "", flags: int = 0, options: str = ""
+) -> None:
+    """Attach ``source`` at ``target``, or change how it is attached: what mount(2) does."""
     arguments = [os.fsencode(text) or None for text in (source, target, kind)]
     result = _libc.mount(*arguments, ctypes.c_ulong(flags), os.fsencode(options) or None)
     _checked(result, target)
+
+
+def replace_root(folder: str) -> None:
+    """Make the mount at ``folder`` the root of this mount namespace and let go of the old one."""
+    os.chdir(folder)
+    _checked(_libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."), folder)
+    _checked(_libc.umount2(b".", _MNT_DETACH), folder)
+    os.chdir("/")
 
 
 def unshare(flags: int) -> None:
@@ -42,17 +54,23 @@ def unshare(flags: int) -> None:
 
 
 def clone_mount(
-    source: str, *, read_only: bool, recursive: bool = False, user_namespace: int | None = None
+    source: str,
+    *,
+    read_only: bool,
+    recursive: bool = False,
+    devices: bool = False,
+    user_namespace: int | None = None,
 ) -> int:
-    """Return a descriptor of a new, detached mount of ``source``, without setuid and devices.
+    """Return a descriptor of a new, detached mount of ``source``, where setuid means nothing.
 
+    Neither do device files, unless ``devices``.
     With ``user_namespace`` owners are shown as that namespace's map says. The change of flags is
     one call for the whole tree, also where submounts are part of it.
     """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     tree = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags)
     _checked(tree, source)
-    attributes = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
+    attributes = _MOUNT_ATTR_NOSUID | (0 if devices else _MOUNT_ATTR_NODEV)
     attributes |= _MOUNT_ATTR_RDONLY if read_only else 0
     attributes |= _MOUNT_ATTR_IDMAP if user_namespace is not None else 0
     request = struct.pack("=QQQQ", attributes, 0, 0, user_namespace or 0)

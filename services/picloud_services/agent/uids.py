@@ -1,6 +1,9 @@
-"""Which uid a job runs as on the host. Pure."""
+"""Which uid a job runs as on the host."""
 
+import os
+import pwd
 import zlib
+from dataclasses import dataclass
 
 # Above every range that distributions and systemd hand out, below what a signed 32-bit uid holds.
 POOL_FIRST = 2_000_000_000
@@ -21,3 +24,26 @@ def host_uid(user_id: int, home: str) -> int:
     return (
         user_id or POOL_FIRST + zlib.crc32(home.encode("utf-8", "surrogateescape")) % POOL_COUNT
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a process of a job is on the host; ``groups`` are the supplementary ones."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+def identity(uid: int) -> Identity:
+    """Return who runs as ``uid``: a user with their groups, or somebody of the pool with none.
+
+    Raises:
+        KeyError: no such user.
+    """
+    if uid == os.geteuid():
+        return Identity(uid, os.getegid(), tuple(os.getgroups()))
+    if uid >= POOL_FIRST:
+        return Identity(uid, uid)
+    user = pwd.getpwuid(uid)
+    return Identity(uid, user.pw_gid, tuple(os.getgrouplist(user.pw_name, user.pw_gid)))

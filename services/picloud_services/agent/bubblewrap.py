@@ -1,0 +1,264 @@
+"""Containers made with bubblewrap: the kinds ``root`` and ``rootless``.
+
+As root we lay out the files ourselves, become the job's user, and only then start bwrap, which
+would otherwise leave the job root on the host. As anybody else bwrap lays them out.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+from picloud_jupyter.protocol.jobs import ContainerKind
+from picloud_services.agent import cgroup, overlay, root_stage, seccomp
+from picloud_services.agent.binds import (
+    HOME,
+    RUN,
+    Bind,
+    HostFiles,
+    Layer,
+    Overlay,
+    Planner,
+    Step,
+)
+from picloud_services.agent.bubblewrap_arguments import isolation, layout
+from picloud_services.agent.container import ContainerError, ContainerRequest, RunningContainer
+from picloud_services.agent.job_environment import job_environment
+from picloud_services.agent.mounts import parse_mountinfo
+from picloud_services.agent.spawn import failure, limit_processes, spawn
+from picloud_services.agent.uids import Identity, identity
+
+START_SECONDS = 20.0  # made in milliseconds; but a dead network disk must not hang us for ever
+PLACES = {"home": HOME, "tmp": "/tmp", "run_dir": RUN}  # noqa: S108  # inside the container
+
+
+class BubblewrapContainer:
+    """Makes containers of ``kind`` with the bwrap at ``program``."""
+
+    def __init__(self, kind: ContainerKind, program: str) -> None:
+        self.kind = kind
+        self._program = os.path.realpath(program)
+        self._as_root = kind is ContainerKind.ROOT
+        self._tree = cgroup.detect()
+
+    def start(self, request: ContainerRequest) -> RunningContainer:
+        """Start the runner in a new container; returns when its first process exists.
+
+        Raises:
+            ContainerError: it could not be made; nothing is left behind.
+        """
+        who = identity(request.host_uid)
+        if who.uid == 0:
+            raise ContainerError("a job never runs as root on this machine; this one was to")
+        steps = self._plan(request)
+        group: tuple[str, ...] = ()
+        try:
+            overlay.prepare(request, who)
+            if self._tree is not None:
+                spec = request.spec
+                limits = cgroup.CgroupLimits(spec.memory_bytes, spec.cpu_cores, spec.pids)
+                group = cgroup.create(self._tree, request.container, limits)
+            pid, init_pid = self._launch(request, who, steps, group)
+        except OSError as exc:
+            self.clean(request, None)
+            raise failure(exc) from exc
+        except ContainerError:
+            self.clean(request, None)
+            raise
+        return RunningContainer(pid=pid, init_pid=init_pid, cgroups=group, mounts=())
+
+    def inside_paths(self, request: ContainerRequest) -> dict[str, str]:
+        """Return what the runner's CONFIG calls home, run_dir, out_dir, bundle and code."""
+        return {
+            "home": HOME,
+            "run_dir": RUN,
+            "out_dir": f"{RUN}/out",
+            "bundle": f"{RUN}/bundle",
+            "code": f"{RUN}/code.zip" if request.code else "",
+        }
+
+    def wait_status(self, status: int) -> int:
+        """Return the runner's wait status: bwrap says 128 + n for the signal n.
+
+        A runner that ends itself with a code above 128 looks like one that a signal ended.
+        """
+        code = os.waitstatus_to_exitcode(status)
+        return code - 128 if 128 < code <= 128 + signal.NSIG else status
+
+    def kill(self, running: RunningContainer) -> None:
+        """End every process of the container: with its first process the kernel ends them all."""
+        with contextlib.suppress(ProcessLookupError):
+            if running.init_pid and _parent(running.init_pid) == running.pid:
+                end = os.pidfd_open(running.init_pid)
+                try:
+                    os.kill(running.init_pid, signal.SIGKILL)
+                    select.select([end], [], [], 1.0)
+                finally:
+                    os.close(end)
+        if _parent(running.pid) == os.getpid():
+            os.kill(running.pid, signal.SIGKILL)
+        cgroup.kill(running.cgroups)
+
+    def clean(self, request: ContainerRequest, running: RunningContainer | None) -> None:
+        """Remove the control groups and the layer, after killing what is left of the container.
+
+        Mounts are gone with its last process. May be called twice and after a crash.
+
+        Raises:
+            OSError: a process of it cannot be ended yet; call it again later.
+        """
+        group = running.cgroups if running is not None else ()
+        if not group and self._tree is not None:
+            group = self._tree.group(request.container)
+        cgroup.kill(group)
+        cgroup.remove(group)
+        overlay.remove_tree(request.layer_dir)
+
+    def _plan(self, request: ContainerRequest) -> list[Step]:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            host = HostFiles(parse_mountinfo(file.read()))
+        programs = _program_files(self._program) if self._as_root else ()
+        return Planner(request, host, own_mounts=self._as_root, programs=programs).plan()
+
+    def _launch(
+        self,
+        request: ContainerRequest,
+        who: Identity,
+        steps: Sequence[Step],
+        group: tuple[str, ...],
+    ) -> tuple[int, int]:
+        """Start bwrap; return (its pid, the pid of the first process inside)."""
+        report, report_fd = os.pipe()
+        filter_fd = _memory_file("seccomp", seccomp.program(os.uname().machine))
+        with contextlib.ExitStack() as ours:
+            ours.callback(os.close, report)
+            with contextlib.ExitStack() as childs:
+                childs.callback(os.close, report_fd)
+                childs.callback(os.close, filter_fd)
+                arguments = self._arguments(request, steps, report_fd, filter_fd)
+                arguments_fd = _memory_file("arguments", b"\0".join(arguments))
+                childs.callback(os.close, arguments_fd)
+                names = _user_namespace(request, who, steps) if self._as_root else None
+                if names is not None:
+                    childs.callback(os.close, names)
+
+                def become() -> NoReturn:
+                    cgroup.enter(group)
+                    if not group:
+                        limit_processes(request.spec.pids)
+                    if self._as_root:
+                        layer = Layer(request.layer_dir)
+                        root_stage.build(steps, layer, who.uid, names)
+                        os.setgroups(who.groups)
+                        os.setresgid(who.gid, who.gid, who.gid)
+                        os.setresuid(who.uid, who.uid, who.uid)
+                    command = ["bwrap", "--args", str(arguments_fd), "--", *_command(request)]
+                    os.execve(self._program, command, {})  # noqa: S606
+
+                pid = spawn(
+                    become,
+                    stdout_fd=request.stdout_fd,
+                    stderr_fd=request.stderr_fd,
+                    keep_fds=(*request.pass_fds, filter_fd, arguments_fd),
+                    close_fds=() if names is None else (names,),
+                    report_fd=report_fd,
+                )
+            try:
+                return pid, _first_process(report, request.stderr_fd)
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+
+    def _arguments(
+        self, request: ContainerRequest, steps: Sequence[Step], report_fd: int, filter_fd: int
+    ) -> list[bytes]:
+        """What bwrap is told; through a descriptor, so that a job does not see it."""
+        spec = request.spec
+        variables = job_environment(
+            spec, request.variables, places=PLACES, host=dict(os.environ)
+        )
+        arguments = [
+            *layout(() if self._as_root else steps),
+            *isolation(spec.folder or HOME, spec.memory_bytes, variables),
+            *("--info-fd", str(report_fd), "--seccomp", str(filter_fd)),
+        ]
+        return [os.fsencode(argument) for argument in arguments]
+
+
+def _command(request: ContainerRequest) -> list[str]:
+    return [request.spec.host_python.executable, *request.command_tail]
+
+
+def _program_files(program: str) -> tuple[str, ...]:
+    """What must be there to run ``program``: bwrap of a wheel has a library beside its package."""
+    package = os.path.dirname(os.path.dirname(program))
+    libraries = f"{package}.libs"
+    return (package, libraries) if os.path.isdir(libraries) else (program,)
+
+
+def _user_namespace(
+    request: ContainerRequest, who: Identity, steps: Sequence[Step]
+) -> int | None:
+    if not any(isinstance(step, Bind | Overlay) and step.mapped for step in steps):
+        return None
+    return root_stage.make_user_namespace(request.spec.user_id, who.uid)
+
+
+def _memory_file(name: str, data: bytes) -> int:
+    file = os.memfd_create(name)
+    os.write(file, data)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def _first_process(report: int, stderr_fd: int) -> int:
+    """Return the pid that bwrap reports.
+
+    Raises:
+        OSError: our own preparation failed.
+        ContainerError: bwrap refused.
+    """
+    text, end_at = b"", time.monotonic() + START_SECONDS
+    while not text.endswith(b"}\n") and not text.endswith(b"}"):
+        if not select.select([report], [], [], max(0.0, end_at - time.monotonic()))[0]:
+            raise ContainerError(
+                f"the container was not made within {START_SECONDS:.0f} seconds; "
+                "a disk that it shows may not answer"
+            )
+        data = os.read(report, 4096)
+        if not data:
+            break
+        text += data
+    if text.startswith(b"!"):
+        number, _, rest = text[1:].decode("utf-8", "replace").partition(" ")
+        path, _, why = rest.partition(": ")
+        raise OSError(int(number), why, path or None)
+    if not text:
+        complaint = _complaint(stderr_fd) or "it said nothing"
+        raise ContainerError(f"bubblewrap could not make the container: {complaint}")
+    return int(json.loads(text)["child-pid"])
+
+
+def _complaint(stderr_fd: int) -> str:
+    """What bwrap wrote to its stderr, read through the other end of that pipe."""
+    with contextlib.suppress(OSError):
+        file = os.open(f"/proc/self/fd/{stderr_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(file, 4096).decode("utf-8", "replace").strip()
+        finally:
+            os.close(file)
+    return ""
+
+
+def _parent(pid: int) -> int:
+    """The parent of ``pid``; 0 if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0

@@ -1,0 +1,55 @@
+"""The words for bwrap. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+from picloud_services.agent.binds import Bind, Hide, Overlay, Step
+
+NAMESPACES = (
+    "--unshare-user",
+    "--unshare-ipc",
+    "--unshare-pid",
+    "--unshare-net",
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+)
+
+
+def layout(steps: Sequence[Step]) -> list[str]:
+    """Return the arguments that lay out the files by ``steps``; without steps our own ``/`` is shown."""
+    if not steps:
+        return ["--bind", "/", "/"]
+    words: list[str] = []
+    for step in steps:
+        words += _step(step)
+    for step in steps:
+        if isinstance(step, Hide):
+            words += ["--remount-ro", step.target]
+    return [*words, "--remount-ro", "/"]
+
+
+def _step(step: Step) -> list[str]:
+    if isinstance(step, Hide):
+        return ["--perms", "0755", "--tmpfs", step.target]
+    if isinstance(step, Bind):
+        return ["--bind" if step.writable else "--ro-bind", step.source, step.target]
+    if isinstance(step, Overlay):
+        return ["--overlay-src", step.source, "--overlay", step.upper, step.work, step.target]
+    return ["--symlink", step.text, step.target]
+
+
+def isolation(folder: str, memory_bytes: int, variables: Mapping[str, str]) -> list[str]:
+    """Return the arguments of everything but the files; the job begins in ``folder``.
+
+    Devices and shared memory are the container's own, the latter at most ``memory_bytes``.
+    """
+    words = [
+        *NAMESPACES,
+        "--die-with-parent",
+        "--new-session",
+        *("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
+        *("--perms", "1777", "--size", str(memory_bytes), "--tmpfs", "/dev/shm"),  # noqa: S108
+        *("--chdir", folder, "--clearenv"),
+    ]
+    for name, value in variables.items():
+        words += ["--setenv", name, value]
+    return words
