@@ -38,7 +38,10 @@ def read_head(head: bytes) -> ProxyHead:
     if method == b"CONNECT":
         host, port = _split_host(target.decode("latin-1"), None)
         return ProxyHead(host, port, tunnel=True)
-    url = urlsplit(target.decode("latin-1"))
+    try:
+        url = urlsplit(target.decode("latin-1"))
+    except ValueError as error:
+        raise HeadError(f"{target!r} is not an address") from error
     if url.scheme != "http" or not url.netloc:
         raise HeadError("only http:// addresses and CONNECT are served here")
     host, port = _split_host(url.netloc.rpartition("@")[2], 80)

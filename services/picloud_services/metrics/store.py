@@ -96,7 +96,7 @@ class SampleStore:
             f"SELECT {_COLUMNS} FROM sample WHERE jid = ? AND at > ? ORDER BY at, id",  # noqa: S608
             (jid, since_at),
         )
-        return [ResourceSample(*row[:-1], bool(row[-1])) for row in rows]
+        return [ResourceSample(*(*row[:-1], bool(row[-1]))) for row in rows]
 
     def delete(self, jids: Sequence[int]) -> None:
         """Remove the samples of ``jids``."""

@@ -1,0 +1,101 @@
+import asyncio
+import time
+
+import pytest
+
+from picloud_jupyter.protocol.metrics import ResourceSample
+from picloud_services.metrics.service import MetricsService
+from picloud_services.metrics.store import SampleStore
+
+
+def samples(jid: int, count: int, start_at: float = 1000.0) -> list[ResourceSample]:
+    return [
+        ResourceSample(start_at + i, jid, i * 0.5, i, i, i, i, i, 1, approximate=i % 2 == 0)
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+async def metrics(tmp_path):
+    service = MetricsService(tmp_path / "metrics.db", retention_seconds=100.0)
+    await service.start()
+    yield service
+    await service.stop()
+
+
+async def test_samples_when_just_added_then_are_read_before_they_are_written(metrics):
+    metrics.add(samples(7, 3))
+    assert await metrics.samples(7) == samples(7, 3)
+
+
+async def test_samples_when_written_then_come_back_the_same_after_a_restart(tmp_path):
+    service = MetricsService(tmp_path / "metrics.db")
+    await service.start()
+    service.add(samples(7, 50) + samples(8, 2))
+    await service.stop()
+    again = MetricsService(tmp_path / "metrics.db")
+    await again.start()
+    assert await again.samples(7) == samples(7, 50)
+    assert await again.samples(7, since_at=1047.0) == samples(7, 50)[-2:]
+    assert await again.samples(9) == []
+    await again.stop()
+
+
+async def test_samples_when_there_are_many_then_are_thinned(metrics):
+    metrics.add(samples(7, 500))
+    found = await metrics.samples(7, max_points=50)
+    assert len(found) == 50
+    assert found[-1].cpu_seconds == samples(7, 500)[-1].cpu_seconds
+
+
+async def test_series_when_asked_then_gives_rates(metrics):
+    metrics.add(samples(7, 10))
+    [points] = await metrics.series(7)
+    assert {p.cpu_cores for p in points} == {0.5}
+
+
+async def test_prune_when_old_then_goes_and_the_new_stays(metrics):
+    metrics.add(samples(1, 20, start_at=1000.0) + samples(2, 20, start_at=5000.0))
+    await metrics.delete([99])  # writes what is pending
+    assert await metrics.prune(5050.0) == 20
+    assert await metrics.samples(1) == []
+    assert len(await metrics.samples(2)) == 20
+
+
+async def test_delete_when_a_job_is_deleted_then_its_samples_go(metrics):
+    metrics.add(samples(1, 5) + samples(2, 5))
+    await metrics.delete([1])
+    assert await metrics.samples(1) == []
+    assert len(await metrics.samples(2)) == 5
+
+
+def test_store_when_over_its_size_then_drops_the_oldest(tmp_path):
+    store = SampleStore(tmp_path / "metrics.db")
+    store.add(samples(1, 20_000))
+    limit = store.used_bytes // 2
+    while store.prune(0.0, limit):
+        pass
+    left = store.read(1, 0.0)
+    assert store.used_bytes <= limit
+    assert left == samples(1, 20_000)[-len(left) :]
+    assert left
+    store.close()
+
+
+def test_store_when_the_file_is_damaged_then_it_is_put_aside(tmp_path):
+    path = tmp_path / "metrics.db"
+    path.write_bytes(b"this is not a database, " * 500)
+    store = SampleStore(path)
+    store.add(samples(1, 1))
+    assert store.read(1, 0.0) == samples(1, 1)
+    assert (tmp_path / "metrics.db.broken").exists()
+    store.close()
+
+
+async def test_add_when_the_disk_fails_then_counts_what_is_lost(metrics):
+    metrics._store._connection.execute("DROP TABLE sample")
+    metrics.add(samples(1, 5))
+    deadline = time.monotonic() + 5
+    while metrics.dropped < 5 and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    assert metrics.dropped == 5
