@@ -110,4 +110,4 @@ async def read_samples(services: Services, request: Request) -> Reply:
     jid = read_int({"jid": request.names[0]}, "jid", low=1)
     await services.jobs.require(request.caller.user_id, [(jid, jid)])
     since_at = read_seconds(request.query, "since", high=1e12)
-    return json_reply({"samples": await services.samples.series(jid, since_at, MAX_POINTS)})
+    return json_reply({"samples": await services.samples.samples(jid, since_at, MAX_POINTS)})

@@ -1,0 +1,170 @@
+"""From a command line to a running control plane, or to words that say why not."""
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from picloud_jupyter.protocol.errors import (
+    CloudException,
+    Conflict,
+    DiskFull,
+    InvalidRequest,
+    PlatformError,
+    error_to_wire,
+)
+from picloud_jupyter.transport.paths import ServicePaths, make_private
+from picloud_services.base.filesystem import disk_space, network_file_system, write_atomically
+from picloud_services.base.logs import scrub, start_logging
+from picloud_services.base.single_instance import InstanceLock, is_alive, read_record
+from picloud_services.config import Settings, from_environment
+
+LOCAL_STATE = Path("/var/tmp")  # noqa: S108  # the folder made there is private and checked
+LEAST_BYTES = 16 * 1024 * 1024  # the store, its log and a few jobs
+_CONFIG_FILES = ("picloud_config.py", "picloud_config.json")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the state of a service is. ``note`` says so where that is not the home asked for."""
+
+    paths: ServicePaths
+    note: str = ""
+
+
+def run_control(paths: ServicePaths, options: Sequence[str] = ()) -> int:
+    """Run the control plane until it is told to stop; return the process's exit code.
+
+    A start that fails leaves its error in RUN/startup-error.json, for the client that waits.
+    """
+    lock = InstanceLock(paths.home / "lock")
+    try:
+        make_private(paths.run)
+        place = prepare(paths)
+        lock = InstanceLock(place.paths.home / "lock")
+        lock.acquire(paths.record)
+        settings = replace(load_settings(paths, options), paths=place.paths)
+        start_logging(
+            place.paths.home / "service.log",
+            level=settings.log_level,
+            max_bytes=settings.log_bytes,
+        )
+        os.environ.update(settings.exported())
+        asyncio.run(_run(settings, place.note))
+    except (CloudException, OSError, ValueError) as exc:
+        report_failure(paths, as_startup_error(exc))
+        return 1
+    finally:
+        lock.release()
+    return 0
+
+
+async def _run(settings: Settings, note: str) -> None:
+    # The agent comes first: it starts on another core while this process imports the rest.
+    from picloud_services.agent.guardian import the_agent, watch
+
+    guard = asyncio.create_task(
+        watch(the_agent(settings), wanted=lambda: True, intent=settings.paths.intent),
+        name="guardian of the agent",
+    )
+    await asyncio.sleep(0)
+    try:
+        from picloud_services.app.control_plane import ControlPlane
+
+        await ControlPlane(settings, note=note).run()
+    finally:
+        guard.cancel()
+        await asyncio.wait([guard])
+
+
+def prepare(paths: ServicePaths) -> Place:
+    """Return where the state goes, the folder made and private.
+
+    A store on a network file system can be damaged by another machine's writes, so there it goes
+    to a folder of this user in /var/tmp, which outlives a reboot.
+
+    Raises:
+        PermissionError: the folder is not this user's, or cannot be made.
+        DiskFull: there is no room for the store itself.
+    """
+    kind = network_file_system(paths.home)
+    note = ""
+    if kind:
+        digest = hashlib.sha256(os.fsencode(paths.home)).hexdigest()[:8]
+        local = LOCAL_STATE / f"picloud-{os.getuid()}-{digest}"
+        note = (
+            f"{paths.home} is on a network file system ({kind}), where a database is not safe; "
+            f"state is kept on this machine in {local}"
+        )
+        paths = ServicePaths(local, paths.run)
+        make_private(local)
+    paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not os.access(paths.home, os.W_OK | os.X_OK):
+        raise PermissionError(
+            errno.EACCES, "it may not be written to by this user", str(paths.home)
+        )
+    space = disk_space(paths.home)
+    if space.free_bytes < LEAST_BYTES:
+        raise DiskFull(
+            f"the disk that holds {paths.home} has {space.free_bytes // 1024} KiB free; "
+            f"the service needs at least {LEAST_BYTES // 1024**2} MiB to start",
+            hint="Free some space, or move the home with PICLOUD_HOME.",
+        )
+    return Place(paths, note)
+
+
+def load_settings(paths: ServicePaths, options: Sequence[str]) -> Settings:
+    """Return the settings; traitlets is imported only where a file or options need it.
+
+    Raises:
+        ValueError: one of them is wrong; the message names it.
+    """
+    if options or any((paths.home / name).exists() for name in _CONFIG_FILES):
+        from picloud_services.config.load import load
+
+        return load(paths, options)
+    return from_environment(paths)
+
+
+def as_startup_error(error: CloudException | OSError | ValueError) -> CloudException:
+    """Return ``error`` as one that a client can raise."""
+    if isinstance(error, CloudException):
+        return error
+    if isinstance(error, ValueError):
+        return InvalidRequest(f"a setting of the service is wrong: {error}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(
+            f"the disk is full ({error.filename or 'the home folder'})",
+            hint="Free some space, or move the home with PICLOUD_HOME.",
+        )
+    return PlatformError(
+        f"the service cannot start: {error.strerror or error}: {error.filename or ''}".rstrip(
+            ": "
+        )
+    )
+
+
+def report_failure(paths: ServicePaths, error: CloudException) -> None:
+    """Leave ``error`` where the client looks, and on standard error.
+
+    Nothing is left where the socket's own service is well: its clients need no bad news.
+    """
+    sys.stderr.write(
+        f"{time.strftime('%F %T')} the control plane did not start: {scrub(str(error))}\n"
+    )
+    record = read_record(paths.record)
+    if isinstance(error, Conflict) and record is not None and is_alive(record):
+        return
+    content = json.dumps(error_to_wire(error)).encode()
+    # The words are on standard error in any case; this folder may be what is wrong.
+    with contextlib.suppress(OSError):
+        write_atomically(paths.run / "startup-error.json", content)

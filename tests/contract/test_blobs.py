@@ -1,0 +1,192 @@
+"""What every `BlobStore` must do; run on the one in files."""
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from picloud_jupyter.protocol.errors import Corrupt, NotFound
+from picloud_services.blobs.filesystem import FileBlobStore
+from picloud_services.blobs.store import PIECE_BYTES, BlobRef, BlobStore
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "blobs"
+
+
+@pytest.fixture
+def blobs(root: Path) -> BlobStore:
+    return FileBlobStore(root)
+
+
+async def keep(blobs: BlobStore, content: bytes, name: str = "") -> BlobRef:
+    blob = name or secrets.token_hex(16)
+    blobs.incoming_path(blob).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return await blobs.adopt(blob, size_bytes=len(content), digest=digest)
+
+
+async def read(
+    blobs: BlobStore, ref: BlobRef, start: int = 0, stop: int | None = None
+) -> bytes:
+    pieces = [piece async for piece in blobs.stream(ref, start, stop)]
+    assert all(0 < len(piece) <= PIECE_BYTES for piece in pieces)
+    return b"".join(pieces)
+
+
+def file_of(root: Path, ref: BlobRef) -> Path:
+    (found,) = root.rglob(ref.blob)
+    return found
+
+
+async def nothing_referenced(_blobs: Sequence[str]) -> set[str]:
+    return set()
+
+
+async def test_adopt_when_written_then_read_back_whole_and_in_ranges(blobs):
+    content = os.urandom(PIECE_BYTES * 2 + 17)
+    ref = await keep(blobs, content)
+    assert await read(blobs, ref) == content
+    assert await read(blobs, ref, 5, 9) == content[5:9]
+    assert await read(blobs, ref, len(content) - 3) == content[-3:]
+    assert (await blobs.local_path(ref)).read_bytes() == content
+
+
+async def test_adopt_when_repeated_then_same_answer_and_content_kept(blobs):
+    ref = await keep(blobs, b"first")
+    blobs.incoming_path(ref.blob).write_bytes(b"other")
+    again = await blobs.adopt(ref.blob, size_bytes=5, digest=ref.digest)
+    assert again == ref
+    assert await read(blobs, ref) == b"first"
+    assert not blobs.incoming_path(ref.blob).exists()
+
+
+async def test_adopt_when_nothing_came_then_not_found(blobs):
+    with pytest.raises(NotFound):
+        await blobs.adopt(secrets.token_hex(16), size_bytes=1)
+
+
+async def test_adopt_when_size_differs_then_corrupt_and_not_kept(blobs):
+    blob = secrets.token_hex(16)
+    blobs.incoming_path(blob).write_bytes(b"abc")
+    with pytest.raises(Corrupt):
+        await blobs.adopt(blob, size_bytes=4)
+    assert await blobs.find(blob) is None
+
+
+@pytest.mark.parametrize("kind", ["link", "second name", "pipe", "folder"])
+async def test_adopt_when_not_a_plain_file_then_refused(blobs, tmp_path, kind):
+    blob = secrets.token_hex(16)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"abc")
+    path = blobs.incoming_path(blob)
+    if kind == "link":
+        path.symlink_to(secret)
+    elif kind == "second name":
+        path.hardlink_to(secret)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises((Corrupt, OSError)):
+        await blobs.adopt(blob, size_bytes=3)
+    assert await blobs.find(blob) is None
+
+
+@pytest.mark.parametrize(
+    "blob", ["", "..", "../../etc/passwd", "A" * 32, "ab", "g" * 32, "a" * 65]
+)
+async def test_any_when_id_is_none_then_refused(blobs, blob):
+    with pytest.raises(ValueError, match="not the id"):
+        blobs.incoming_path(blob)
+    with pytest.raises(ValueError, match="not the id"):
+        await blobs.find(blob)
+
+
+async def test_read_when_cut_on_disk_then_corrupt(blobs, root):
+    ref = await keep(blobs, b"x" * 1000)
+    path = file_of(root, ref)
+    path.chmod(0o600)
+    os.truncate(path, 999)
+    with pytest.raises(Corrupt):
+        await read(blobs, ref)
+    with pytest.raises(Corrupt):
+        await blobs.local_path(ref)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_read_when_changed_on_disk_then_corrupt(blobs, root, restarted):
+    ref = await keep(blobs, b"x" * 1000)
+    path = file_of(root, ref)
+    path.chmod(0o600)
+    path.write_bytes(b"y" * 1000)
+    os.utime(path, (1, 1))
+    served = FileBlobStore(root) if restarted else blobs
+    with pytest.raises(Corrupt):
+        await served.local_path(ref)
+    with pytest.raises(Corrupt):
+        await read(served, ref)
+
+
+async def test_read_when_restarted_then_still_there(blobs, root):
+    ref = await keep(blobs, b"abc")
+    assert await read(FileBlobStore(root), ref) == b"abc"
+
+
+async def test_find_when_there_then_size_and_when_not_then_none(blobs):
+    ref = await keep(blobs, b"abc")
+    assert await blobs.find(ref.blob) == BlobRef(ref.blob, 3)
+    assert await blobs.find(secrets.token_hex(16)) is None
+    assert await read(blobs, ref) == b"abc"  # a look does not count as a change
+
+
+async def test_release_when_open_then_reader_keeps_it(blobs):
+    content = os.urandom(PIECE_BYTES * 3)
+    ref = await keep(blobs, content)
+    stream = blobs.stream(ref)
+    first = await anext(stream)
+    await blobs.release([ref.blob, secrets.token_hex(16)])
+    rest = [piece async for piece in stream]
+    assert first + b"".join(rest) == content
+    with pytest.raises(NotFound):
+        await read(blobs, ref)
+
+
+async def test_sweep_when_unreferenced_and_old_then_removed_and_others_kept(blobs, root):
+    old, named, fresh, used = [await keep(blobs, bytes([n])) for n in range(4)]
+    now = time.time()
+    for ref in (old, named, used):
+        os.utime(file_of(root, ref), (now - 7200, now - 7200))
+    await blobs.find(used.blob)
+
+    async def referenced(ids: Sequence[str]) -> set[str]:
+        assert fresh.blob not in ids
+        return {named.blob} & set(ids)
+
+    assert await blobs.sweep(referenced, now_at=now) == 1
+    assert await blobs.find(old.blob) is None
+    for ref in (named, fresh, used):
+        assert await blobs.find(ref.blob) is not None
+
+
+async def test_sweep_when_an_upload_was_never_finished_then_it_goes_after_a_day(blobs):
+    lost, recent = (blobs.incoming_path(secrets.token_hex(16)) for _ in range(2))
+    now = time.time()
+    for path, age in ((lost, 90_000), (recent, 7200)):
+        path.write_bytes(b"x")
+        os.utime(path, (now - age, now - age))
+    await blobs.sweep(nothing_referenced, now_at=now)
+    assert not lost.exists()
+    assert recent.exists()
+
+
+async def test_usage_when_kept_then_counted(blobs):
+    await keep(blobs, b"x" * 10_000)
+    usage = await blobs.usage()
+    assert usage.count == 1
+    assert usage.total_bytes >= 10_000
