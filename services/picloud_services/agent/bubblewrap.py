@@ -25,7 +25,7 @@ from picloud_services.agent.binds import (
     Planner,
     Step,
 )
-from picloud_services.agent.bubblewrap_arguments import isolation, layout
+from picloud_services.agent.bubblewrap_arguments import isolation, layout, seal
 from picloud_services.agent.container import ContainerError, ContainerRequest, RunningContainer
 from picloud_services.agent.job_environment import job_environment
 from picloud_services.agent.mounts import parse_mountinfo
@@ -182,9 +182,11 @@ class BubblewrapContainer:
         variables = job_environment(
             spec, request.variables, places=PLACES, host=dict(os.environ)
         )
+        shown = () if self._as_root else steps
         arguments = [
-            *layout(() if self._as_root else steps),
+            *layout(shown),
             *isolation(spec.folder or HOME, spec.memory_bytes, variables),
+            *seal(shown),
             *("--info-fd", str(report_fd), "--seccomp", str(filter_fd)),
         ]
         return [os.fsencode(argument) for argument in arguments]

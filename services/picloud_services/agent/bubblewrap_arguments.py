@@ -21,10 +21,13 @@ def layout(steps: Sequence[Step]) -> list[str]:
     words: list[str] = []
     for step in steps:
         words += _step(step)
-    for step in steps:
-        if isinstance(step, Hide):
-            words += ["--remount-ro", step.target]
-    return [*words, "--remount-ro", "/"]
+    return words
+
+
+def seal(steps: Sequence[Step]) -> list[str]:
+    """Return the last arguments: what `layout` left writable for the sake of mount points is closed."""
+    hidden = [step.target for step in steps if isinstance(step, Hide)]
+    return [word for path in (*hidden, "/") for word in ("--remount-ro", path)] if steps else []
 
 
 def _step(step: Step) -> list[str]:

@@ -33,8 +33,8 @@ def build(steps: Sequence[Step], layer: Layer, owner: int, user_namespace: int |
         for path in ("/proc", "/dev")
     }
     syscalls.replace_root(root)
-    for path, tree in kernel.items():
-        _attach(tree, path)
+    for path, place in kernel.items():
+        _attach(place, path)
     for step, tree in zip(steps, opened, strict=True):
         if isinstance(step, Link):
             _make_parents(step.target)
