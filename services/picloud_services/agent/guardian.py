@@ -124,6 +124,10 @@ def start_detached(other: Other) -> subprocess.Popen[bytes]:
         os.close(descriptor)
 
 
+def _exists(intent: Path) -> bool:
+    return intent.exists()
+
+
 async def watch(other: Other, *, wanted: Callable[[], bool], intent: Path) -> None:
     """Start ``other`` whenever it is dead and wanted, until cancelled.
 
@@ -136,7 +140,7 @@ async def watch(other: Other, *, wanted: Callable[[], bool], intent: Path) -> No
         # poll() also buries the child, whose pid would look alive as a zombie
         is_coming = child is not None and child.poll() is None
         is_coming = is_coming and now - starts[-1] < START_SECONDS
-        if not is_coming and not other.is_alive() and wanted() and not intent.exists():
+        if not is_coming and not other.is_alive() and wanted() and not _exists(intent):
             delay = delay_seconds(starts, now)
             if delay:
                 log.error(

@@ -1,12 +1,17 @@
 """Takes large results out of a container's folder into the blobs of the service. Sync."""
 
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
+from picloud_jupyter.protocol.frames import pack_frame
 from picloud_services.base.filesystem import sync_folder
+
+_REASON, _SIZE, _EXTRA = 1, 6, 7  # of an item in a batch: docs/internals.md 4
 
 
 class RefusedFileError(Exception):
@@ -47,6 +52,46 @@ def take_result(
         os.close(target)
     sync_folder(incoming)
     return fresh
+
+
+def move_results(
+    items: list[list[Any]], body: bytes, out_dir: Path, incoming: Path, owners: Collection[int]
+) -> bytes:
+    """Move the files that ``items`` of a batch name; ``items`` then have their names in ``incoming``.
+
+    Returns the batch's body. What cannot be taken makes its element a failed one, whose text says
+    why; the others are not touched.
+    """
+    bodies: list[bytes] = []
+    start = 0
+    for item in items:
+        end = start + item[_SIZE]
+        bodies.append(body[start:end])
+        start = end
+        extra = item[_EXTRA]
+        if not extra or "file" not in extra:
+            continue
+        try:
+            extra["file"] = take_result(out_dir, extra["file"], extra["size"], incoming, owners)
+        except (RefusedFileError, OSError) as exc:
+            full = isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            bodies[-1] = _failure(f"the result was computed but cannot be kept: {exc}")
+            item[_REASON] = "disk_full" if full else "result_unserializable"
+            item[_SIZE] = len(bodies[-1])
+            item[_EXTRA] = None
+    return b"".join(bodies)
+
+
+def _failure(message: str) -> bytes:
+    return pack_frame(
+        {
+            "type": "OSError",
+            "module": "builtins",
+            "message": message,
+            "traceback": message,
+            "loadable": False,
+        }
+    )
 
 
 def _open_plain(folder: int, name: str) -> int:

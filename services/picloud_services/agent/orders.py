@@ -23,6 +23,7 @@ class RequestFields:
     code: str
     host_uid: int
     variables: dict[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

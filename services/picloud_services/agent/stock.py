@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from picloud_jupyter.protocol.jobs import SandboxSpec
+
 CHUNKS_PER_CONTAINER = 2  # one runs, one waits behind it
 # A restart costs about 30 ms, a no-op element about 30 us: at 100,000 elements that is 1 % of the time.
 MAX_ELEMENTS = 100_000
@@ -19,12 +21,21 @@ UNMEASURED_BYTES = 16 * 1024 * 1024  # what a runner that has not told its size 
 
 
 @dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What makes two containers interchangeable: equal when their digests are. ``code`` is a path."""
+
+    digest: str
+    spec: SandboxSpec = field(compare=False)
+    code: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """A chunk that wants a container. ``fresh``: one that has run nothing yet."""
 
     lease: str
     slot: str
-    sandbox: str
+    sandbox: Sandbox
     single_use: bool = False
     fresh: bool = False
 
@@ -36,13 +47,12 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Wear:
-    """What a runner said of itself when a chunk ended. ``limit_bytes`` is its memory limit."""
+    """What a runner said of itself when a chunk ended: threads and children are left over."""
 
     elements: int
     rss_bytes: int = 0
     threads: int = 0
     children: int = 0
-    limit_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,7 @@ class Start:
     """Start ``container`` for ``sandbox``."""
 
     container: str
-    sandbox: str
+    sandbox: Sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ Action = Start | Send | Retire
 
 @dataclass(slots=True)
 class _Container:
-    sandbox: str
+    sandbox: Sandbox
     slot: str | None = None
     leases: set[str] = field(default_factory=set)
     used: bool = False
@@ -102,7 +112,7 @@ class _Container:
             wear.threads
             or wear.children
             or self.elements >= MAX_ELEMENTS
-            or (wear.limit_bytes and grown_bytes > GROWTH_SHARE * wear.limit_bytes)
+            or grown_bytes > GROWTH_SHARE * self.sandbox.spec.memory_bytes
         )
 
 
@@ -173,24 +183,21 @@ class Stock:
             return self._pump(name, slot, now)
         return self._settle(slot.container, self._containers[slot.container], now)
 
-    def attach(self, container: str, sandbox: str, leases: Iterable[str], now: float) -> None:
-        """Take in a container that an earlier agent started; its slot has the container's name."""
+    def attach(
+        self, container: str, sandbox: Sandbox, slot: str, leases: Iterable[str], now: float
+    ) -> None:
+        """Take in a container that an earlier agent started; with leases it serves ``slot``.
+
+        What it has run and what it is meant for is not known: it serves no more chunks than those
+        that it has if another container has its slot already.
+        """
         found = _Container(sandbox, leases=set(leases), used=True, idle_since=now)
         self._containers[container] = found
         if found.leases:
-            found.slot = container
-            self._slots[container] = _Slot(container, released=True)
-
-    def rename_slot(self, old: str, new: str) -> None:
-        """Call slot ``old`` by the name that the dispatcher has for it."""
-        slot = self._slots.get(old)
-        if slot is None or new in self._slots:
-            return
-        del self._slots[old]
-        self._slots[new] = slot
-        slot.released = False
-        if slot.container is not None:
-            self._containers[slot.container].slot = new
+            while slot in self._slots:
+                slot = f"{slot}+"
+            found.slot = slot
+            self._slots[slot] = _Slot(container, released=True)
 
     def release_all(self, now: float) -> list[Action]:
         """Nobody knows the slots any more: release each of them."""
@@ -311,7 +318,7 @@ class Stock:
         del self._containers[container]
         return Retire(container)
 
-    def _prestart(self, sandbox: str, now: float) -> list[Action]:
+    def _prestart(self, sandbox: Sandbox, now: float) -> list[Action]:
         """Keep as many unused containers ready as single-use ones run, up to the limit."""
         alike = [c for c in self._containers.values() if c.sandbox == sandbox]
         running = sum(c.single_use for c in alike)

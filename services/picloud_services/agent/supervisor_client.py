@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from picloud_jupyter.protocol.frames import Buffer, decode_header, pack_frame, pack_raw
 from picloud_services.agent.orders import StartOrder
+from picloud_services.agent.processes import Process, find_process
 from picloud_services.base.frame_link import FrameLink, hello, refusal
-from picloud_services.base.single_instance import process_start_ticks
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,18 @@ class SupervisorClient:
     ) -> None:
         self.order = order
         self.container = order.container
-        self.pid = 0
-        self.start_time = 0
+        self.process: Process | None = None
         self.facts: dict[str, Any] = {}  # the supervisor's hello
         self.leases: dict[str, None] = {}  # sent and not over, in order
         self.has_ended = False  # its `exited` or `start_failed` came
         self.moving: deque[tuple[bytes, bytes]] | None = (
             None  # frames behind a result on its way
         )
+        self.is_adopted = (
+            False  # an earlier agent started it, and its books are not taken over yet
+        )
+        self.greeted = asyncio.Event()  # its first hello came, or it was gone
+        self.busy_at = time.monotonic()  # when it last had work
         self._on_hello = on_hello
         self._on_frame = on_frame
         self._on_gone = on_gone
@@ -55,9 +60,9 @@ class SupervisorClient:
         self._is_leaving = False
 
     # ------------------------------------------------------------------------------ the connection
-    def connect(self, pid: int, start_time: int) -> None:
-        """Begin to speak with the supervisor, process ``pid`` that started at ``start_time``."""
-        self.pid, self.start_time = pid, start_time
+    def connect(self, process: Process) -> None:
+        """Begin to speak with the supervisor ``process``."""
+        self.process = process
         self._task = asyncio.create_task(self._connect())
 
     async def _connect(self) -> None:
@@ -102,7 +107,7 @@ class SupervisorClient:
 
     def is_alive(self) -> bool:
         """Whether the very process of the supervisor still runs."""
-        return bool(self.pid) and process_start_ticks(self.pid) == self.start_time
+        return self.process is not None and find_process(self.process.pid) == self.process
 
     def leave(self) -> None:
         """Disconnect; the supervisor goes on."""

@@ -1,22 +1,26 @@
-"""What a container has around it while it lives: its network and its way to the control plane."""
+"""What a container has around it while it lives: network, way to the control plane, sampler."""
 
+import functools
 from pathlib import Path
 
-from picloud_jupyter.protocol.jobs import SandboxSpec
+from picloud_jupyter.protocol.jobs import ContainerKind, SandboxSpec
 from picloud_services.agent.forward import Forwarder
 from picloud_services.agent.network import Network
 from picloud_services.agent.node_facts import job_ids
 from picloud_services.agent.orders import StartOrder
+from picloud_services.agent.sampler import SampledContainer, Sampler
+from picloud_services.agent.supervisor_client import SupervisorClient
 from picloud_services.config import Settings
 
 
 class Surroundings:
-    """Networks and forwarding sockets of all containers of one agent; on the event loop."""
+    """Networks, forwarding sockets and figures of all containers of one agent; on the event loop."""
 
-    def __init__(self, settings: Settings, network: Network) -> None:
+    def __init__(self, settings: Settings, network: Network, sampler: Sampler) -> None:
         self._home = settings.home
         self._jobs_socket = settings.paths.jobs_socket
         self._network = network
+        self._sampler = sampler
         self._forwarders: dict[str, Forwarder] = {}
 
     def variables(self, spec: SandboxSpec) -> dict[str, str]:
@@ -33,14 +37,27 @@ class Surroundings:
         Raises:
             OSError: the socket cannot be made.
         """
-        forwarder = Forwarder(Path(order.run_dir) / "api.sock", self._jobs_socket)
+        forwarder = Forwarder(Path(order.request.run_dir) / "api.sock", self._jobs_socket)
         await forwarder.start()
         self._forwarders[order.container] = forwarder
 
-    def attach(self, order: StartOrder, init_pid: int) -> None:
+    def attach(self, client: SupervisorClient, init_pid: int, cgroups: tuple[str, ...]) -> None:
         """Begin to connect the container, whose first process is ``init_pid``, to its network."""
-        uid, gid = job_ids(order.kind, order.spec.user_id, self._home)
-        self._network.attach(order.container, init_pid, uid, gid, order.spec.network)
+        order, spec = client.order, client.order.request.spec
+        uid, gid = job_ids(order.kind, spec.user_id, self._home)
+        self._network.attach(order.container, init_pid, uid, gid, spec.network)
+        assert client.process is not None
+        is_plain = order.kind is ContainerKind.PLAIN
+        self._sampler.add(
+            SampledContainer(
+                order.container,
+                supervisor_pid=client.process.pid,
+                init_pid=0 if is_plain else init_pid,
+                cgroups=cgroups,
+                memory_limit_bytes=spec.memory_bytes,
+                traffic=functools.partial(self._network.traffic, order.container),
+            )
+        )
 
     def is_ready(self, container: str) -> bool:
         """Whether a job may start in ``container`` without a wait."""
@@ -58,6 +75,7 @@ class Surroundings:
         """Take down what belongs to ``container``."""
         if (forwarder := self._forwarders.pop(container, None)) is not None:
             await forwarder.close()
+        self._sampler.remove(container)
         await self._network.detach(container)
 
     async def close(self) -> None:

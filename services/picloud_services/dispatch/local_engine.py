@@ -25,15 +25,28 @@ RENEW_SECONDS = 10.0
 KEPT_KEYS = 256  # docs/internals.md 5: functions and sandboxes that both ends of this link keep
 
 
+class OutputPart(Protocol):
+    """What `OutputFiles.read` returns; see `OutputSlice`."""
+
+    @property
+    def data(self) -> bytes: ...  # noqa: D102
+    @property
+    def next_offset(self) -> int: ...  # noqa: D102
+    @property
+    def total_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def finished(self) -> bool: ...  # noqa: D102
+
+
 class OutputFiles(Protocol):
-    """The output files of this machine (`agent.output_files`); called in threads."""
+    """The output files of this machine (the module `agent.output_files`); called in threads."""
 
     def read(
-        self, logs: Path, lease: str, position: int, stream: str, offset: int, limit: int, /
-    ) -> OutputSlice:
+        self, logs: str, lease: str, position: int, stream: str, offset: int, limit: int
+    ) -> OutputPart:
         """Return what the element printed, from ``offset`` on."""
 
-    def delete(self, logs: Path, leases: Sequence[str], /) -> None:
+    def delete(self, logs: str, leases: Sequence[str]) -> None:
         """Remove the files of ``leases``."""
 
 
@@ -41,7 +54,6 @@ class OutputFiles(Protocol):
 class _Lease:
     """A lease that is not over. ``commands`` are those whose answer has not come."""
 
-    slot: str
     commands: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -64,7 +76,7 @@ class LocalEngine:
     ) -> None:
         self._socket = socket
         self._output = output
-        self._logs = logs
+        self._logs = str(logs)
         self._ledger = ledger
         self._epoch = epoch or secrets.token_hex(8)
         self._on_event: Callable[[EngineEvent], None] = lambda _event: None
@@ -111,8 +123,7 @@ class LocalEngine:
                 continue
             self._functions = RecentKeys[bool](KEPT_KEYS)
             self._sandboxes = RecentKeys[bool](KEPT_KEYS)
-            slots = [[lease, held.slot] for lease, held in self._leases.items()]
-            self._link.send(hello("control", epoch=self._epoch, slots=slots))
+            self._link.send(hello("control", epoch=self._epoch))
             await self._renew_until_closed(self._link)
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -156,8 +167,8 @@ class LocalEngine:
             link.send({"t": "ack", "n": self._acknowledged_n})
         link.on_frame = self._on_frame
         known, self._leases = self._leases, {}
-        for lease, slot in leases.items():
-            held = self._leases[lease] = known.get(lease) or _Lease(slot)
+        for lease in leases:
+            held = self._leases[lease] = known.get(lease) or _Lease()
             for command in held.commands:
                 link.send(command)
         self._report = report
@@ -194,7 +205,7 @@ class LocalEngine:
         link = self._link_to(node)
         if link is None:
             return
-        self._leases[chunk.lease] = _Lease(chunk.slot)
+        self._leases[chunk.lease] = _Lease()
         if self._sandboxes.get(chunk.sandbox_digest) is None:
             self._sandboxes.put(chunk.sandbox_digest, value=True)
             link.send(_sandbox_header(chunk))
@@ -246,9 +257,10 @@ class LocalEngine:
         self, node: str, lease: str, position: int, stream: str, offset: int, limit: int
     ) -> OutputSlice:
         """Return what the element printed to ``stream`` ("stdout" or "stderr")."""
-        return await asyncio.to_thread(
+        part = await asyncio.to_thread(
             self._output.read, self._logs, lease, position, stream, offset, limit
         )
+        return OutputSlice(part.data, part.next_offset, part.total_bytes, part.finished)
 
     async def delete_output(self, node: str, leases: Sequence[str]) -> None:
         """Remove the output files of ``leases``."""
@@ -269,7 +281,7 @@ class LocalEngine:
 def _is_last(name: str, header: dict[str, Any]) -> bool:
     """Whether a numbered event is the last one of its lease."""
     if name == "returned":
-        return header["first"] == 0 and header["count"] > 0  # nothing of it was started
+        return bool(header["over"])
     return name != "batch" or bool(header["end"])
 
 

@@ -1,0 +1,213 @@
+"""The agent of one machine: the process that owns containers and outlives the control plane."""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from picloud_jupyter.transport.paths import make_private
+from picloud_services.agent.bundle import make_bundle, remove_unused
+from picloud_services.agent.container import ContainerError
+from picloud_services.agent.containers import Containers
+from picloud_services.agent.control_link import ControlServer
+from picloud_services.agent.desk import Desk
+from picloud_services.agent.guardian import (
+    agent_record,
+    the_control_plane,
+    watch,
+    write_agent_process,
+)
+from picloud_services.agent.launcher_client import LauncherClient
+from picloud_services.agent.leftovers import (
+    Found,
+    clean_up,
+    find_containers,
+    remove_stray_layers,
+)
+from picloud_services.agent.network import Network
+from picloud_services.agent.node_facts import NodeFacts, find_facts
+from picloud_services.agent.processes import Process, find_process
+from picloud_services.agent.sampler import Sampler
+from picloud_services.agent.surroundings import Surroundings
+from picloud_services.base.logs import start_logging
+from picloud_services.base.ticker import Ticker
+from picloud_services.config import Settings
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 2.0
+KILL_SECONDS = 5.0
+ALONE_SECONDS = (
+    60.0  # without a control plane and without work the agent leaves after this long
+)
+EXIT_RUNNING_ALREADY = 3
+
+
+class Agent:
+    """Everything that one agent is made of. `run` returns when it was told to leave."""
+
+    def __init__(self, settings: Settings, facts: NodeFacts, bundle: Path) -> None:
+        self._settings = settings
+        self._left = asyncio.Event()
+        self._kills = False
+        self._lost_at = time.monotonic()
+        self._launcher = LauncherClient()
+        self._network = Network(facts.network, settings.run / "network")
+        self._sampler = Sampler(
+            lambda samples: self._desk.send_samples(samples),
+            lambda container, used, limit: self._desk.over_limit(container, used, limit),
+        )
+        self._surroundings = Surroundings(settings, self._network, self._sampler)
+        self._containers = Containers(
+            settings, facts, bundle, self._launcher, self._surroundings
+        )
+        self._control = ControlServer(
+            settings.paths.agent_socket,
+            on_hello=lambda header: self._desk.on_hello(header),
+            on_frame=lambda data, body: self._desk.on_command(data, body),
+            on_lost=self._on_control_lost,
+        )
+        self._desk = Desk(
+            facts.report,
+            self._containers,
+            self._control,
+            settings.home / "blobs" / "incoming",
+            on_running=self._sampler.set_running,
+            on_stop=self.leave,
+        )
+        self._ticker = Ticker("agent", TICK_SECONDS, self._tick)
+
+    async def run(self) -> None:
+        """Work until `leave` was called."""
+        await self._launcher.start()
+        await self._adopt()
+        self._sampler.start()
+        await self._control.start()
+        write_agent_process(agent_record(self._settings.run), _ourselves())
+        self._ticker.start()
+        guard = asyncio.create_task(self._guard())
+        try:
+            await self._left.wait()
+        finally:
+            guard.cancel()
+            await self._close()
+
+    def leave(self, kill: bool) -> None:  # noqa: FBT001  # a callback's signature
+        """End: with ``kill`` all containers end first, without it what has work goes on."""
+        self._kills = kill
+        self._left.set()
+
+    async def _adopt(self) -> None:
+        """Take over what earlier agents started, and clean away what is dead."""
+        found = await asyncio.to_thread(lambda: list(find_containers(self._settings.run)))
+        alive = [item for item in found if item.supervisor is not None]
+        names = {item.order.container for item in alive}
+        await asyncio.to_thread(_clean_dead, self._settings.home, found, names)
+        self._network.sweep(names)
+        async with asyncio.TaskGroup() as group:
+            for item in alive:
+                assert item.supervisor is not None
+                group.create_task(self._containers.adopt(item.order, item.supervisor))
+
+    async def _guard(self) -> None:
+        if self._settings.restart:
+            await watch(
+                the_control_plane(self._settings),
+                wanted=lambda: self._desk.holds_work,
+                intent=self._settings.paths.intent,
+            )
+
+    def _on_control_lost(self) -> None:
+        self._lost_at = time.monotonic()
+        log.info("the control plane disconnected")
+
+    async def _tick(self) -> None:
+        self._desk.tick(self._settings.runner_idle_seconds)
+        if self._control.link is not None:
+            return
+        alone_seconds = time.monotonic() - self._lost_at
+        if alone_seconds > self._settings.orphan_seconds:
+            log.error("no control plane for %.0f s: all containers end", alone_seconds)
+            self.leave(kill=True)
+        elif alone_seconds > ALONE_SECONDS and not self._desk.holds_work:
+            log.info("no control plane and no work: the agent leaves")
+            self.leave(kill=True)
+
+    async def _close(self) -> None:
+        await self._ticker.stop()
+        await self._control.close()
+        for client in self._containers.all():
+            if self._kills or not client.leases:
+                client.kill("shutdown")
+        if self._kills:
+            await self._containers.wait_gone(KILL_SECONDS)
+        await self._containers.close()
+        await self._sampler.stop()
+        await self._surroundings.close()
+        await self._launcher.close()
+        agent_record(self._settings.run).unlink(missing_ok=True)
+
+
+def run_agent(settings: Settings) -> int:
+    """Be the agent of ``settings.home`` until told to leave; returns the process's exit code.
+
+    3 = another agent runs there already; 1 = it could not start, the log says why.
+    """
+    make_private(settings.run)
+    for name in ("logs", "layers", "blobs/incoming", "bundle"):
+        (settings.home / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(settings.run / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return EXIT_RUNNING_ALREADY
+    start_logging(
+        settings.home / "agent.log", level=settings.log_level, max_bytes=settings.log_bytes
+    )
+    os.umask(0o077)
+    try:
+        asyncio.run(_main(settings))
+    except (ContainerError, OSError, ImportError) as exc:
+        log.exception("the agent cannot run")
+        sys.stderr.write(f"the agent cannot run: {exc}\n")
+        return 1
+    return 0
+
+
+async def _main(settings: Settings) -> None:
+    facts, bundle = await asyncio.gather(
+        find_facts(settings), asyncio.to_thread(make_bundle, settings.home)
+    )
+    agent = Agent(settings, facts, bundle)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: agent.leave(kill=False))
+    log.info(
+        "agent %d: containers of kind %s, limits by %s, network by %s",
+        *(os.getpid(), facts.report.container_kind.value),
+        *(facts.report.limits_grade.value, facts.report.network),
+    )
+    await agent.run()
+
+
+def _clean_dead(home: Path, found: list[Found], alive: set[str]) -> None:
+    for item in found:
+        if item.supervisor is None:
+            with contextlib.suppress(OSError):  # what cannot be removed now is tried next time
+                clean_up(item.order)
+    remove_stray_layers(home, alive)
+    used = {
+        Path(item.order.request.bundle).name for item in found if item.supervisor is not None
+    }
+    remove_unused(home, used | {make_bundle(home).name})
+
+
+def _ourselves() -> Process:
+    process = find_process(os.getpid())
+    assert process is not None
+    return process

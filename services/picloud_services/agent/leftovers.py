@@ -1,0 +1,108 @@
+"""What earlier agents and lost supervisors left: found again, ended, cleaned. Sync."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from picloud_services.agent.container import ContainerRequest
+from picloud_services.agent.kinds import make_container
+from picloud_services.agent.orders import StartOrder, read_start_frame
+from picloud_services.agent.processes import Process, find_process
+
+log = logging.getLogger(__name__)
+
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+START_TICKS = (
+    30 * CLOCK_TICKS
+)  # a container's first process starts so soon after its supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A container in the run directory; ``supervisor`` is None when it is dead."""
+
+    order: StartOrder
+    supervisor: Process | None
+
+
+def find_containers(run: Path) -> Iterator[Found]:
+    """Yield what is in RUN/c; folders without a readable order never held a container: they go."""
+    for folder in sorted((run / "c").glob("*")):
+        try:
+            order = read_start_frame(json.loads((folder / "order.json").read_bytes()))
+        except (OSError, ValueError):
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        yield Found(order, _supervisor(_status(folder)))
+
+
+def clean_up(order: StartOrder) -> None:
+    """End what still runs of a container without a supervisor, and remove all that it had.
+
+    May be called twice, and after its supervisor cleaned up itself.
+    """
+    folder = Path(order.folder)
+    status = _status(folder)
+    for process in _first_processes(status):
+        log.warning("container %s: process %d is ended", order.container, process.pid)
+        if os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+    if status:
+        make_container(order.kind, order.program).clean(_request(order), None)
+    shutil.rmtree(order.request.layer_dir, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_stray_layers(home: Path, alive: set[str]) -> None:
+    """Remove layers whose container is not in ``alive``: their run directory went with a reboot."""
+    for folder in (home / "layers").glob("*"):
+        if folder.name not in alive:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "status.json").read_bytes())
+    except (OSError, ValueError):  # it was cleaned, or never came so far
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _supervisor(status: dict[str, Any]) -> Process | None:
+    process = Process(int(status.get("pid") or 0), int(status.get("start_time") or 0))
+    return process if process.pid and find_process(process.pid) == process else None
+
+
+def _first_processes(status: dict[str, Any]) -> Iterator[Process]:
+    """Yield the first process of the container, if the pid in its status is still that process.
+
+    It was started within seconds after the supervisor; a process that got the pid later was not.
+    """
+    pid, since = int(status.get("init_pid") or 0), int(status.get("start_time") or 0)
+    process = find_process(pid) if pid else None
+    if process is not None and since <= process.start_time <= since + START_TICKS:
+        yield process
+
+
+def _request(order: StartOrder) -> ContainerRequest:
+    request = order.request
+    return ContainerRequest(
+        container=request.container,
+        spec=request.spec,
+        run_dir=request.run_dir,
+        out_dir=request.out_dir,
+        layer_dir=request.layer_dir,
+        bundle=request.bundle,
+        code=request.code,
+        stdout_fd=-1,
+        stderr_fd=-1,
+        pass_fds=(),
+        host_uid=request.host_uid,
+    )

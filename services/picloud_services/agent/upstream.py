@@ -1,0 +1,212 @@
+"""Events on their way from containers to the control plane. On the event loop."""
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from picloud_jupyter.protocol.frames import decode_header, pack_raw
+from picloud_services.agent.containers import Containers
+from picloud_services.agent.control_link import ControlServer
+from picloud_services.agent.incoming import move_results
+from picloud_services.agent.outbox import FILE, Outbox, split_items
+from picloud_services.agent.supervisor_client import SupervisorClient
+
+log = logging.getLogger(__name__)
+
+FULL_BYTES = 64 * 1024 * 1024  # of unacknowledged events: supervisors keep what comes then
+BATCH = b'{"t":"batch"'
+
+
+class Books(Protocol):
+    """Who must know how leases and containers fare: the desk."""
+
+    def lease_over(
+        self, client: SupervisorClient, lease: str, usage: dict[str, Any] | None
+    ) -> None:
+        """``lease`` is over in a container that goes on."""
+
+    def container_dead(self, client: SupervisorClient) -> None:
+        """The container runs nothing any more; its leases were reported."""
+
+    def running(
+        self, client: SupervisorClient, lease: str | None, position: int | None
+    ) -> None:
+        """The container is at ``position`` of ``lease``; None: at nothing that is known."""
+
+
+class Upstream:
+    """Numbers events, keeps them until the control plane has them, and moves large results.
+
+    Past 64 MiB of unacknowledged events it reads no more from supervisors, which keep their own.
+    """
+
+    def __init__(
+        self, containers: Containers, control: ControlServer, incoming: Path, books: Books
+    ) -> None:
+        self._containers = containers
+        self._control = control
+        self._incoming = incoming
+        self._books = books
+        self._outbox = Outbox()
+        self._is_paused = False
+        self._moves: set[asyncio.Task[None]] = set()
+        self._handlers: dict[
+            str, Callable[[SupervisorClient, dict[str, Any], bytes, bytes], None]
+        ] = {
+            "batch": self._batch,
+            "returned": self._returned,
+            "exited": self._exited,
+            "start_failed": self._start_failed,
+            "started": self._started,
+            "output": self._volatile,
+            "made": lambda client, header, *_: containers.on_made(client, header),
+            "ready": lambda *_: None,
+        }
+
+    @property
+    def has_events(self) -> bool:
+        """Whether there are events that the control plane does not have yet."""
+        return len(self._outbox) > 0 or bool(self._moves)
+
+    # --------------------------------------------------------------------------- the control plane
+    def resend(self) -> None:
+        """Send again all that is not acknowledged: the control plane has just connected."""
+        for frame in self._outbox.frames():
+            self._control.send_packed(frame)
+
+    def acknowledge(self, n: int) -> None:
+        """Forget events up to ``n`` and tell the supervisors."""
+        for container, container_n in self._outbox.acknowledge(n).items():
+            if (client := self._containers.get(container)) is not None:
+                client.acknowledge(container_n)
+        self._hold_back()
+
+    def report(
+        self,
+        header: dict[str, Any],
+        body: bytes = b"",
+        *,
+        client: SupervisorClient | None = None,
+        items: bytes = b"",
+    ) -> None:
+        """Send an event, kept until it is acknowledged; ``client`` is whose frame it was."""
+        container_n = header.get("n", 0) if client else 0
+        container = client.container if client and container_n else ""
+        frame = self._outbox.add(
+            header, body, container=container, container_n=container_n, items=items
+        )
+        self._control.send_packed(frame)
+        self._hold_back()
+
+    def _hold_back(self) -> None:
+        size = self._outbox.size_bytes
+        if self._is_paused == (size > (FULL_BYTES // 2 if self._is_paused else FULL_BYTES)):
+            return
+        self._is_paused = not self._is_paused
+        for client in self._containers.all():
+            client.pause(paused=self._is_paused)
+
+    # ------------------------------------------------------------------------------ the containers
+    def on_frame(self, client: SupervisorClient, data: bytes, body: bytes) -> None:
+        """Take one frame of a supervisor; frames behind a result on its way wait for it."""
+        if client.moving is not None:
+            client.moving.append((data, body))
+        elif not data.startswith(BATCH):
+            header = decode_header(data)
+            self._handlers[header["t"]](client, header, data, body)
+        elif FILE in data:
+            client.moving = deque([(data, body)])
+            task = asyncio.create_task(self._move(client, client.moving))
+            self._moves.add(task)
+            task.add_done_callback(self._moves.discard)
+        else:
+            head, items = split_items(data)
+            self._pass_batch(client, head, items, body)
+
+    def _pass_batch(
+        self, client: SupervisorClient, head: dict[str, Any], items: bytes, body: bytes
+    ) -> None:
+        self.report(head, body, client=client, items=items)
+        self._books.running(client, head["lease"], head["running"])
+        if head["end"]:
+            self._books.lease_over(client, head["lease"], head.get("usage"))
+
+    def _batch(
+        self, client: SupervisorClient, header: dict[str, Any], _data: bytes, body: bytes
+    ) -> None:
+        self._pass_batch(client, header, b"", body)
+
+    async def _move(
+        self, client: SupervisorClient, waiting: deque[tuple[bytes, bytes]]
+    ) -> None:
+        """Move the large results of a batch, then go on with the frames that waited behind it."""
+        while waiting:
+            data, body = waiting.popleft()
+            header = decode_header(data)
+            if FILE in data and header["t"] == "batch":
+                body = await asyncio.to_thread(self._take_files, client, header, body)
+            self._handlers[header["t"]](client, header, data, body)
+        client.moving = None
+
+    def _take_files(
+        self, client: SupervisorClient, header: dict[str, Any], body: bytes
+    ) -> bytes:
+        request = client.order.request
+        owners = {request.host_uid, os.geteuid()}
+        return move_results(
+            header["items"], body, Path(request.out_dir), self._incoming, owners
+        )
+
+    def _returned(
+        self, client: SupervisorClient, header: dict[str, Any], _data: bytes, _body: bytes
+    ) -> None:
+        self.report(header, client=client)
+        if header["over"]:
+            self._books.lease_over(client, header["lease"], None)
+
+    def _exited(
+        self, client: SupervisorClient, header: dict[str, Any], _data: bytes, _body: bytes
+    ) -> None:
+        client.has_ended = True
+        if header["lease"] is not None:
+            self.report(header, client=client)
+        else:
+            self._keep_silent(client, header["n"])
+            if header["asked"] is None:
+                log.warning("idle container %s ended by itself: %s", client.container, header)
+        self._books.container_dead(client)
+
+    def _start_failed(
+        self, client: SupervisorClient, header: dict[str, Any], _data: bytes, _body: bytes
+    ) -> None:
+        if header["lease"] is not None:
+            self.report(header, client=client)
+            self._books.lease_over(client, header["lease"], None)
+            return
+        log.error("container %s could not be started: %s", client.container, header["message"])
+        client.has_ended = True
+        for lease in list(client.leases):
+            self.report({**header, "n": 0, "lease": lease})
+            self._books.lease_over(client, lease, None)
+        self._keep_silent(client, header["n"])
+        self._books.container_dead(client)
+
+    def _keep_silent(self, client: SupervisorClient, container_n: int) -> None:
+        """Acknowledge what the control plane need not know, once it has what came before."""
+        if not self._outbox.add_silent(client.container, container_n):
+            client.acknowledge(container_n)
+
+    def _started(
+        self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
+    ) -> None:
+        self._books.running(client, header["lease"], header["position"])
+        self._volatile(client, header, data, body)
+
+    def _volatile(
+        self, _client: SupervisorClient, _header: dict[str, Any], data: bytes, body: bytes
+    ) -> None:
+        self._control.send_volatile(pack_raw(data, body))
