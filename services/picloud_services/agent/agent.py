@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.transport.paths import make_private
 from picloud_services.agent.bundle import make_bundle, remove_unused
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.containers import Containers
-from picloud_services.agent.control_link import ControlServer
 from picloud_services.agent.desk import Desk
 from picloud_services.agent.guardian import (
     agent_record,
@@ -55,28 +55,17 @@ class Agent:
         self._settings = settings
         self._left = asyncio.Event()
         self._kills = False
-        self._lost_at = time.monotonic()
         self._launcher = LauncherClient()
         self._network = Network(facts.network, settings.run / "network")
-        self._sampler = Sampler(
-            lambda samples: self._desk.send_samples(samples),
-            lambda container, used, limit: self._desk.over_limit(container, used, limit),
-        )
+        self._sampler = Sampler(self._deliver, self._over_limit)
         self._surroundings = Surroundings(settings, self._network, self._sampler)
         self._containers = Containers(
             settings, facts, bundle, self._launcher, self._surroundings
         )
-        self._control = ControlServer(
-            settings.paths.agent_socket,
-            on_hello=lambda header: self._desk.on_hello(header),
-            on_frame=lambda data, body: self._desk.on_command(data, body),
-            on_lost=self._on_control_lost,
-        )
         self._desk = Desk(
             facts.report,
             self._containers,
-            self._control,
-            settings.home / "blobs" / "incoming",
+            settings,
             on_running=self._sampler.set_running,
             on_stop=self.leave,
         )
@@ -87,7 +76,7 @@ class Agent:
         await self._launcher.start()
         await self._adopt()
         self._sampler.start()
-        await self._control.start()
+        await self._desk.control.start()
         write_agent_process(agent_record(self._settings.run), _ourselves())
         self._ticker.start()
         guard = asyncio.create_task(self._guard())
@@ -122,15 +111,17 @@ class Agent:
                 intent=self._settings.paths.intent,
             )
 
-    def _on_control_lost(self) -> None:
-        self._lost_at = time.monotonic()
-        log.info("the control plane disconnected")
+    def _deliver(self, samples: list[ResourceSample]) -> None:
+        self._desk.send_samples(samples)
+
+    def _over_limit(self, container: str, used_bytes: int, limit_bytes: int) -> None:
+        self._desk.over_limit(container, used_bytes, limit_bytes)
 
     async def _tick(self) -> None:
         self._desk.tick(self._settings.runner_idle_seconds)
-        if self._control.link is not None:
+        if self._desk.control.link is not None:
             return
-        alone_seconds = time.monotonic() - self._lost_at
+        alone_seconds = time.monotonic() - self._desk.control.lost_at
         if alone_seconds > self._settings.orphan_seconds:
             log.error("no control plane for %.0f s: all containers end", alone_seconds)
             self.leave(kill=True)
@@ -140,7 +131,7 @@ class Agent:
 
     async def _close(self) -> None:
         await self._ticker.stop()
-        await self._control.close()
+        await self._desk.control.close()
         for client in self._containers.all():
             if self._kills or not client.leases:
                 client.kill("shutdown")

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ _UCRED = struct.Struct("3i")  # struct ucred of socket(7): pid, uid, gid
 class ControlServer:
     """Listens on ``path`` for the control plane of this user.
 
-    ``on_hello`` is called with its hello when one takes over, `on_frame` with what it sends then.
+    ``on_hello`` is called with its hello when one takes over, ``on_frame`` with what it sends then.
     """
 
     def __init__(
@@ -30,12 +31,11 @@ class ControlServer:
         *,
         on_hello: Callable[[dict[str, Any]], None],
         on_frame: Callable[[bytes, bytes], None],
-        on_lost: Callable[[], None],
     ) -> None:
         self._path = path
         self._on_hello = on_hello
         self._on_frame = on_frame
-        self._on_lost = on_lost
+        self.lost_at = time.monotonic()  # since when there is none
         self._server: asyncio.AbstractServer | None = None
         self._current: FrameLink | None = None
         self._links: set[FrameLink] = set()
@@ -108,7 +108,8 @@ class ControlServer:
         self._links.discard(link)
         if link is self._current:
             self._current = None
-            self._on_lost()
+            self.lost_at = time.monotonic()
+            log.info("the control plane disconnected")
 
 
 def peer_uid(peer: socket.socket) -> int:

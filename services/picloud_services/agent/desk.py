@@ -5,7 +5,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from picloud_jupyter.protocol.codec import from_wire, to_wire
@@ -23,6 +22,7 @@ from picloud_services.agent.stock import Action, Demand, Sandbox, Send, Start, S
 from picloud_services.agent.supervisor_client import SupervisorClient
 from picloud_services.agent.upstream import Upstream
 from picloud_services.base.frame_link import hello
+from picloud_services.config import Settings
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +58,19 @@ class Desk:
         self,
         report: NodeReport,
         containers: Containers,
-        control: ControlServer,
-        incoming: Path,
+        settings: Settings,
         *,
         on_running: Callable[[str, int | None], None],
         on_stop: Callable[[bool], None],
     ) -> None:
         self._report = report
         self._containers = containers
-        self._control = control
+        self.control = ControlServer(
+            settings.paths.agent_socket, on_hello=self._on_hello, on_frame=self._on_command
+        )
         self._on_running = on_running
-        self._upstream = Upstream(containers, control, incoming, self)
+        incoming = settings.home / "blobs" / "incoming"
+        self._upstream = Upstream(containers, self.control, incoming, self)
         self._stock = Stock(new_name, prestart_limit=max(1, int(report.capacity.cores)))
         self._leases: dict[str, _Lease] = {}
         self._functions = RecentKeys[bytes](KEPT_KEYS)
@@ -95,7 +97,7 @@ class Desk:
         return bool(self._leases) or self._upstream.has_events
 
     # --------------------------------------------------------------------------- the control plane
-    def on_hello(self, header: dict[str, Any]) -> None:
+    def _on_hello(self, header: dict[str, Any]) -> None:
         """A control plane connected: tell it what is here, and what it may have missed."""
         now = time.monotonic()
         for held in self._leases.values():
@@ -104,12 +106,12 @@ class Desk:
             self._epoch = str(header.get("epoch"))
             self._do(self._stock.release_all(now))
         leases = [[lease, held.slot] for lease, held in self._leases.items()]
-        link = self._control.link
+        link = self.control.link
         assert link is not None
         link.send(hello("agent", report=to_wire(self._report), leases=leases))
         self._upstream.resend()
 
-    def on_command(self, data: bytes, body: bytes) -> None:
+    def _on_command(self, data: bytes, body: bytes) -> None:
         """Do what the control plane says."""
         header = decode_header(data)
         self._commands[header["t"]](header, data, body)
@@ -256,7 +258,7 @@ class Desk:
         now = time.monotonic()
         order = client.order
         slot = client.container
-        for lease, slot in client.facts["leases"]:  # noqa: B007  # all have the same slot
+        for lease, slot in client.facts["leases"]:  # all have the same slot
             self._leases[lease] = _Lease(slot, [], now, client=client)
             client.leases[lease] = None
         sandbox = Sandbox(order.sandbox, order.request.spec, order.request.code)
@@ -268,7 +270,7 @@ class Desk:
         now = time.monotonic()
         self._do(self._stock.tick(now, available_bytes(), idle_seconds))
         self._containers.rest_idle(now)
-        if self._control.link is None:
+        if self.control.link is None:
             return
         for lease, held in list(self._leases.items()):
             if now - held.renewed_at > FORGOTTEN_SECONDS and held.client is not None:
@@ -276,12 +278,12 @@ class Desk:
                 held.client.kill("shutdown")
         count, size_bytes = self._stock.idle()
         frame = pack_frame({"t": "idle", "containers": count, "bytes": size_bytes})
-        self._control.send_volatile(frame)
+        self.control.send_volatile(frame)
 
     def send_samples(self, samples: list[ResourceSample]) -> None:
         """Pass on what the sampler read."""
         items = [to_wire(sample) for sample in samples]
-        self._control.send_volatile(pack_frame({"t": "samples", "items": items}))
+        self.control.send_volatile(pack_frame({"t": "samples", "items": items}))
 
     def over_limit(self, container: str, used_bytes: int, limit_bytes: int) -> None:
         """A container whose memory is watched holds more than it may: end it."""

@@ -188,10 +188,10 @@ class Stock:
     ) -> None:
         """Take in a container that an earlier agent started; with leases it serves ``slot``.
 
-        What it has run and what it is meant for is not known: it serves no more chunks than those
-        that it has if another container has its slot already.
+        What runs there may be meant to be single-use, so it gets no other chunk.
         """
-        found = _Container(sandbox, leases=set(leases), used=True, idle_since=now)
+        held = set(leases)
+        found = _Container(sandbox, leases=held, used=True, worn=bool(held), idle_since=now)
         self._containers[container] = found
         if found.leases:
             while slot in self._slots:
