@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any, Self, overload
 
 from picloud_jupyter.protocol.ids import MAX_JID, JidRange, merge_ranges
 
@@ -30,7 +30,7 @@ class JidRanges(Sequence[int]):
         self._ends = tuple(accumulate(map(len, pieces)))
 
     @classmethod
-    def of_pairs(cls, pairs: Iterable[JidRange]) -> "JidRanges":
+    def of_pairs(cls, pairs: Iterable[JidRange]) -> Self:
         """Return the sequence of the closed ranges ``pairs``."""
         return cls(range(first, last + 1) for first, last in pairs)
 
@@ -48,7 +48,7 @@ class JidRanges(Sequence[int]):
     @overload
     def __getitem__(self, index: int) -> int: ...
     @overload
-    def __getitem__(self, index: slice) -> "JidRanges": ...
+    def __getitem__(self, index: slice) -> Self: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return type(self)(self._sliced(range(len(self))[index]))
@@ -128,7 +128,7 @@ def ordered_ranges(value: object) -> list[JidRange]:
     parts = getattr(value, "ranges", None)
     if isinstance(parts, tuple):
         return [pair for part in parts for pair in _ranges_of_range(part)]
-    if _is_int(value):
+    if is_single_jid(value):
         return [_pair(int(value), int(value))]  # type: ignore[call-overload]  # it is an integer
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise TypeError(f"a job id must be an int, or an iterable of ints; got {value!r}")
@@ -139,7 +139,7 @@ def ordered_ranges(value: object) -> list[JidRange]:
                 found[-1] = (found[-1][0], int(item))
             else:
                 found.append(_pair(int(item), int(item)))
-        elif isinstance(item, range) or _is_int(item):
+        elif isinstance(item, range) or is_single_jid(item):
             found.extend(ordered_ranges(item))
         else:
             raise TypeError(
@@ -148,8 +148,13 @@ def ordered_ranges(value: object) -> list[JidRange]:
     return found
 
 
-def _is_int(value: object) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+def is_single_jid(value: object) -> bool:
+    """Return whether ``value`` is one job id, not several."""
+    return (
+        hasattr(value, "__index__")
+        and not isinstance(value, bool)
+        and not hasattr(value, "__len__")
+    )
 
 
 def _ranges_of_range(value: range) -> list[JidRange]:

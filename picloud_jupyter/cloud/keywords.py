@@ -8,7 +8,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from picloud_jupyter.cloud.jid_ranges import read_jids
@@ -33,7 +33,10 @@ NO_RETRIES = RetryPolicy()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the reserved keywords of one call or map asked for."""
+    """What the reserved keywords of one call or map asked for.
+
+    Two are equal if they make the same spec: key and callbacks do not count.
+    """
 
     label: str | None = None
     priority: int = DEFAULT_PRIORITY
@@ -52,9 +55,9 @@ class Options:
     network: NetworkPolicy = NetworkPolicy.INTERNET
     retries: RetryPolicy = NO_RETRIES
     cache: bool = False
-    key: str | None = None
-    callbacks: tuple[Callable[..., object], ...] = ()
-    callbacks_on_error: tuple[Callable[..., object], ...] = ()
+    key: str | None = field(default=None, compare=False)
+    callbacks: tuple[Callable[..., object], ...] = field(default=(), compare=False)
+    callbacks_on_error: tuple[Callable[..., object], ...] = field(default=(), compare=False)
 
 
 DEFAULT_OPTIONS = Options()

@@ -19,11 +19,12 @@ from picloud_jupyter.protocol.errors import (
     JobKilled,
     JobStalled,
 )
-from picloud_jupyter.protocol.frames import Buffer
+from picloud_jupyter.protocol.frames import Buffer, FrameError, split_frame
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import MAX_RESULT_COUNT
 from picloud_jupyter.serialize.failure import Failure, load_failure, read_failure
 from picloud_jupyter.serialize.payload import load
+from picloud_jupyter.transport.client import Exchange
 
 LIMIT_BYTES = 64 * 1024 * 1024  # of one answer with many results
 _ERRORS: dict[str, type[JobError]] = {
@@ -105,28 +106,40 @@ def _map_file(path: str) -> Buffer:
         os.close(file)
 
 
+class PendingOutcomes:
+    """An answer that is under way."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def take(self) -> tuple[list[Outcome], bool]:
+        """Return (outcomes of those that are finished, whether the answer was cut short)."""
+        try:
+            header, body = split_frame(self._exchange.answer().body)
+        except FrameError as exc:
+            raise InternalError(f"the control plane's results are no frame: {exc}") from exc
+        return read_outcomes(header, body), bool(header.get("more"))
+
+
+def start_fetch(ranges: Sequence[JidRange], *, wait_seconds: float = 0.0) -> PendingOutcomes:
+    """Ask for the results of at most 2,000 jobs, sorted, and return without waiting.
+
+    With ``wait_seconds`` the answer comes when the first has finished, or empty after that time.
+    """
+    current = session()
+    request = {"jids": ranges, "limit_bytes": LIMIT_BYTES, "local": current.local}
+    if wait_seconds:
+        request["wait_seconds"] = wait_seconds
+    return PendingOutcomes(
+        current.client.start_post(routes.RESULTS, request, wait_seconds=wait_seconds)
+    )
+
+
 def fetch(
     ranges: Sequence[JidRange], *, wait_seconds: float = 0.0
 ) -> tuple[list[Outcome], bool]:
-    """Return (outcomes of those that are finished, whether the answer was cut short).
-
-    At most 2,000 jobs at once. With ``wait_seconds`` the answer waits for the first to finish.
-    """
-    current = session()
-    header, body = current.client.post_for_frame(
-        routes.RESULTS,
-        results_request(ranges, wait_seconds, local=current.local),
-        wait_seconds=wait_seconds,
-    )
-    return read_outcomes(header, body), bool(header.get("more"))
-
-
-def results_request(
-    ranges: Sequence[JidRange], wait_seconds: float, *, local: bool
-) -> dict[str, Any]:
-    """Return the request for the results of ``ranges``."""
-    request = {"jids": ranges, "limit_bytes": LIMIT_BYTES, "local": local}
-    return {**request, "wait_seconds": wait_seconds} if wait_seconds else request
+    """Return (outcomes of those of ``ranges`` that are finished, whether it was cut short)."""
+    return start_fetch(ranges, wait_seconds=wait_seconds).take()
 
 
 def read_outcomes(header: dict[str, Any], body: memoryview) -> list[Outcome]:

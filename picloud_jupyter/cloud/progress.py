@@ -4,6 +4,7 @@ No widget: a terminal gets a line that is written over, a notebook a text that i
 (so that a saved notebook holds its last state).
 """
 
+import importlib
 import sys
 import time
 from collections.abc import Mapping
@@ -132,8 +133,7 @@ class _NotebookLine:
         self._handle: Any = None
 
     def show(self, text: str) -> None:
-        from IPython.display import display
-
+        display = importlib.import_module("IPython.display").display
         bundle = {"text/plain": text}
         if self._handle is None:
             self._handle = display(bundle, raw=True, display_id=True)

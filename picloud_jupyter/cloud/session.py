@@ -3,6 +3,7 @@
 import os
 import threading
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +23,14 @@ class Session:
     job: CurrentJob | None
     codes: set[str] = field(default_factory=set)
     shown_warnings: set[str] = field(default_factory=set)
+    place: object = None  # where this job's own submits run, see `submission`
 
     @property
     def local(self) -> bool:
         """Whether this user's own service on this machine serves it."""
         return self.client.endpoint.local
 
-    def show_warnings(self, texts: list[str]) -> None:
+    def show_warnings(self, texts: Iterable[str]) -> None:
         """Show each of ``texts`` once."""
         for text in texts:
             if text not in self.shown_warnings:

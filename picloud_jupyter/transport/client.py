@@ -26,9 +26,7 @@ from picloud_jupyter.protocol.frames import (
     PREFIX,
     WIRE_VERSION,
     Buffer,
-    FrameError,
     encode_json,
-    split_frame,
 )
 from picloud_jupyter.transport.connection import (
     BadAnswerError,
@@ -42,6 +40,7 @@ from picloud_jupyter.transport.retry import RetryLimits, delay_seconds
 LONGEST_WAIT_SECONDS = 60.0  # of one long poll
 ANSWER_SECONDS = 60.0  # beyond what the request itself waits for
 _JSON = "application/json"
+_BYTES = "application/octet-stream"
 _IDLE_CONNECTIONS = 8
 
 
@@ -113,7 +112,7 @@ class Client:
     # ------------------------------------------------------------------ what callers use
     def get(self, path: str, query: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401  # JSON
         """Return the JSON answer to GET ``path``."""
-        return _json(self.exchange("GET", path, query=query).answer())
+        return json_of(self.exchange("GET", path, query=query).answer())
 
     def post(
         self,
@@ -132,21 +131,23 @@ class Client:
             wait_seconds=wait_seconds,
             canceller=canceller,
         )
-        return _json(exchange.answer())
+        return json_of(exchange.answer())
 
-    def post_for_frame(
-        self, path: str, value: object, *, wait_seconds: float = 0.0
-    ) -> tuple[dict[str, Any], memoryview]:
-        """Return (header, body) of the frame that answers POST ``path`` with ``value``."""
-        response = self.exchange(
+    def put_bytes(self, path: str, parts: Sequence[Buffer]) -> Any:  # noqa: ANN401  # JSON
+        """Return the JSON answer to PUT ``path`` with ``parts`` as its body."""
+        return json_of(self.exchange("PUT", path, parts, content_type=_BYTES).answer())
+
+    def start_post(self, path: str, value: object, *, wait_seconds: float = 0.0) -> "Exchange":
+        """Send POST ``path`` with ``value`` as JSON and return without waiting."""
+        return self.exchange(
             "POST", path, (encode_json(value),), content_type=_JSON, wait_seconds=wait_seconds
-        ).answer()
-        try:
-            return split_frame(response.body)
-        except FrameError as exc:
-            raise InternalError(
-                f"the control plane's answer to {path} is no frame: {exc}"
-            ) from exc
+        )
+
+    def send_frame(
+        self, method: str, path: str, header: Mapping[str, Any] | bytes, parts: Sequence[Buffer]
+    ) -> Any:  # noqa: ANN401  # JSON
+        """Return the JSON answer to one frame."""
+        return json_of(self.start_frame(method, path, header, parts).answer())
 
     def start_frame(
         self, method: str, path: str, header: Mapping[str, Any] | bytes, parts: Sequence[Buffer]
@@ -308,7 +309,8 @@ def _common_head(endpoint: Endpoint) -> str:
     return f" HTTP/1.1\r\nHost: {host}\r\nX-PiCloud-Wire: {WIRE_VERSION}\r\n{key}"
 
 
-def _json(response: Response) -> Any:  # noqa: ANN401  # JSON
+def json_of(response: Response) -> Any:  # noqa: ANN401  # JSON
+    """Return the JSON in ``response``; an empty one is an empty object."""
     if not response.body:
         return {}
     try:

@@ -6,7 +6,6 @@ The standard library's client costs four times as much per request; a call is tw
 import contextlib
 import os
 import socket
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,8 +38,9 @@ class Response:
 class Connection:
     """A connection that carries one request at a time; not for use by two threads at once."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, tls: bool = False) -> None:
         self._socket = sock
+        self._tls = tls  # such a socket has sendmsg and refuses it
         self._timeout = sock.gettimeout()
         self._rest = b""
         self.reusable = True
@@ -57,9 +57,11 @@ class Connection:
         sock = socket.create_connection((endpoint.host, endpoint.port), CONNECT_SECONDS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if endpoint.tls:
+            import ssl  # slow to load, and needed for remote control planes only
+
             context = ssl.create_default_context(cafile=os.environ.get("PICLOUD_CA_FILE"))
             sock = context.wrap_socket(sock, server_hostname=endpoint.host)
-        return cls(sock)
+        return cls(sock, tls=endpoint.tls)
 
     def close(self) -> None:
         """Close at once; harmless when closed."""
@@ -78,7 +80,7 @@ class Connection:
             OSError: the peer went away, or took nothing for ``timeout_seconds``.
         """
         self._set_timeout(timeout_seconds)
-        if isinstance(self._socket, ssl.SSLSocket):
+        if self._tls or not hasattr(self._socket, "sendmsg"):
             for part in parts:
                 self._socket.sendall(part)
             return

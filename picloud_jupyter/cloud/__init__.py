@@ -1,0 +1,88 @@
+"""The API: ``cloud.call(f, 3)`` runs a function as a durable job in a container.
+
+The names are PiCloud's. ``help(cloud.call)`` and docs/guide.md say what each does.
+"""
+
+from typing import Any
+
+from picloud_jupyter import __version__
+from picloud_jupyter.cloud import wait_for
+from picloud_jupyter.cloud.calls import call
+from picloud_jupyter.cloud.handles import Jid, Jids
+from picloud_jupyter.cloud.information import info
+from picloud_jupyter.cloud.maps import map  # noqa: A004  # PiCloud's name
+from picloud_jupyter.cloud.results import delete, iresult, join, kill, result, status
+from picloud_jupyter.cloud.session import (
+    close,
+    connection_info,
+    getconfigpath,
+    is_simulated,
+    running_on_cloud,
+    set_dependency_whitelist,
+    setkey,
+)
+from picloud_jupyter.cloud.settings import config
+from picloud_jupyter.protocol.errors import (
+    CloudException,
+    CloudTimeoutError,
+    JobError,
+    JobFailed,
+    JobKilled,
+    JobStalled,
+    PlatformError,
+    RequestError,
+)
+
+c1, c2, f2, m1, s1 = "c1", "c2", "f2", "m1", "s1"
+finished_statuses = ["done", "stalled", "error", "killed"]
+
+__all__ = [
+    "CloudException",
+    "CloudTimeoutError",
+    "Jid",
+    "Jids",
+    "JobError",
+    "JobFailed",
+    "JobKilled",
+    "JobStalled",
+    "PlatformError",
+    "RequestError",
+    "__version__",
+    "c1",
+    "c2",
+    "call",
+    "close",
+    "config",
+    "connection_info",
+    "delete",
+    "f2",
+    "finished_statuses",
+    "getconfigpath",
+    "info",
+    "iresult",
+    "is_simulated",
+    "join",
+    "kill",
+    "m1",
+    "map",
+    "result",
+    "running_on_cloud",
+    "s1",
+    "set_dependency_whitelist",
+    "setkey",
+    "status",
+    "wait_for",
+]
+
+_PICLOUD_HAD = frozenset(
+    (
+        *("account", "bucket", "cron", "environment", "files", "mp", "pool_interface", "queue"),
+        *("realtime", "rest", "shell", "shortcuts", "start_simulator", "volume"),
+    )
+)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # there is none
+    if name in _PICLOUD_HAD:
+        raise AttributeError(f"cloud.{name} of PiCloud does not exist in this version")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,79 @@
+"""`cloud.call`: one function, one job."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from picloud_jupyter.cloud.functions import check_arguments
+from picloud_jupyter.cloud.handles import Jid
+from picloud_jupyter.cloud.keywords import take_options
+from picloud_jupyter.cloud.session import session
+from picloud_jupyter.cloud.settings import config
+from picloud_jupyter.cloud.submission import dump_checked_function, prepare
+from picloud_jupyter.cloud.uploads import place
+from picloud_jupyter.cloud.watcher import run_callbacks
+from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.errors import PayloadTooLarge
+from picloud_jupyter.protocol.frames import Buffer, encode_json
+from picloud_jupyter.serialize.payload import dump_call
+from picloud_jupyter.serialize.pickler import References
+
+
+def call(func: Callable[..., object], *args: Any, **kwargs: Any) -> Jid:  # noqa: ANN401  # the user's
+    """Return the id of a new job that runs ``func(*args, **kwargs)``, safely stored.
+
+    Keywords that begin with an underscore say how it runs (docs/guide.md has them all); the others go
+    to the function.
+
+    Raises:
+        TypeError: ``func`` cannot be called, or not with these arguments; or a keyword is wrong.
+        ValueError: the value of a keyword is outside what is allowed.
+        pickle.PicklingError: something cannot be sent; named by path, type and size.
+        PayloadTooLarge: function or arguments are above their guard.
+        CloudException: the control plane refused the job; the class says how.
+    """
+    if not callable(func):
+        raise TypeError(f"the first argument must be callable, got {func!r}")
+    options = take_options(kwargs, func=func, environ=os.environ)
+    check_arguments(func, args, kwargs)
+    references = References()
+    function = dump_checked_function(func, references)
+    limit = config.max_transmit_data
+    arguments = dump_call(
+        args,
+        kwargs,
+        fast=options.fast_serialization,
+        references=references,
+        file_limit_bytes=limit,
+    )
+    check_size(arguments, limit, "the arguments")
+    current = session()
+    submission = prepare(current, func, function, references, options)
+    reference, parts = place(current, arguments)
+    answer = current.client.send_frame(
+        "POST",
+        routes.CALLS,
+        submission.header(arguments=encode_json(reference)),
+        (*submission.function_parts, *parts),
+    )
+    if answer.get("warnings"):
+        current.show_warnings(answer["warnings"])
+    jid = Jid(answer["jid"])
+    if options.callbacks or options.callbacks_on_error:
+        run_callbacks(jid, options.callbacks, options.callbacks_on_error)
+    return jid
+
+
+def check_size(parts: Sequence[Buffer], limit: int, what: str) -> int:
+    """Return the size of ``parts`` in bytes.
+
+    Raises:
+        PayloadTooLarge: it is above ``limit``; ``what`` names them.
+    """
+    size = sum(map(len, parts))
+    if size > limit:
+        raise PayloadTooLarge(
+            f"{what} are {size:,} bytes, more than the {limit:,} of cloud.config.max_transmit_data",
+            hint="raise cloud.config.max_transmit_data, or let the job read the data from a file",
+        )
+    return size

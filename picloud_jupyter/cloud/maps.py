@@ -1,0 +1,200 @@
+"""`cloud.map`: one function, many elements, a job for each.
+
+The map travels in parts of at most 1,000 elements; jobs of a part run as soon as it is stored, while
+the next one is still being pickled.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from itertools import zip_longest
+from typing import Any
+
+from picloud_jupyter.cloud.calls import check_size
+from picloud_jupyter.cloud.handles import Jids
+from picloud_jupyter.cloud.keywords import take_options
+from picloud_jupyter.cloud.results import kill
+from picloud_jupyter.cloud.session import Session, session
+from picloud_jupyter.cloud.settings import config
+from picloud_jupyter.cloud.submission import dump_checked_function, prepare
+from picloud_jupyter.cloud.uploads import upload
+from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.frames import Buffer, encode_json, pack_records
+from picloud_jupyter.protocol.ids import JidRange
+from picloud_jupyter.protocol.jobs import INLINE_BYTES, MAX_MAP_COUNT, MAX_PART_COUNT
+from picloud_jupyter.serialize.payload import dump_call
+from picloud_jupyter.serialize.pickler import References
+from picloud_jupyter.transport.client import Exchange, json_of
+
+PART_BYTES = 1024 * 1024
+PART_SECONDS = 1.0  # a slow generator's elements run meanwhile
+_NO_KEYWORDS: dict[str, object] = {}
+
+
+def map(func: Callable[..., object], *iterables: Iterable[Any], **reserved: Any) -> Jids:  # noqa: A001, ANN401  # PiCloud's name
+    """Return the ids of new jobs, one for each element: ``func(a, b, ...)``, in order.
+
+    Shorter iterables are filled with None. Generators are read as they go, and the first jobs run
+    before they end. At most 1,000,000 elements. Of nothing it makes nothing, and the sequence is empty.
+
+    Raises:
+        TypeError: ``func`` cannot be called, or an argument is not iterable.
+        ValueError: no iterable, too many elements, or a keyword that is not reserved.
+        pickle.PicklingError, PayloadTooLarge, CloudException: as for `call`. Jobs that were made before
+            are killed.
+    """
+    if not callable(func):
+        raise TypeError(f"the first argument must be callable, got {func!r}")
+    options = take_options(reserved, func=None, environ=os.environ, callbacks=False)
+    if reserved:
+        raise ValueError(
+            f"map takes reserved keywords only, not {', '.join(reserved)}; bind others with functools.partial"
+        )
+    count = _count(iterables)
+    references = References()
+    function = dump_checked_function(func, references)
+    parts = _parts(zip_longest(*iterables), options.fast_serialization, references)
+    first = next(parts, None)
+    if first is None:
+        return Jids()
+    current = session()
+    submission = prepare(current, func, function, references, options)
+    answer = current.client.send_frame(
+        "POST",
+        routes.MAPS,
+        submission.header(count=encode_json(count)),
+        submission.function_parts,
+    )
+    if answer.get("warnings"):
+        current.show_warnings(answer["warnings"])
+    return _Sender(current, answer["map"]).send(first, parts)
+
+
+def _count(iterables: Sequence[Iterable[Any]]) -> int | None:
+    if not iterables:
+        raise ValueError("map needs at least one iterable")
+    for position, iterable in enumerate(iterables, 1):
+        if not isinstance(iterable, Iterable):
+            raise TypeError(
+                f"argument {position + 1} of map must be iterable, got {type(iterable).__name__}"
+            )
+    if not all(isinstance(iterable, Sized) for iterable in iterables):
+        return None
+    count = max(len(iterable) for iterable in iterables if isinstance(iterable, Sized))
+    if count > MAX_MAP_COUNT:
+        raise ValueError(_too_many(f"{count:,}"))
+    return count
+
+
+def _too_many(count: str) -> str:
+    return f"a map has at most {MAX_MAP_COUNT:,} elements, got {count}; make several maps"
+
+
+class _Part:
+    """Elements that travel together; ``large`` are those that are uploaded one by one."""
+
+    def __init__(self) -> None:
+        self.records: list[Buffer] = []
+        self.large: list[tuple[int, list[Buffer], int]] = []
+        self.size_bytes = 0
+        self.begun_at = time.monotonic()
+
+    def add(self, arguments: list[Buffer], limit: int) -> bool:
+        """Add one element; return whether the part is full."""
+        if len(arguments) == 1 and len(arguments[0]) <= INLINE_BYTES:
+            record = arguments[0]
+        else:
+            size = check_size(arguments, limit, f"the arguments of element {len(self.records)}")
+            record = b"".join(arguments) if size <= INLINE_BYTES else b""
+            if not record:
+                self.large.append((len(self.records), arguments, size))
+        self.records.append(record)
+        self.size_bytes += len(record)
+        return (
+            len(self.records) >= MAX_PART_COUNT
+            or self.size_bytes >= PART_BYTES
+            or bool(self.large)
+        )
+
+
+def _parts(
+    elements: Iterator[tuple[Any, ...]], fast: int, references: References
+) -> Iterator[_Part]:
+    limit = config.max_transmit_data
+    clock = time.monotonic
+    part = _Part()
+    for element in elements:
+        arguments = dump_call(
+            element, _NO_KEYWORDS, fast=fast, references=references, file_limit_bytes=limit
+        )
+        if part.add(arguments, limit) or clock() - part.begun_at > PART_SECONDS:
+            yield part
+            part = _Part()
+    if part.records:
+        yield part
+
+
+class _Sender:
+    """Sends the parts of one map: while one is on its way the next one is pickled."""
+
+    def __init__(self, current: Session, map_id: int) -> None:
+        self._session = current
+        self._map = map_id
+        self._count = 0
+        self._parts = 0
+        self._under_way: Exchange | None = None
+        self._jids: list[JidRange] = []
+
+    def send(self, first: _Part, rest: Iterator[_Part]) -> Jids:
+        """Return the jids, once all parts are stored."""
+        try:
+            self._send_part(first)
+            for part in rest:
+                self._send_part(part)
+            self._finish_part()
+            return Jids.of_pairs(self._seal())
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _send_part(self, part: _Part) -> None:
+        if self._count + len(part.records) > MAX_MAP_COUNT:
+            raise ValueError(_too_many("more"))
+        uploads = [
+            (index, upload(self._session, arguments, size))
+            for index, arguments, size in part.large
+        ]
+        self._finish_part()
+        header = {
+            "first_index": self._count,
+            "count": len(part.records),
+            "uploads": uploads,
+        }
+        self._under_way = self._session.client.start_frame(
+            "PUT",
+            routes.MAP_PART.format(map=self._map, part=self._parts),
+            header,
+            (pack_records(part.records),),
+        )
+        self._count += len(part.records)
+        self._parts += 1
+
+    def _finish_part(self) -> None:
+        if self._under_way is not None:
+            exchange, self._under_way = self._under_way, None
+            answer = json_of(exchange.answer())
+            first = answer["first_jid"]
+            self._jids.append((first, first + answer["count"] - 1))
+
+    def _seal(self) -> list[JidRange]:
+        answer = self._session.client.post(
+            routes.MAP_SEAL.format(map=self._map), {"count": self._count, "parts": self._parts}
+        )
+        return [(first, last) for first, last in answer["jids"]]
+
+    def _abandon(self) -> None:
+        """Half a map helps nobody: what was stored is ended, and the map closed."""
+        self._finish_part()
+        if self._jids:
+            kill(Jids.of_pairs(self._jids))
+            self._seal()

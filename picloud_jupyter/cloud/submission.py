@@ -1,0 +1,152 @@
+"""What a call and a map have in common: the function as bytes, and the spec."""
+
+import functools
+import json
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import picloud_jupyter
+from picloud_jupyter.cloud.code import code_version
+from picloud_jupyter.cloud.functions import function_name
+from picloud_jupyter.cloud.host_python import host_python
+from picloud_jupyter.cloud.keywords import Options
+from picloud_jupyter.cloud.session import Session
+from picloud_jupyter.cloud.settings import config
+from picloud_jupyter.cloud.uploads import place
+from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.codec import from_wire, to_wire
+from picloud_jupyter.protocol.errors import InternalError, PayloadTooLarge
+from picloud_jupyter.protocol.frames import Buffer, encode_json
+from picloud_jupyter.protocol.jobs import HostPython, JobSpec
+from picloud_jupyter.serialize.explain import closure_sizes
+from picloud_jupyter.serialize.payload import dump_function
+from picloud_jupyter.serialize.pickler import References
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where jobs run: this Python and folder, or inside a job those of that job."""
+
+    host_python: HostPython
+    folder: str
+    code_version: str | None  # None = to be found out
+
+
+@dataclass(slots=True)
+class Submission:
+    """A function ready to be sent, with the JSON that says how its jobs shall run."""
+
+    spec_json: bytes
+    key: str
+    function_json: bytes
+    function_parts: Sequence[Buffer]
+
+    def header(self, **more: bytes) -> bytes:
+        """Return the header of a submit's frame; ``more`` are JSON values."""
+        rest = b"".join(b',"%s":%s' % (name.encode(), value) for name, value in more.items())
+        return b'{"spec":%s,"key":%s,"function":%s%s}' % (
+            self.spec_json,
+            encode_json(self.key),
+            self.function_json,
+            rest,
+        )
+
+
+def dump_checked_function(func: Callable[..., object], references: References) -> bytes:
+    """Return ``func`` as bytes.
+
+    Raises:
+        pickle.PicklingError: something it uses cannot be pickled; named by path.
+        PayloadTooLarge: it takes along more than `cloud.config.max_closure_data`.
+    """
+    data = dump_function(func, references=references, file_limit_bytes=config.max_transmit_data)
+    limit = config.max_closure_data
+    if len(data) > limit:
+        largest = ", ".join(
+            f"{name} ({size:,} bytes)" for name, size in closure_sizes(func)[:3]
+        )
+        raise PayloadTooLarge(
+            f"the function {function_name(func)} takes along {len(data):,} bytes, more than the {limit:,} allowed; the largest: {largest}",
+            hint="pass such data as an argument, or raise cloud.config.max_closure_data",
+        )
+    return data
+
+
+def prepare(
+    session: Session,
+    func: Callable[..., object],
+    function: bytes,
+    references: References,
+    options: Options,
+) -> Submission:
+    """Return ``func`` (pickled as ``function``) ready to be sent, its local code shipped."""
+    where = _place(session)
+    version = where.code_version
+    if version is None:
+        version = code_version(session, func, references)
+    spec_json = _spec_json(
+        function_name(func), options, where.host_python, where.folder, version, os.getpid()
+    )
+    reference, parts = place(session, (function,), with_digest=True)
+    key = options.key or secrets.token_hex(16)
+    return Submission(spec_json, key, encode_json(reference), parts)
+
+
+def _place(session: Session) -> Place:
+    if session.job is not None:
+        if session.place is None:
+            session.place = _place_of_job(session, session.job.jid)
+        assert isinstance(session.place, Place)
+        return session.place
+    return Place(host_python(), os.getcwd() if session.local else "", None)
+
+
+def _place_of_job(session: Session, jid: int) -> Place:
+    """Where this job runs: what it submits runs there too, its code included."""
+    request = {"jids": [(jid, jid)], "fields": ["attributes"]}
+    spec = session.client.post(routes.INFO, request)["info"][str(jid)]["attributes"]
+    if isinstance(spec, str):
+        spec = json.loads(spec)
+    try:
+        host = from_wire(HostPython, spec.get("host_python"))
+    except ValueError as exc:
+        raise InternalError(
+            f"the control plane does not say which Python runs this job: {exc}"
+        ) from exc
+    return Place(host, spec.get("folder") or "", spec.get("code_version") or "")
+
+
+@functools.lru_cache(maxsize=64)
+def _spec_json(
+    name: str, options: Options, host: HostPython, folder: str, version: str, process_id: int
+) -> bytes:
+    spec = JobSpec(
+        function_name=name,
+        host_python=host,
+        label=options.label,
+        priority=options.priority,
+        restartable=options.restartable,
+        depends_on=options.depends_on,
+        depends_on_errors=options.depends_on_errors,
+        fast_serialization=options.fast_serialization,
+        core_type=options.core_type,
+        cores=options.cores,
+        environment=options.environment,
+        volumes=options.volumes,
+        max_runtime_seconds=options.max_runtime_seconds,
+        profile=options.profile,
+        kill_process=options.kill_process,
+        variables=options.variables,
+        network=options.network,
+        retries=options.retries,
+        cache=options.cache,
+        folder=folder,
+        code_version=version,
+        host_name=socket.gethostname(),
+        process_id=process_id,
+        client_version=picloud_jupyter.__version__,
+    )
+    return encode_json(to_wire(spec))
