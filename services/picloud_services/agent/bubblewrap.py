@@ -29,7 +29,8 @@ from picloud_services.agent.bubblewrap_arguments import isolation, layout, seal
 from picloud_services.agent.container import ContainerError, ContainerRequest, RunningContainer
 from picloud_services.agent.job_environment import job_environment
 from picloud_services.agent.mounts import parse_mountinfo
-from picloud_services.agent.spawn import failure, limit_processes, spawn
+from picloud_services.agent.process_table import read_process
+from picloud_services.agent.spawn import failure, limit_processes, reported_error, spawn
 from picloud_services.agent.uids import Identity, identity
 
 START_SECONDS = 20.0  # made in milliseconds; but a dead network disk must not hang us for ever
@@ -163,7 +164,7 @@ class BubblewrapContainer:
                     become,
                     stdout_fd=request.stdout_fd,
                     stderr_fd=request.stderr_fd,
-                    keep_fds=(*request.pass_fds, filter_fd, arguments_fd),
+                    keep_fds=(*request.pass_fds, filter_fd, arguments_fd, report_fd),
                     close_fds=() if names is None else (names,),
                     report_fd=report_fd,
                 )
@@ -236,10 +237,9 @@ def _first_process(report: int, stderr_fd: int) -> int:
         if not data:
             break
         text += data
-    if text.startswith(b"!"):
-        number, _, rest = text[1:].decode("utf-8", "replace").partition(" ")
-        path, _, why = rest.partition(": ")
-        raise OSError(int(number), why, path or None)
+    error = reported_error(text)
+    if error is not None:
+        raise error
     if not text:
         complaint = _complaint(stderr_fd) or "it said nothing"
         raise ContainerError(f"bubblewrap could not make the container: {complaint}")
@@ -258,9 +258,5 @@ def _complaint(stderr_fd: int) -> str:
 
 
 def _parent(pid: int) -> int:
-    """The parent of ``pid``; 0 if there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+    process = read_process(pid)
+    return process.parent if process is not None else 0

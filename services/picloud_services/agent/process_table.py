@@ -1,140 +1,99 @@
-"""Use of process trees read from /proc, for containers without a control group.
+"""The processes of this machine, as far as ending a whole tree of them needs it."""
 
-Approximate by nature: what a process used is lost when it ends and its parent did not wait for it.
-Sync; one pass costs a directory listing and one small read for each process not seen before.
-"""
-
+import contextlib
 import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-
-_TICK_SECONDS = 1.0 / os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
-class TreeUsage:
-    """What all descendants of a process use together, ended and waited-for ones included."""
+class Process:
+    """A line of the table: its parent, its state's letter, its start in ticks since boot."""
 
-    cpu_seconds: float = 0.0
-    resident_bytes: int = 0
-    disk_read_bytes: int = 0
-    disk_written_bytes: int = 0
-    processes: int = 0
+    parent: int
+    state: str
+    start_ticks: int
 
 
-class ProcessTable:
-    """Who is whose child on this machine, as of the last `refresh`."""
-
-    def __init__(self) -> None:
-        self._parents: dict[int, int] = {}
-        self._children: dict[int, list[int]] = {}
-        self._last_pid = ""
-
-    def refresh(self, *, verify: bool) -> None:
-        """Look again; with ``verify`` every known process is read anew.
-
-        Without it a known process is trusted to be the same one as long as its parent lives, and
-        nothing is done when no process was started since.
-        """
-        with open("/proc/loadavg", encoding="ascii") as file:
-            last_pid = file.read().rpartition(" ")[2]
-        if not verify and last_pid == self._last_pid:
-            return
-        self._last_pid = last_pid
-        alive = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
-        known = {} if verify else self._parents
-        parents: dict[int, int] = {}
-        for pid in alive:
-            parent = known.get(pid, -1)
-            if parent not in alive:
-                parent = _parent(pid)
-            if parent >= 0:
-                parents[pid] = parent
-        self._parents = parents
-        children: dict[int, list[int]] = {}
-        for pid, parent in parents.items():
-            children.setdefault(parent, []).append(pid)
-        self._children = children
-
-    def descendants(self, root: int) -> list[int]:
-        """Return the pids below ``root``, without it."""
-        found = list(self._children.get(root, ()))
-        for pid in found:  # grows while it is walked
-            found += self._children.get(pid, ())
-        return found
-
-    def usage(self, root: int) -> TreeUsage:
-        """Return what the descendants of ``root`` use now."""
-        ticks = resident = read = written = count = 0
-        own = _stat(root)
-        if own:
-            ticks += int(own[13]) + int(own[14])  # children it waited for
-        for pid in self.descendants(root):
-            fields = _stat(pid)
-            if not fields:
-                continue
-            count += 1
-            ticks += sum(map(int, fields[11:15]))
-            resident += int(fields[21]) * _PAGE_BYTES
-            disk = _disk(pid)
-            read += disk[0]
-            written += disk[1]
-        return TreeUsage(ticks * _TICK_SECONDS, resident, read, written, count)
-
-    def resident_bytes(self, root: int) -> int:
-        """Return the resident memory of the descendants of ``root``; shared pages count often."""
-        return sum(_resident(pid) for pid in self.descendants(root))
-
-    def proportional_bytes(self, root: int) -> int:
-        """Return their memory with each shared page divided among those that share it (PSS)."""
-        return sum(_proportional(pid) for pid in self.descendants(root))
+Table = Mapping[int, Process]
 
 
-# A process may end between the listing and the read: these answer nothing then.
-_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+def parse_stat(text: bytes) -> Process:
+    """Return what /proc/PID/stat says; the name in it may hold any letter.
+
+    >>> parse_stat(b"7 (a ) b) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0")
+    Process(parent=1, state='S', start_ticks=4242)
+    """
+    fields = text[text.rindex(b")") + 2 :].split()
+    return Process(int(fields[1]), fields[0].decode(), int(fields[19]))
 
 
-def _read(path: str) -> bytes:
+def read_process(pid: int) -> Process | None:
+    """Return the process ``pid``, None if there is none."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except _GONE:
-        return b""
-    try:
-        return os.read(file, 16384)
-    except _GONE:
-        return b""
-    finally:
-        os.close(file)
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return parse_stat(file.read())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
-def _stat(pid: int) -> list[bytes]:
-    """The fields of /proc/PID/stat from the state on: field k of proc(5) is at k - 3."""
-    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+def read_table() -> Table:
+    """Return all processes that are visible to us."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    return {pid: found for pid in pids if (found := read_process(pid)) is not None}
 
 
-def _parent(pid: int) -> int:
-    fields = _stat(pid)
-    return int(fields[1]) if fields else -1
+def descendants(table: Table, roots: Iterable[int]) -> set[int]:
+    """Return ``roots`` with all their children's children, those in ``table``. Pure."""
+    children: dict[int, list[int]] = {}
+    for pid, process in table.items():
+        children.setdefault(process.parent, []).append(pid)
+    found: set[int] = set()
+    waiting = [pid for pid in roots if pid in table]
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            found.add(pid)
+            waiting += children.get(pid, ())
+    return found
 
 
-def _resident(pid: int) -> int:
-    words = _read(f"/proc/{pid}/statm").split()
-    return int(words[1]) * _PAGE_BYTES if words else 0
+def marked(table: Table, mark: str) -> set[int]:
+    """Return the processes that were started with ``mark`` ("NAME=value") in their environment."""
+    found, wanted = set(), mark.encode()
+    for pid in table:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            if wanted in file.read().split(b"\0"):
+                found.add(pid)
+    return found
 
 
-def _proportional(pid: int) -> int:
-    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-        if line.startswith(b"Pss:"):
-            return int(line.split()[1]) * 1024
-    return _resident(pid)  # a kernel without smaps_rollup, or not ours to read
+def end_all(find: Callable[[Table], set[int]], *, within_seconds: float) -> bool:
+    """Kill the processes that ``find`` names until there are none; return whether that worked.
+
+    They are stopped first, all of them, before one is killed: so none can start another meanwhile.
+    """
+    end_at = time.monotonic() + within_seconds
+    stopped: set[int] = set()
+    while True:
+        table = read_table()
+        alive = {pid for pid in find(table) if table[pid].state not in "ZX"}
+        if not alive:
+            return True
+        late = time.monotonic() > end_at
+        if alive - stopped:
+            _signal(alive - stopped, signal.SIGSTOP)
+        if late or not alive - stopped:
+            _signal(alive, signal.SIGKILL)
+            time.sleep(0.001)  # they die on their own processors; the next look is the check
+        if late:
+            return False
+        stopped |= alive
 
 
-def _disk(pid: int) -> tuple[int, int]:
-    read = written = 0
-    for line in _read(f"/proc/{pid}/io").splitlines():
-        name, _, value = line.partition(b": ")
-        if name == b"read_bytes":
-            read = int(value)
-        elif name == b"write_bytes":
-            written = int(value)
-    return read, written
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

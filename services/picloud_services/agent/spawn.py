@@ -26,20 +26,33 @@ def spawn(
     """Fork, arrange the child's descriptors and signals, and call ``become`` there; return its pid.
 
     ``become`` ends in an exec, over which ``keep_fds`` stay open; ``close_fds`` are closed by it.
-    What it raises is written to ``report_fd``: "!", the error number, " ", path, ": ", the text.
+    What it raises is written to ``report_fd``, for `reported_error`; that one is closed by the
+    exec too unless it is kept.
     """
     pid = os.fork()
     if pid:
         return pid
     try:
-        _settle(stdout_fd, stderr_fd, {*keep_fds, report_fd}, set(close_fds))
+        _settle(stdout_fd, stderr_fd, set(keep_fds), {*close_fds, report_fd})
         become()
     except BaseException as exc:  # noqa: BLE001  # the child must not run on as a second parent
         number = exc.errno if isinstance(exc, OSError) and exc.errno else 0
-        text = f"!{number} {getattr(exc, 'filename', None) or ''}: {getattr(exc, 'strerror', None) or exc}"
+        what = [
+            str(number),
+            str(getattr(exc, "filename", None) or ""),
+            str(getattr(exc, "strerror", None) or exc),
+        ]
         with contextlib.suppress(OSError):
-            os.write(report_fd, text.encode("utf-8", "replace")[:4000])
+            os.write(report_fd, ("!" + "\0".join(what)).encode("utf-8", "replace")[:4000])
     os._exit(127)
+
+
+def reported_error(text: bytes) -> OSError | None:
+    """Return what stopped ``become``, given what came from the report; None if nothing did."""
+    if not text.startswith(b"!"):
+        return None
+    number, path, why = text[1:].decode("utf-8", "replace").split("\0", 2)
+    return OSError(int(number), why, path or None)
 
 
 def failure(exc: OSError) -> ContainerError:
