@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_services.agent.cgroup import CgroupReader
-from picloud_services.agent.process_table import ProcessTable, TreeUsage
+from picloud_services.agent.tree_usage import ProcessTable, TreeUsage
 from picloud_services.base.ticker import Ticker
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from picloud_services.agent.process_table import ProcessTable
+from picloud_services.agent.tree_usage import ProcessTable
 
 TREE = """
 import subprocess, sys, time
