@@ -62,7 +62,6 @@ class LiveBatch:
     is_map: bool = False
     spans: list[Span] = field(default_factory=list)
     open: int = 0  # unfinished jobs
-    waits_for: "list[JidRange] | None" = None  # unfinished dependencies, while it waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +132,26 @@ class LiveJobs:
         if jid in self.running and code in UNFINISHED_CODES:
             return Status.PROCESSING
         return STATUS_OF[code]
+
+    def start(self, jid: int, running: Running) -> None:
+        """Note that ``jid`` runs now."""
+        span = self._index.find(jid)
+        if span is None or span.code(jid) not in UNFINISHED_CODES or jid in self.running:
+            return
+        self.running[jid] = running
+        self._tell_again(span, jid)
+
+    def stop(self, jid: int) -> None:
+        """Note that ``jid`` does not run any more, though it is not finished."""
+        span = self._index.find(jid)
+        if self.running.pop(jid, None) is not None and span is not None:
+            self._tell_again(span, jid)
+
+    @staticmethod
+    def _tell_again(span: Span, jid: int) -> None:
+        at = jid - span.first_jid
+        for watcher in tuple(span.watchers):
+            watcher.changed(span, at, at + 1, span.codes[at], span.codes[at])
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Take over committed changes and tell the watchers of their spans."""

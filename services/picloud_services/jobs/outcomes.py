@@ -135,7 +135,12 @@ class _Lease:
 def find_lease(tx: Transaction, lease: str) -> "_Lease | None":
     """Return the row of a live lease."""
     row = tx.one(_LEASE, lease=lease)
-    return _Lease(lease, *row[:6], bool(row[6]), row[7]) if row else None
+    if row is None:
+        return None
+    batch, user_id, first_jid, count, next_position, attempt, fresh, node = row
+    return _Lease(
+        lease, batch, user_id, first_jid, count, next_position, attempt, bool(fresh), node
+    )
 
 
 def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
@@ -256,7 +261,7 @@ class _Writer:
         past = Past(row[0], row[1], row[2], bool(row[3]))
         reused = self.report.reused
         decision = decide(
-            EndReason(item[1]),
+            _reason(item[1]),
             self.rules.terms,
             past,
             reused=item[0] > 0 or not self.lease.fresh if reused is None else reused,
@@ -313,6 +318,14 @@ class _Writer:
             core_seconds = self.core_seconds * self.rules.cores
             add_cost(tx, lease.user_id, core_seconds, core_seconds * self.rules.charge)
         self.outcome.kept = KeptResult(lease.first_jid + items[0][0], items, body)
+
+
+def _reason(word: str) -> EndReason:
+    """Return the reason that a node reports; one that only a newer node knows is incompatible."""
+    try:
+        return EndReason(word)
+    except ValueError:
+        return EndReason.INCOMPATIBLE
 
 
 def end_job(

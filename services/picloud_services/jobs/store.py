@@ -14,7 +14,7 @@ from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
 from picloud_services.jobs.lifecycle import after_dependencies
 from picloud_services.jobs.live import OPEN, SEALED
 from picloud_services.jobs.reasons import Facts, message
-from picloud_services.jobs.words import Function
+from picloud_services.jobs.words import Cached, Function
 
 MET, WAITING, FAILED = "met", "waiting", "failed"
 DEPENDENCIES_OF = {Status.QUEUED: MET, Status.WAITING: WAITING, Status.STALLED: FAILED}
@@ -27,10 +27,10 @@ _NUMBERS = Statement(
     "UPDATE sequences SET jid = jid + :jids, batch = batch + :batches RETURNING jid, batch"
 )
 _INSERT_BATCH = Statement(
-    """INSERT INTO batches (batch, user_id, kind, spec, function_digest, label, priority,
+    """INSERT INTO batches (batch, user_id, kind, is_map, spec, function_digest, label, priority,
       request_key, parent_jid, depends_on, dependencies, size, first_jid, state, created_at,
       heard_at, open)
-    VALUES (:batch, :user_id, :kind, :spec, :function, :label, :priority,
+    VALUES (:batch, :user_id, :kind, :is_map, :spec, :function, :label, :priority,
       :key, :parent, :depends_on, :dependencies, :size, :first_jid, :state, :at, :at, 0)"""
 )
 _INSERT_PART = Statement(
@@ -120,7 +120,7 @@ class PartRows:
 
     batch: int
     user_id: int
-    part: int | None
+    part: int
     first_jid: int
     first_index: int
     count: int
@@ -130,6 +130,9 @@ class PartRows:
     text: str = ""
     files: list[tuple[int, BlobRef]] = field(default_factory=list)  # index in part
     cache_digests: list[str] = field(default_factory=list)
+    cached: "list[tuple[int, Cached]]" = field(
+        default_factory=list
+    )  # jids that take a kept result
 
 
 def find_by_key(tx: Transaction, user_id: int, key: str) -> Entered | None:
@@ -163,19 +166,24 @@ def check_cap(tx: Transaction, user_id: int, default_cap: float) -> None:
 
 
 def check_dependencies(
-    tx: Transaction, user_id: int, depends_on: tuple[JidRange, ...], *, ignore_errors: bool
+    tx: Transaction,
+    user_id: int,
+    depends_on: tuple[JidRange, ...],
+    *,
+    ignore_errors: bool,
+    deleted_ok: bool = False,
 ) -> tuple[Status, str]:
     """Return the status that a job begins with, and the words if that is stalled.
 
     Raises:
-        NotFound: one of the jobs depended on is unknown.
+        NotFound: one of the jobs depended on is unknown (not with ``deleted_ok``).
     """
     unfinished = failed = 0
     first_failed: int | None = None
     for first, last in depends_on:
         row = tx.one(_DEPENDENCIES, first=first, last=last, user_id=user_id)
         assert row is not None
-        if row[0] != last - first + 1:
+        if row[0] != last - first + 1 and not deleted_ok:
             raise NotFound(
                 f"One of the jobs {first}-{last} named in _depends_on does not exist."
                 if last > first
@@ -222,6 +230,7 @@ def insert_batch(
         batch=batch,
         user_id=new.user_id,
         kind=str(new.spec.kind),
+        is_map=int(is_map),
         spec=spec,
         function=new.function.digest,
         label=new.label,

@@ -110,5 +110,15 @@ class OutputPlace:
     finished: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """An earlier job whose result may be used again."""
+
+    jid: int
+    item: list[Any]
+    body: bytes
+    result: int
+
+
 Info = dict[str, Any]
 Ranges = Sequence[JidRange]

@@ -51,6 +51,7 @@ CREATE TABLE batches (
   batch BIGINT PRIMARY KEY,
   user_id BIGINT NOT NULL,
   kind TEXT NOT NULL,
+  is_map BIGINT NOT NULL,
   spec BIGINT NOT NULL,
   function_digest TEXT NOT NULL,
   label TEXT,
@@ -85,7 +86,7 @@ CREATE TABLE parts (
   first_jid BIGINT PRIMARY KEY,
   batch BIGINT NOT NULL,
   user_id BIGINT NOT NULL,
-  part BIGINT,
+  part BIGINT NOT NULL,
   first_index BIGINT NOT NULL,
   count BIGINT NOT NULL,
   arguments BYTEA NOT NULL,
@@ -93,7 +94,7 @@ CREATE TABLE parts (
   links BIGINT NOT NULL,
   created_at DOUBLE PRECISION NOT NULL
 );
-CREATE UNIQUE INDEX parts_by_number ON parts (batch, part) WHERE part IS NOT NULL;
+CREATE UNIQUE INDEX parts_by_number ON parts (batch, part);
 CREATE INDEX parts_by_user ON parts (user_id, first_jid);
 
 CREATE TABLE part_files (
@@ -180,20 +181,3 @@ CREATE TABLE cache_keys (
   digest TEXT NOT NULL
 );
 CREATE INDEX cache_keys_by_digest ON cache_keys (user_id, digest, jid);
-
--- Local modules shipped by clients, by the sha256 of their zip; and the Python installations seen.
-CREATE TABLE code_versions (
-  digest TEXT NOT NULL,
-  user_id BIGINT NOT NULL,
-  blob TEXT NOT NULL,
-  size_bytes BIGINT NOT NULL,
-  used_at DOUBLE PRECISION NOT NULL,
-  PRIMARY KEY (user_id, digest)
-);
-CREATE TABLE environments (
-  environment_id TEXT NOT NULL,
-  user_id BIGINT NOT NULL,
-  data TEXT NOT NULL,
-  created_at DOUBLE PRECISION NOT NULL,
-  PRIMARY KEY (user_id, environment_id)
-);

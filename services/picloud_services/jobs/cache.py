@@ -1,0 +1,87 @@
+"""_cache=True: an earlier result of the same user for the same function, arguments, code and environment."""
+
+import functools
+import hashlib
+
+from picloud_jupyter.protocol.jobs import HostPython, JobSpec
+from picloud_services.base import codec
+from picloud_services.base.sql import Statement, Transaction
+from picloud_services.blobs.store import BlobRef
+from picloud_services.environments.identity import environment_id
+from picloud_services.jobs.links import link_blob
+from picloud_services.jobs.queries import read_result_row
+from picloud_services.jobs.words import Cached, Payload
+
+_FIND = Statement(
+    """SELECT j.jid, j.result FROM cache_keys c JOIN jobs j ON j.jid = c.jid
+    WHERE c.user_id = :user_id AND c.digest = :digest AND j.status = 'done'
+      AND j.result IS NOT NULL ORDER BY c.jid DESC LIMIT 1"""
+)
+_NEXT_RESULT = Statement("UPDATE sequences SET result = result + 1 RETURNING result")
+_COPY = Statement(
+    """INSERT INTO results (result, user_id, batch, first_jid, attempt, node, lease,
+      first_position, items, data, links, bytes, files, seen_seconds, finished_at)
+    SELECT CAST(:result AS BIGINT), user_id, CAST(:batch AS BIGINT), CAST(:jid AS BIGINT), attempt,
+      node, '', 0, CAST(:items AS TEXT), :data, 1, CAST(:bytes AS BIGINT),
+      CAST(:files AS BIGINT), (SELECT seen_seconds FROM sequences),
+      CAST(:at AS DOUBLE PRECISION)
+    FROM results WHERE result = :source"""
+)
+_FINISH = Statement("UPDATE jobs SET result = :result, finished_at = :at WHERE jid = :jid")
+
+
+@functools.lru_cache(maxsize=256)
+def environment_of(host_python: HostPython) -> str:
+    """Return the environment id of a Python installation."""
+    return environment_id(host_python)
+
+
+def cache_digest(spec: JobSpec, function_digest: str, arguments: Payload) -> str:
+    """Return what must be equal for a result to be used again."""
+    if isinstance(arguments, BlobRef):
+        content = arguments.digest or arguments.blob
+    else:
+        content = hashlib.sha256(arguments).hexdigest()
+    environment = environment_of(spec.host_python)
+    return codec.digest(
+        [function_digest, content, spec.code_version, environment, spec.variables, spec.volumes]
+    )
+
+
+def find_cached(tx: Transaction, user_id: int, digest: str) -> Cached | None:
+    """Return the newest earlier job that may answer."""
+    row = tx.one(_FIND, user_id=user_id, digest=digest)
+    if row is None:
+        return None
+    record = read_result_row(tx, row[1])
+    if record is None:
+        return None
+    return Cached(row[0], record.item(row[0]), record.body(row[0]), row[1])
+
+
+def take_cached(tx: Transaction, cached: Cached, *, jid: int, batch: int, at: float) -> None:
+    """Give a copy of the earlier result to ``jid``, which was entered as done."""
+    item = list(cached.item)
+    extra = dict(item[6] or {})
+    extra["cached_from"] = cached.jid
+    item[6] = extra
+    size = len(cached.body)
+    files = 0
+    if extra.get("blob"):
+        link_blob(tx, BlobRef(extra["blob"], extra["size"], extra["digest"]))
+        size += extra["size"]
+        files = 1
+    result = tx.value(_NEXT_RESULT)
+    tx.run(
+        _COPY,
+        result=result,
+        source=cached.result,
+        batch=batch,
+        jid=jid,
+        items=codec.encode([item]).decode(),
+        data=cached.body or None,
+        bytes=size,
+        files=files,
+        at=at,
+    )
+    tx.run(_FINISH, jid=jid, result=result, at=at)

@@ -1,0 +1,95 @@
+"""What the job service needs from floors above it: given in by `picloud_services.app`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from picloud_jupyter.protocol.ids import JidRange
+from picloud_jupyter.protocol.jobs import JobSpec
+from picloud_services.jobs.leasing import Arguments
+from picloud_services.jobs.live import LiveBatch, Ready
+from picloud_services.jobs.outcomes import Outcome
+from picloud_services.jobs.store import NewLease
+from picloud_services.jobs.words import Function
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What of a node jobs of one spec occupy each, after the cut to what the node has."""
+
+    cores: float
+    memory_bytes: int
+    node: str
+    container_kind: str
+
+
+class Dispatch(Protocol):
+    """Runs what is ready. On the loop; never blocks."""
+
+    def check(self, spec: JobSpec) -> None:
+        """Return if jobs of ``spec`` can be held by some node.
+
+        Raises:
+            InvalidRequest: (``reason`` never_scheduled) none can; the message names the limit.
+        """
+
+    def reserve(self, user_id: int, spec: JobSpec, priority: int) -> NewLease | None:
+        """Return a lease for one job that may start at once, or None if it must queue."""
+
+    def cancel(self, lease: NewLease) -> None:
+        """Give back a reserved lease that was not committed."""
+
+    def launch(
+        self, lease: NewLease, batch: LiveBatch, arguments: Arguments, function: Function
+    ) -> None:
+        """Start the job of a reserved lease that is committed now."""
+
+    def add(
+        self,
+        ready: Sequence[Ready],
+        arguments: Arguments | None = None,
+        function: Function | None = None,
+    ) -> None:
+        """Queue jobs; their payloads, where at hand, spare reading them again."""
+
+    def settled(self, outcome: Outcome) -> None:
+        """Take note of a committed outcome: a lease may be over, jobs queued again."""
+
+    def killed(self, jids: Sequence[JidRange]) -> None:
+        """Drop jobs that were ended by request from the queue and from leases."""
+
+    def kill_running(self, jids: Sequence[int]) -> None:
+        """End elements that run now; their ends come as outcomes."""
+
+    def why(self, jid: int) -> str:
+        """Return why a queued job does not run yet: "queued because ..."."""
+
+    def placement(self, spec: JobSpec) -> Placement | None:
+        """Return what a job of ``spec`` occupies; None while no node is known."""
+
+    def lease_of(self, jid: int) -> NewLease | None:
+        """Return the lease that a job is given out under, running or not."""
+
+
+class OutputReader(Protocol):
+    """Where what jobs print is read and removed: an `Engine`."""
+
+    async def read_output(
+        self, node: str, lease: str, position: int, stream: str, offset: int, limit: int
+    ) -> "OutputSlice":
+        """Return what the element printed to ``stream``."""
+
+    async def delete_output(self, node: str, leases: Sequence[str]) -> None:
+        """Remove the output files of ``leases``."""
+
+
+class OutputSlice(Protocol):
+    """See `picloud_services.dispatch.engine.OutputSlice`."""
+
+    @property
+    def data(self) -> bytes:
+        """The bytes."""
+
+    @property
+    def total_bytes(self) -> int:
+        """What there is so far."""

@@ -1,0 +1,260 @@
+"""Submits calls: one transaction, and the job may run before the client has its answer."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.frames import pack_records
+from picloud_jupyter.protocol.jobs import CORE_TYPES, JobSpec, Status
+from picloud_services.base.clock import Clock
+from picloud_services.base.database import Database
+from picloud_services.base.sql import Transaction
+from picloud_services.blobs.store import BlobRef
+from picloud_services.jobs import cache, links, store
+from picloud_services.jobs.dependencies import Dependencies
+from picloud_services.jobs.leasing import Arguments
+from picloud_services.jobs.live import SEALED, LiveBatch, LiveJobs, Ready
+from picloud_services.jobs.ports import Dispatch
+from picloud_services.jobs.spans import CODE_OF
+from picloud_services.jobs.words import CallReceipt, Function, Payload
+
+MAX_LABEL_CHARACTERS = 200
+MAX_KEY_CHARACTERS = 200
+MAX_RETRIES = 100
+MAX_DEPENDENCY_RANGES = 10_000
+
+
+@dataclass(slots=True)
+class Desk:
+    """What submitting calls and maps share."""
+
+    database: Database
+    live: LiveJobs
+    dispatch: Dispatch
+    dependencies: Dependencies
+    book: links.SpecBook
+    clock: Clock
+    cost_cap: float = 0.0
+
+    def new_batch(
+        self, user_id: int, spec: JobSpec, key: str, function: Function
+    ) -> store.NewBatch:
+        """Return what is to be entered for a request, checked.
+
+        Raises:
+            InvalidRequest: a value is out of range.
+        """
+        check_spec(spec, key)
+        check_function(function)
+        return store.NewBatch(
+            user_id=user_id,
+            spec=self.book.known(links.shared_part(spec)),
+            label=spec.label,
+            priority=spec.priority,
+            parent_jid=spec.parent_jid,
+            depends_on=spec.depends_on,
+            key=key,
+            function=function,
+            at=self.clock.now_at(),
+            cost_cap=self.cost_cap,
+        )
+
+    def live_batch(
+        self, new: store.NewBatch, entered: store.Entered, *, size: int | None, is_map: bool
+    ) -> LiveBatch:
+        """Return the image of a batch that was just committed, entered into the image of all."""
+        batch = LiveBatch(
+            batch=entered.batch,
+            user_id=new.user_id,
+            spec=self.book.remember(entered.spec, new.spec),
+            function_digest=new.function.digest,
+            priority=new.priority,
+            label=new.label,
+            state="open" if is_map else SEALED,
+            size=size,
+            created_at=new.at,
+            depends_on=new.depends_on,
+            is_map=is_map,
+        )
+        self.live.add_batch(batch)
+        return batch
+
+
+def check_spec(spec: JobSpec, key: str) -> None:
+    """Return if the values that the service itself relies on are in range.
+
+    Raises:
+        InvalidRequest: one is not; the message names it and the range.
+    """
+    core_type = CORE_TYPES.get(spec.core_type)
+    if core_type is None:
+        raise InvalidRequest(
+            f"_type must be one of {', '.join(CORE_TYPES)}, got {spec.core_type[:40]!r}"
+        )
+    if spec.cores not in core_type.core_counts:
+        allowed = ", ".join(map(str, core_type.core_counts))
+        raise InvalidRequest(
+            f"_cores of type {spec.core_type} must be one of {allowed}, got {spec.cores}"
+        )
+    if spec.label is not None and len(spec.label) > MAX_LABEL_CHARACTERS:
+        raise InvalidRequest(f"_label may have at most {MAX_LABEL_CHARACTERS} characters")
+    if len(key) > MAX_KEY_CHARACTERS:
+        raise InvalidRequest(f"_key may have at most {MAX_KEY_CHARACTERS} characters")
+    if not 0 <= spec.retries.count <= MAX_RETRIES or spec.retries.delay_seconds < 0:
+        raise InvalidRequest(f"_retries must be 0 to {MAX_RETRIES}, with a delay of 0 or more")
+    if spec.max_runtime_seconds is not None and not spec.max_runtime_seconds > 0:
+        raise InvalidRequest("_max_runtime must be more than 0 minutes")
+    if spec.depends_on_errors not in ("abort", "ignore"):
+        raise InvalidRequest("_depends_on_errors must be 'abort' or 'ignore'")
+    if len(spec.depends_on) > MAX_DEPENDENCY_RANGES or any(
+        not 1 <= first <= last for first, last in spec.depends_on
+    ):
+        raise InvalidRequest(
+            f"_depends_on must be at most {MAX_DEPENDENCY_RANGES} ranges of job ids"
+        )
+
+
+def check_function(function: Function) -> None:
+    """Return if the bytes are what their digest says: functions are shared by digest.
+
+    Raises:
+        InvalidRequest: they are not.
+    """
+    payload = function.payload
+    found = (
+        payload.digest if isinstance(payload, BlobRef) else hashlib.sha256(payload).hexdigest()
+    )
+    if found != function.digest:
+        raise InvalidRequest(
+            "the function's bytes do not match its digest; they were damaged on the way"
+        )
+
+
+class Calls:
+    """Submits single calls."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def submit(
+        self, user_id: int, spec: JobSpec, key: str, function: Function, arguments: Payload
+    ) -> CallReceipt:
+        """Return the receipt of a committed job; see `JobService.submit_call`."""
+        desk = self._desk
+        new = desk.new_batch(user_id, spec, key, function)
+        desk.dispatch.check(new.spec)
+        lease = None
+        if not spec.depends_on and not spec.cache:
+            lease = desk.dispatch.reserve(user_id, new.spec, spec.priority)
+        future = desk.database.write(
+            partial(_enter_call, new, desk.book, arguments, lease),
+            partial(self._entered, new, arguments, lease),
+        )
+        if lease is not None:
+            future.add_done_callback(_unless_written(partial(desk.dispatch.cancel, lease)))
+        entered = await asyncio.shield(future)
+        assert entered.first_jid is not None
+        return CallReceipt(
+            entered.first_jid,
+            cached=entered.cached_from is not None,
+            repeated=entered.repeated,
+        )
+
+    def _entered(
+        self,
+        new: store.NewBatch,
+        arguments: Payload,
+        lease: store.NewLease | None,
+        entered: store.Entered,
+    ) -> None:
+        desk = self._desk
+        if entered.repeated or entered.cached_from is not None:
+            if lease is not None:
+                desk.dispatch.cancel(lease)
+            return
+        jid = entered.first_jid
+        assert jid is not None
+        batch = desk.live_batch(new, entered, size=1, is_map=False)
+        desk.live.add_jobs(batch, jid, 0, bytes((CODE_OF[entered.status],)))
+        if entered.status is Status.WAITING:
+            desk.dependencies.watch(batch)
+        elif entered.status is Status.QUEUED:
+            pack = _pack(jid, arguments)
+            if lease is not None:
+                desk.dispatch.launch(lease, batch, pack, new.function)
+            else:
+                desk.dispatch.add([Ready(batch.batch, jid, 1)], pack, new.function)
+
+
+def _unless_written(
+    undo: Callable[[], None],
+) -> Callable[["asyncio.Future[store.Entered]"], None]:
+    def done(future: "asyncio.Future[store.Entered]") -> None:
+        if future.cancelled() or future.exception() is not None:
+            undo()
+
+    return done
+
+
+def _pack(jid: int, arguments: Payload) -> Arguments:
+    if isinstance(arguments, BlobRef):
+        return Arguments(jid, 1, pack_records([b""]), ((jid, arguments),))
+    return Arguments(jid, 1, pack_records([arguments]))
+
+
+def _enter_call(
+    new: store.NewBatch,
+    book: links.SpecBook,
+    arguments: Payload,
+    lease: store.NewLease | None,
+    tx: Transaction,
+) -> store.Entered:
+    known = store.find_by_key(tx, new.user_id, new.key)
+    if known is not None:
+        return known
+    digests = []
+    cached = None
+    if new.spec.cache:
+        digests = [cache.cache_digest(new.spec, new.function.digest, arguments)]
+        cached = cache.find_cached(tx, new.user_id, digests[0])
+    entered = store.insert_batch(tx, new, book, size=1, is_map=False)
+    jid = entered.first_jid
+    assert jid is not None
+    pack = _pack(jid, arguments)
+    store.insert_part(
+        tx,
+        store.PartRows(
+            batch=entered.batch,
+            user_id=new.user_id,
+            part=0,
+            first_jid=jid,
+            first_index=0,
+            count=1,
+            arguments=pack.pack,
+            at=new.at,
+            status=Status.DONE if cached else entered.status,
+            text=entered.text,
+            files=[(0, ref) for _, ref in pack.files],
+            cache_digests=digests,
+        ),
+    )
+    if cached is not None:
+        cache.take_cached(tx, cached, jid=jid, batch=entered.batch, at=new.at)
+        return store.Entered(
+            entered.batch, jid, Status.DONE, entered.spec, cached_from=cached.jid
+        )
+    if lease is not None and entered.status is Status.QUEUED:
+        store.insert_lease(
+            tx,
+            lease,
+            batch=entered.batch,
+            user_id=new.user_id,
+            first_jid=jid,
+            count=1,
+            attempt=1,
+            at=new.at,
+        )
+    return entered
