@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         from picloud_services.agent.agent import run_agent
         from picloud_services.config import from_environment
 
-        return run_agent(from_environment(paths)) or 0
+        return run_agent(from_environment(paths))
     from picloud_services.app.startup import run_control
 
     return run_control(paths, options)

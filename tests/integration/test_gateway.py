@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from integration.gateway_harness import GatewayUnderTest, Peer, call_frame, start_gateway
+from tests.integration.gateway_harness import GatewayUnderTest, Peer, call_frame, start_gateway
 
 from picloud_jupyter.protocol.errors import DiskFull
 from picloud_jupyter.protocol.frames import pack_frame, split_frame
@@ -31,7 +31,7 @@ async def peer(gateway: GatewayUnderTest) -> AsyncIterator[Peer]:
 
 
 def code_of(answer) -> str:
-    return json.loads(answer.body)["error"]["code"]
+    return str(json.loads(answer.body)["error"]["code"])
 
 
 # ------------------------------------------------------------------------------------ who asks
@@ -286,7 +286,7 @@ async def upload(peer: Peer, content: bytes) -> str:
         "size_bytes": len(content),
         "digest": hashlib.sha256(content).hexdigest(),
     }
-    return begun["upload"]
+    return str(begun["upload"])
 
 
 async def test_upload_when_streamed_then_a_blob_that_a_call_may_name(gateway, peer):

@@ -110,8 +110,10 @@ def _bring_up_loopback() -> None:
 
 
 def _has_default_route(pid: int) -> bool:
-    with open(f"/proc/{pid}/net/route", encoding="ascii") as file:
-        return any(line.split()[1] == "00000000" for line in file.readlines()[1:])
+    # Bytes: this user may not be able to read the interpreter's modules, so nothing may be
+    # imported from here on, codecs included.
+    with open(f"/proc/{pid}/net/route", "rb") as file:
+        return any(line.split()[1] == b"00000000" for line in file.readlines()[1:])
 
 
 class _Namespaces:

@@ -81,12 +81,12 @@ async def choose_network(kind: ContainerKind, uid: int, gid: int) -> NetworkChoi
     return NetworkChoice(NetworkMode.NONE, why=f"{why}; {refused}")
 
 
-def host_network(resolv_conf: Path = Path("/etc/resolv.conf")) -> HostNetwork:
+def host_network() -> HostNetwork:
     """Return what this machine's network looks like now."""
     return read_host_network(
         _text(Path("/proc/net/route")),
         _text(Path("/proc/net/if_inet6")),
-        _text(resolv_conf),
+        _text(Path("/etc/resolv.conf")),  # the one that pasta reads
         [name for _, name in socket.if_nameindex()],
     )
 
@@ -117,7 +117,7 @@ class Network:
     """The networks of all containers of one agent. On the event loop; never blocks it.
 
     ``state`` is a private folder of the agent, where the pids of pasta processes are kept, so
-    that an agent that comes back finds those it left. ``resolv_conf`` is the machine's.
+    that an agent that comes back finds those it left.
     """
 
     def __init__(
@@ -129,7 +129,6 @@ class Network:
     ) -> None:
         self.choice = choice
         self._state = state
-        self._resolv_conf = resolv_conf
         self._attached: dict[str, _Attachment] = {}
 
     def mode(self, policy: NetworkPolicy) -> NetworkMode:
@@ -147,7 +146,7 @@ class Network:
         mode = self.mode(policy)
         if mode is NetworkMode.HOST:
             return None
-        plan = plan_pasta(host_network(self._resolv_conf))
+        plan = plan_pasta(host_network())
         if mode is NetworkMode.PASTA and isinstance(plan, PastaPlan):
             return plan.resolv_conf
         return NO_RESOLVER
@@ -258,7 +257,7 @@ class Network:
         self._watch(attachment, process)
 
     async def _start_pasta(self, attachment: _Attachment) -> dict[str, Any]:
-        plan = plan_pasta(host_network(self._resolv_conf))
+        plan = plan_pasta(host_network())
         if isinstance(plan, str):
             return {"error": plan}
         request = _pasta_request(self.choice.program, plan, attachment.uid, attachment.gid)

@@ -112,7 +112,7 @@ def plan_pasta(host: HostNetwork) -> PastaPlan | str:
     lines = list(host.resolver_options)
     if chosen is not None:
         seen_as = resolver if isinstance(chosen, IPv4Address) else _RESOLVER_6
-        arguments += ["-D", str(chosen), "--dns-forward", seen_as]
+        arguments += ["--dns-forward", seen_as]
         lines.insert(0, f"nameserver {seen_as}")
     return PastaPlan(tuple(arguments), "".join(f"{line}\n" for line in lines))
 

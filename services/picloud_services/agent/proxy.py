@@ -196,7 +196,9 @@ class _Client(Side):
         if self.transport is not None and head.tunnel:
             self.transport.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         if server.transport is not None:
-            server.transport.write(head.forward + bytes(self._early))
+            first = head.forward + bytes(self._early)
+            self.received_bytes += len(first)
+            server.transport.write(first)
         self._early.clear()
         self.server = server
         join(self, server)

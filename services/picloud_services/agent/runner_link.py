@@ -170,8 +170,8 @@ def open_payloads(files: list[list[Any]]) -> tuple[list[int], list[list[Any]]]:
     return fds, [[position, "", size, digest] for position, _, size, digest in files]
 
 
-def _rights(fds: list[int]) -> list[tuple[int, int, array.array[int]]]:
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
 
 
 def _high(fd: int) -> int:

@@ -1,8 +1,11 @@
 """The words of `supervision`: the state of a chunk, and one frozen dataclass per action."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from picloud_jupyter.protocol.ids import count_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +140,17 @@ class LeasedChunk:
     def running(self) -> int | None:
         """Return the position that is running as far as seen; None between elements."""
         return self.finished if not self.ended and self.taken > self.finished else None
+
+
+def read_chunk(header: Mapping[str, Any]) -> LeasedChunk:
+    """Return the chunk that the frame with ``header`` brings.
+
+    Raises:
+        KeyError: a field is missing.
+    """
+    return LeasedChunk(
+        lease=header["lease"],
+        slot=header["slot"],
+        count=count_ranges(header["jids"]),
+        max_runtime_seconds=header.get("max_runtime_seconds"),
+    )

@@ -16,7 +16,7 @@ Row = tuple[Any, ...]
 
 DIALECTS: dict[str, Dialect] = {
     "sqlite": SQLiteDialect_pysqlite(paramstyle="named"),
-    "postgresql": PGDialect_psycopg(paramstyle="pyformat"),
+    "postgresql": PGDialect_psycopg(paramstyle="pyformat")  # type: ignore[no-untyped-call],
 }
 
 

@@ -1,0 +1,120 @@
+"""The launcher: forks supervisors, so that a container's start does not wait for a Python's.
+
+``python -m picloud_services.agent.launcher FD``, started by the agent. It imports what a
+supervisor needs once and stays single-threaded; each supervisor shares its memory and then
+belongs to nobody: it outlives launcher and agent.
+"""
+
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+from picloud_jupyter.protocol.frames import FrameReader, pack_frame
+from picloud_services.agent.agent_door import listen
+from picloud_services.agent.kinds import make_container
+from picloud_services.agent.orders import StartOrder, read_start_frame
+from picloud_services.agent.processes import find_process
+from picloud_services.agent.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 64 * 1024
+_SUPERVISOR_FD = 100  # its listener, out of the way of the runner's descriptors 3 and 4
+
+
+def serve(link: socket.socket) -> None:
+    """Answer each order on ``link`` in turn, until the agent closes it."""
+    reader = FrameReader()
+    while data := link.recv(_READ_BYTES):
+        for header, _ in reader.feed(data):
+            link.sendall(pack_frame(_answer(header)))
+
+
+def _answer(header: dict[str, Any]) -> dict[str, Any]:
+    container = header.get("container")
+    try:
+        order = read_start_frame(header)
+        found = _start(order)
+    except (ValueError, OSError) as exc:
+        reason, message = "start_failed", str(exc)
+        return {"t": "failed", "container": container, "reason": reason, "message": message}
+    return {"t": "started", "container": container, **found}
+
+
+def _start(order: StartOrder) -> dict[str, Any]:
+    """Fork a supervisor that is nobody's child; return its pid and start time once it listens."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        _fork_again(order, write)
+    os.close(write)
+    with open(read, "rb") as said:
+        answer = said.read()
+    os.waitpid(child, 0)
+    if not answer:
+        raise OSError("the supervisor ended before it was ready; see agent.log")
+    found: dict[str, Any] = json.loads(answer)
+    if "message" in found:
+        raise OSError(found["message"])
+    return found
+
+
+def _fork_again(order: StartOrder, write: int) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()
+        status = 0 if os.fork() else _be_supervisor(order, write)
+    except Exception:
+        log.exception("container %s could not be supervised", order.container)
+    os._exit(status)
+
+
+def _be_supervisor(order: StartOrder, write: int) -> int:
+    answer = os.dup2(write, _SUPERVISOR_FD + 1, inheritable=False)
+    try:
+        _settle(keep=answer)
+        listener = listen(f"{order.folder}/supervisor.sock")
+        process = find_process(os.getpid())
+        assert process is not None
+    except OSError as exc:
+        os.write(answer, json.dumps({"message": str(exc)}).encode())
+        return 1
+    moved = socket.socket(fileno=os.dup2(listener.fileno(), _SUPERVISOR_FD, inheritable=False))
+    listener.close()
+    container = make_container(order.kind, order.program)
+    supervisor = Supervisor(order, container, moved, process.start_time)
+    found = {"pid": process.pid, "start_time": process.start_time}
+    os.write(answer, json.dumps(found).encode())
+    os.close(answer)
+    supervisor.run()
+    return 0
+
+
+def _settle(keep: int) -> None:
+    """Close what the launcher holds, standard streams apart, and take back its signals."""
+    os.closerange(3, keep)
+    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+    os.chdir("/")
+    os.umask(0o077)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
+def main() -> None:
+    """Serve the agent at the descriptor that the command line names."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s supervisor: %(message)s")
+    link = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()  # what is shared with the supervisors must not be written to by their collector
+    serve(link)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""File systems, logs, the lock of one instance, environments."""
+
+import json
+import logging
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from picloud_jupyter.protocol.errors import Conflict, DiskFull, InvalidRequest
+from picloud_jupyter.protocol.jobs import HostPython
+from picloud_services.base import filesystem
+from picloud_services.base.filesystem import DiskSpace, DiskWatch, network_file_system
+from picloud_services.base.logs import LineFormatter, LogFile
+from picloud_services.base.single_instance import (
+    InstanceLock,
+    ServiceRecord,
+    boot_id,
+    host_id,
+    is_alive,
+    process_start_ticks,
+    read_record,
+)
+from picloud_services.environments.identity import environment_id
+from picloud_services.environments.service import EnvironmentService
+
+PYTHON = HostPython("/bin/sh", "/usr", "/usr", "3.11.2", paths=("/usr",), packages_digest="a")
+
+
+def our_record(**changes) -> ServiceRecord:
+    ours = ServiceRecord(
+        host_id(), boot_id(), os.getpid(), process_start_ticks(os.getpid()), "1.0", 1, 0.0
+    )
+    return replace(ours, **changes)
+
+
+# ------------------------------------------------------------------------------ file systems
+@pytest.mark.parametrize(
+    ("magic", "name"),
+    [(0x6969, "NFS"), (0xFF534D42, "CIFS"), (0x0BD00BD0, "Lustre"), (0xEF53, "")],
+)
+def test_network_file_system_when_magic_is_known_then_named(monkeypatch, tmp_path, magic, name):
+    monkeypatch.setattr(filesystem, "file_system_magic", lambda _path: magic)
+    assert network_file_system(tmp_path / "not" / "made" / "yet") == name
+
+
+def test_file_system_magic_when_proc_then_its_number():
+    assert filesystem.file_system_magic(Path("/proc")) == 0x9FA0
+    with pytest.raises(FileNotFoundError):
+        filesystem.file_system_magic(Path("/nowhere"))
+
+
+def test_disk_watch_when_small_then_its_floor_is_a_part_of_it(monkeypatch, tmp_path):
+    space = DiskSpace(total_bytes=256 * 2**20, free_bytes=20 * 2**20)
+    monkeypatch.setattr(filesystem, "disk_space", lambda _folder: space)
+    disk = DiskWatch(tmp_path, 64 * 2**20)
+    assert disk.floor_bytes == 16 * 2**20
+    disk.require()
+    disk.require(4 * 2**20)
+    with pytest.raises(DiskFull, match=r"20 MiB free; 21 MiB"):
+        disk.require(5 * 2**20)
+
+
+def test_write_atomically_when_the_folder_is_gone_then_nothing_is_left(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        filesystem.write_atomically(tmp_path / "no" / "file", b"x")
+    filesystem.write_atomically(tmp_path / "file", b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+# --------------------------------------------------------------------------------------- logs
+def test_log_line_when_written_then_json_with_fields_and_without_secrets():
+    record = logging.LogRecord(
+        "picloud_services.gateway", logging.INFO, "f", 1, "key %s", ("pcj_1.2.3.ab.cd",), None
+    )
+    record.jid = 7
+    record.url = "postgresql://ann:pass@db/x"
+    line = json.loads(LineFormatter().format(record))
+    assert (line["source"], line["level"], line["jid"]) == ("gateway", "info", 7)
+    assert line["message"] == "key ***"
+    assert line["url"] == "postgresql://***@db/x"
+    assert line["at"].endswith("Z")
+
+
+def test_log_line_when_an_exception_then_its_traceback_is_a_field():
+    try:
+        raise ValueError("Bearer abc")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "oh", (), sys.exc_info())
+    text = LineFormatter().format(record)
+    assert "\n" not in text
+    assert "ValueError" in json.loads(text)["traceback"]
+    assert "abc" not in text
+
+
+def test_log_file_when_full_then_rotated_and_three_kept(tmp_path):
+    handler = LogFile(tmp_path / "x.log", max_bytes=200)
+    for n in range(60):
+        handler.emit(
+            logging.LogRecord("x", logging.INFO, "f", 1, f"line {n} " + "." * 30, (), None)
+        )
+    handler.close()
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert files == ["x.log", "x.log.1", "x.log.2", "x.log.3"]
+    assert all(p.stat().st_mode & 0o077 == 0 for p in tmp_path.iterdir())
+    assert "line 59" in (tmp_path / "x.log").read_text()
+
+
+# ------------------------------------------------------------------------------ one instance
+def test_lock_when_held_then_the_second_is_refused_naming_the_first(tmp_path):
+    our_record().write(tmp_path / "record.json")
+    first, second = InstanceLock(tmp_path / "lock"), InstanceLock(tmp_path / "lock")
+    first.acquire(tmp_path / "record.json")
+    with pytest.raises(Conflict, match=rf"process {os.getpid()} .*picloud down"):
+        second.acquire(tmp_path / "record.json")
+    first.release()
+    second.acquire(tmp_path / "record.json")
+    second.release()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"process_start_ticks": 1}, {"boot_id": "other"}, {"host_id": "other"}, {"pid": 2**22}],
+)
+def test_record_when_of_another_process_then_not_alive(tmp_path, change):
+    assert is_alive(our_record())
+    assert not is_alive(our_record(**change))
+
+
+def test_record_when_written_then_read_and_when_damaged_then_none(tmp_path):
+    path = tmp_path / "record.json"
+    assert read_record(path) is None
+    our_record().write(path)
+    assert read_record(path) == our_record()
+    path.write_text('{"pid": "x"}')
+    assert read_record(path) is None
+
+
+# ------------------------------------------------------------------------------- environments
+def test_environment_id_when_a_package_changes_then_another():
+    assert environment_id(PYTHON) == environment_id(replace(PYTHON))
+    assert environment_id(PYTHON) != environment_id(replace(PYTHON, packages_digest="b"))
+    assert environment_id(PYTHON) != environment_id(PYTHON, base="other")
+
+
+class StoppedClock:
+    seconds = 0.0
+
+    def now_at(self) -> float:
+        return self.seconds
+
+    def steady_seconds(self) -> float:
+        return self.seconds
+
+
+def test_check_when_a_path_is_missing_then_env_missing_and_a_new_look_after_a_while(tmp_path):
+    clock = StoppedClock()
+    service = EnvironmentService(clock)
+    python = replace(PYTHON, paths=(str(tmp_path / "lib"),))
+    with pytest.raises(InvalidRequest, match="lib") as caught:
+        service.check(python)
+    assert caught.value.reason == "env_missing"
+    (tmp_path / "lib").mkdir()
+    assert service.check(python) == environment_id(python)
+    (tmp_path / "lib").rmdir()
+    service.check(python)
+    clock.seconds = 6.0
+    with pytest.raises(InvalidRequest):
+        service.check(python)
+
+
+@pytest.mark.parametrize("folder", ["relative", "/nowhere"])
+def test_check_when_the_folder_is_wrong_then_refused(folder):
+    with pytest.raises(InvalidRequest, match=folder):
+        EnvironmentService(StoppedClock()).check(PYTHON, folder)
