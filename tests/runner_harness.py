@@ -1,6 +1,7 @@
 """Plays the supervisor for a real runner: socket pair, token pipe, output pipes, a plain process."""
 
 import array
+import fcntl
 import json
 import os
 import select
@@ -18,6 +19,12 @@ from picloud_jupyter.serialize.payload import digest, dump_call, dump_function, 
 ROOT = Path(__file__).parent.parent
 LEASE = "0123456789abcdef"
 LEASE_KEY = "ab" * 32
+_EXEC_WITH_3_AND_4 = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def make_bundle(folder: Path) -> Path:
@@ -95,22 +102,17 @@ class RunnerHarness:
         self.err, err_write = os.pipe()
         arguments = [executable, "-S", "-E", "-s", "-u"]
         arguments += [f"{self.bundle}/picloud_kernels/runner/main.py", json.dumps(config)]
+        passed = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (theirs.fileno(), token_read)]
         self.process = subprocess.Popen(
-            [
-                "/bin/sh",
-                "-c",
-                f'exec "$@" 3<&{theirs.fileno()} 4<&{token_read}',
-                "sh",
-                *arguments,
-            ],
+            [sys.executable, "-S", "-c", _EXEC_WITH_3_AND_4, *map(str, passed), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out_write,
             stderr=err_write,
-            pass_fds=(theirs.fileno(), token_read),
+            pass_fds=passed,
             env={"PATH": os.environ["PATH"], "HOME": str(self.home), **(variables or {})},
         )
         theirs.close()
-        for fd in (token_read, out_write, err_write):
+        for fd in (token_read, out_write, err_write, *passed):
             os.close(fd)
         self.reader = FrameReader()
         self.frames: list[tuple[dict[str, Any], bytes]] = []
@@ -139,7 +141,9 @@ class RunnerHarness:
         end_at = time.monotonic() + seconds
         while not self.frames:
             left = end_at - time.monotonic()
-            assert left > 0, f"no frame within {seconds} s; stderr: {bytes(self.streams[self.err])!r}"
+            assert left > 0, (
+                f"no frame within {seconds} s; stderr: {bytes(self.streams[self.err])!r}"
+            )
             ready, _, _ = select.select([self.socket, *self.streams], [], [], left)
             for fd in self.streams:
                 if fd in ready:
@@ -159,7 +163,7 @@ class RunnerHarness:
 
     def start_chunk(
         self,
-        function: bytes,
+        payload: bytes,
         records: list[bytes],
         *,
         first_jid: int = 1,
@@ -167,7 +171,7 @@ class RunnerHarness:
         descriptors: list[int] = [],  # noqa: B006
         **fields: Any,
     ) -> None:
-        key = digest([function])
+        key = digest([payload])
         known = key in self.sent
         self.sent.add(key)
         header = {
@@ -176,7 +180,7 @@ class RunnerHarness:
             "slot": "s",
             "sandbox": "",
             "function": key,
-            "function_bytes": 0 if known else len(function),
+            "function_bytes": 0 if known else len(payload),
             "jids": [[first_jid, first_jid + len(records) - 1]],
             "attempt": 1,
             "single_use": False,
@@ -194,7 +198,7 @@ class RunnerHarness:
         }
         os.write(self.tokens, b"t" * (len(records) if tokens is None else tokens))
         self.send(
-            header, b"" if known else function, pack_records(records), descriptors=descriptors
+            header, b"" if known else payload, pack_records(records), descriptors=descriptors
         )
 
     def finish_chunk(self) -> tuple[list[Element], dict[str, Any]]:
