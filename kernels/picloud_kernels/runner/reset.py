@@ -9,7 +9,6 @@ import threading
 from picloud_jupyter.transport.inside import JID_VARIABLE, LEASE_VARIABLES
 
 _JID = JID_VARIABLE.encode()
-_TEMPORARY = "/tmp"  # noqa: S108  # the container's own
 _HANDLED = tuple(set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -28,23 +27,23 @@ def restore_default_signals() -> None:
 class Baseline:
     """The interpreter's surroundings as they were when this was made.
 
-    ``isolated`` says that /tmp is the container's own: then new entries in it are removed.
+    New entries of the folder ``temporary`` are removed; "" where that is not the container's own.
     """
 
-    def __init__(self, *, isolated: bool) -> None:
+    def __init__(self, *, temporary: str) -> None:
         self._folder = os.getcwd()
         self._path = list(sys.path)
         self._recursion_limit = sys.getrecursionlimit()
         self._umask = os.umask(0o022)
         os.umask(self._umask)
         self._handlers = {number: signal.getsignal(number) for number in _HANDLED}
-        self._isolated = isolated
         for name in (JID_VARIABLE, *LEASE_VARIABLES):
             os.environ[name] = ""
         self._environ = os.environ
         self._live = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001  # comparing encoded dicts costs 0.5 us, decoded ones 30
         self._variables: dict[bytes, bytes] = dict(self._live)
-        self._temporary = frozenset(os.listdir(_TEMPORARY)) if isolated else frozenset()
+        self._temporary = temporary
+        self._known_temporary = frozenset(os.listdir(temporary)) if temporary else frozenset()
         self._temporary_state = self._look_at_temporary()
 
     def set_variable(self, name: str, value: str) -> None:
@@ -79,7 +78,7 @@ class Baseline:
             os.umask(self._umask)
         signal.alarm(0)
         self._restore_folder()
-        if self._isolated and self._look_at_temporary() != self._temporary_state:
+        if self._temporary and self._look_at_temporary() != self._temporary_state:
             self._clean_temporary()
 
     def restore_after_chunk(self) -> None:
@@ -91,7 +90,7 @@ class Baseline:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        if self._isolated:
+        if self._temporary:
             self._clean_temporary()
 
     def _restore_variables(self) -> None:
@@ -110,16 +109,16 @@ class Baseline:
             os.chdir(self._folder)
 
     def _look_at_temporary(self) -> tuple[int, int, int]:
-        if not self._isolated:
+        if not self._temporary:
             return (0, 0, 0)
-        found = os.stat(_TEMPORARY)
+        found = os.stat(self._temporary)
         return found.st_mtime_ns, found.st_size, found.st_nlink
 
     def _clean_temporary(self) -> None:
         """Remove entries that were not there at the start (folders bound there by us stay)."""
-        for name in os.listdir(_TEMPORARY):
-            if name not in self._temporary:
-                _remove(os.path.join(_TEMPORARY, name))
+        for name in os.listdir(self._temporary):
+            if name not in self._known_temporary:
+                _remove(os.path.join(self._temporary, name))
         self._temporary_state = self._look_at_temporary()
 
 

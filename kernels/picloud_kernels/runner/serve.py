@@ -15,6 +15,7 @@ from picloud_kernels.runner.output import Output
 from picloud_kernels.runner.reset import Baseline, restore_default_signals
 from picloud_kernels.runner.startup import RunnerConfig, become_users_interpreter
 
+_TEMPORARY = "/tmp"  # noqa: S108  # in a container it is the container's own
 MAX_FUNCTIONS = 64  # the supervisor counts alike: docs/internals.md 3
 
 
@@ -28,7 +29,7 @@ def serve(
     restore_default_signals()
     become_users_interpreter(config)
     output = Output(config.marker)
-    baseline = Baseline(isolated=config.isolated)
+    baseline = Baseline(temporary=_TEMPORARY if config.isolated else "")
     calls = CallRunner(config, Wire(link.send, tokens.take, rss_bytes), output, baseline)
     functions: RecentKeys[Function] = RecentKeys(MAX_FUNCTIONS)
     gc.freeze()
