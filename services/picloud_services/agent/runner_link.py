@@ -171,7 +171,9 @@ def open_payloads(files: list[list[Any]]) -> tuple[list[int], list[list[Any]]]:
 
 
 def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
+    return (
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
+    )
 
 
 def _high(fd: int) -> int:

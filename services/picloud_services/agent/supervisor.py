@@ -3,6 +3,7 @@
 It feeds `Supervision` with what happens and does what that decides; it decides nothing itself.
 """
 
+import contextlib
 import logging
 import os
 import selectors
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024  # past this the next chunk waits
 OUTPUT_SECONDS = 0.25  # between two words about how much was printed
+FIRST_OUTPUT_SECONDS = 0.05  # a job that ends sooner is read when it has ended
 CLEAN_TRIES = 5
 
 
@@ -180,6 +182,8 @@ class Supervisor:
         self._listener.close()
         if self._agent:
             self._agent.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._order.folder}/supervisor.sock")
         self._status.remove()
         for attempt in range(CLEAN_TRIES):
             try:
@@ -346,7 +350,11 @@ class Supervisor:
     def _report(self, report: Report) -> None:
         items = [item for item, _ in report.items]
         usage = self._runner.usage(time.monotonic()) if report.end else None
-        fields: dict[str, Any] = {"lease": report.lease, "running": report.running, "end": report.end}
+        fields: dict[str, Any] = {
+            "lease": report.lease,
+            "running": report.running,
+            "end": report.end,
+        }
         fields |= {"usage": usage, "items": items}  # items last: the agent does not decode them
         self._tell("batch", fields, *[body for _, body in report.items])
         if report.end:
@@ -371,6 +379,7 @@ class Supervisor:
     def _send_chunk(self, lease: str) -> None:
         header, body = self._chunks.pop(lease)
         now = time.monotonic()
+        self._output_at = max(self._output_at, now + FIRST_OUTPUT_SECONDS)
         try:
             self._runner.send_chunk(header, body, count_ranges(header["jids"]), now)
         except OSError as exc:
