@@ -9,7 +9,6 @@ from typing import Any
 
 from picloud_jupyter.cloud.settings import config, config_folder
 from picloud_jupyter.transport.client import Client
-from picloud_jupyter.transport.embedded import ensure_running
 from picloud_jupyter.transport.endpoint import Endpoint, find_endpoint
 from picloud_jupyter.transport.inside import CurrentJob, current_job
 from picloud_jupyter.transport.retry import RetryLimits
@@ -93,6 +92,8 @@ def _make_client(endpoint: Endpoint) -> Client:
     paths = endpoint.embedded
     if paths is None:
         return Client(endpoint, limits=limits)
+    from picloud_jupyter.transport.embedded import ensure_running
+
     return Client(endpoint, revive=lambda: ensure_running(paths), limits=limits)
 
 

@@ -21,7 +21,6 @@ from picloud_jupyter.protocol.codec import from_wire, to_wire
 from picloud_jupyter.protocol.errors import InternalError, PayloadTooLarge
 from picloud_jupyter.protocol.frames import Buffer, encode_json
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
-from picloud_jupyter.serialize.explain import closure_sizes
 from picloud_jupyter.serialize.payload import dump_function
 from picloud_jupyter.serialize.pickler import References
 
@@ -65,6 +64,8 @@ def dump_checked_function(func: Callable[..., object], references: References) -
     data = dump_function(func, references=references, file_limit_bytes=config.max_transmit_data)
     limit = config.max_closure_data
     if len(data) > limit:
+        from picloud_jupyter.serialize.explain import closure_sizes
+
         largest = ", ".join(
             f"{name} ({size:,} bytes)" for name, size in closure_sizes(func)[:3]
         )

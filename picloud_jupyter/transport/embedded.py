@@ -185,15 +185,15 @@ def _start(paths: ServicePaths) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=log,
             cwd="/",
-            env=_service_environment(),
+            env=service_environment(),
             start_new_session=True,
         )
     threading.Thread(target=process.wait, name="picloud-reaper", daemon=True).start()
     return process
 
 
-def _service_environment() -> dict[str, str]:
-    """The caller's own, with the folders our packages were imported from, without its remote."""
+def service_environment() -> dict[str, str]:
+    """Return the caller's variables with the folders our packages came from, without its remote."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PICLOUD_URL", "PICLOUD_API_KEY")}
     folders = [
         folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder

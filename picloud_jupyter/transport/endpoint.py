@@ -1,6 +1,5 @@
 """Where the control plane is: inside a job, at an address, or the embedded one of this user."""
 
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping
@@ -107,6 +106,8 @@ def _port(parts: SplitResult, url: str) -> int | None:
 
 
 def _is_this_machine(host: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

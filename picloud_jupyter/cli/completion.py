@@ -1,0 +1,102 @@
+"""`picloud completion`: what a shell needs to complete our words; made from the parser itself."""
+
+import argparse
+from collections.abc import Iterator
+
+from picloud_jupyter.cli.command import Command
+
+_BASH = """\
+_picloud() {{
+    local current=${{COMP_WORDS[COMP_CWORD]}} word= i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case ${{COMP_WORDS[i]}} in
+            -o|--output|-u|--url|-a|--api-key|-k|--api-secretkey) ((i++)) ;;
+            -*) ;;
+            *) word=${{COMP_WORDS[i]}}; break ;;
+        esac
+    done
+    case $word in
+{cases}
+        *) COMPREPLY=($(compgen -W "{top}" -- "$current")) ;;
+    esac
+}}
+complete -F _picloud picloud
+"""
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def _run(arguments: argparse.Namespace) -> str:
+    return {"bash": bash, "zsh": zsh, "fish": fish}[arguments.shell](arguments.parser)
+
+
+def bash(parser: argparse.ArgumentParser) -> str:
+    """Return the completion for bash."""
+    cases = "\n".join(
+        f'        {name}) COMPREPLY=($(compgen -W "{" ".join(_words(sub))}" -- "$current")) ;;'
+        for name, sub, _ in _subparsers(parser)
+    )
+    top = " ".join([*(name for name, _, _ in _subparsers(parser)), *_options(parser)])
+    return _BASH.format(cases=cases, top=top).rstrip()
+
+
+def zsh(parser: argparse.ArgumentParser) -> str:
+    """Return the completion for zsh, through its bash compatibility."""
+    return f"autoload -U +X bashcompinit && bashcompinit\n{bash(parser)}"
+
+
+def fish(parser: argparse.ArgumentParser) -> str:
+    """Return the completion for fish."""
+    lines = ["complete -c picloud -f"]
+    for name, sub, text in _subparsers(parser):
+        lines.append(
+            f"complete -c picloud -n __fish_use_subcommand -a {name} -d {_quoted(text)}"
+        )
+        lines += [
+            f"complete -c picloud -n '__fish_seen_subcommand_from {name}' -a {_quoted(word)}"
+            for word in _words(sub)
+        ]
+    return "\n".join(lines)
+
+
+def _subparsers(
+    parser: argparse.ArgumentParser,
+) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
+    for action in parser._actions:  # noqa: SLF001  # argparse has no public way
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001
+            for name, sub in action.choices.items():
+                yield name, sub, helps.get(name, "")
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    return [word for action in parser._actions for word in action.option_strings]  # noqa: SLF001
+
+
+def _words(parser: argparse.ArgumentParser) -> list[str]:
+    values = [
+        str(choice)
+        for action in parser._actions  # noqa: SLF001
+        if not action.option_strings
+        for choice in action.choices or ()
+    ]
+    return [*values, *_options(parser)]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+COMMAND = Command(
+    "completion",
+    "print what your shell needs to complete words of picloud",
+    (
+        'eval "$(picloud completion bash)"                                     in ~/.bashrc',
+        'eval "$(picloud completion zsh)"                                      in ~/.zshrc',
+        "picloud completion fish > ~/.config/fish/completions/picloud.fish",
+    ),
+    _run,
+    _configure,
+)

@@ -1,0 +1,99 @@
+"""`picloud doctor`."""
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+from picloud_jupyter.cli.command import Command
+from picloud_jupyter.cli.exit_codes import REFUSED, ExitWith
+from picloud_jupyter.cli.output import Text
+from picloud_jupyter.cli.service import isolation_words
+from picloud_jupyter.cloud.session import session
+from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.errors import CloudException
+from picloud_jupyter.transport.embedded import service_environment
+
+TRIAL_SECONDS = 60.0
+_TRY_KINDS = (
+    "import json; from picloud_jupyter.protocol.codec import to_wire; "
+    "from picloud_services.agent.trial import try_kinds; print(json.dumps([to_wire(t) for t in try_kinds()]))"
+)
+
+
+def _run(_arguments: argparse.Namespace) -> Text | ExitWith:
+    try:
+        service = session().client.get(routes.SERVICE)
+    except CloudException as exc:
+        if session().client.endpoint.embedded is None:
+            raise
+        trials, problem = _try_kinds()
+        value = {"running": False, "error": str(exc), "trials": trials}
+        text = f"The service does not run:\n{_indent(str(exc))}\n\n{describe_trials(trials, None)}{problem}"
+        return ExitWith(REFUSED, Text(text, value))
+    trials = service.get("trials") or []
+    head = [
+        f"The service runs (pid {service.get('pid')}, version {service.get('version')}).",
+        f"Containers: {isolation_words(service)}. Limits: {service.get('limits_grade')}. Network: {service.get('network')}.",
+    ]
+    text = "\n".join(head) + "\n\n" + describe_trials(trials, service.get("container_kind"))
+    return Text(
+        text,
+        {
+            "running": True,
+            "container_kind": service.get("container_kind"),
+            "limits_grade": service.get("limits_grade"),
+            "network": service.get("network"),
+            "trials": trials,
+        },
+    )
+
+
+def describe_trials(trials: list[dict[str, Any]], chosen: str | None) -> str:
+    """Return each kind of container with what its trial said, and the line that mends it."""
+    lines = ["Kinds of container, best first:"]
+    for trial in trials:
+        kind = trial.get("kind")
+        state = "works" if trial.get("works") else "does not work"
+        mark = "  <- chosen" if kind == chosen else ""
+        lines.append(f"  {kind:<9} {state}{mark}")
+        if trial.get("program"):
+            lines.append(f"            program: {trial['program']}")
+        if trial.get("why"):
+            lines.append(f"            because: {trial['why']}")
+        if trial.get("mend"):
+            lines.append(f"            to mend: {trial['mend']}")
+    return "\n".join(lines)
+
+
+def _try_kinds() -> tuple[list[dict[str, Any]], str]:
+    """The trials, made here and now; with what went wrong if they cannot be made."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _TRY_KINDS],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TRIAL_SECONDS,
+            cwd="/",
+            env=service_environment(),
+        )
+        return json.loads(done.stdout), ""
+    except (OSError, ValueError, subprocess.TimeoutExpired) as exc:
+        return [], f"\n  could not be tried: {exc}"
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+COMMAND = Command(
+    "doctor",
+    "say which kind of container is used, why the others are not, and what would mend them",
+    (
+        "picloud doctor           also works when the service cannot start",
+        "picloud -o json doctor   the same as JSON",
+    ),
+    _run,
+)

@@ -1,0 +1,73 @@
+"""`picloud logs`."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from picloud_jupyter.cli.command import Command, jid_type
+from picloud_jupyter.cloud.session import session
+from picloud_jupyter.protocol import routes
+
+FOLLOW_SECONDS = 30.0  # of one long poll
+SLICE_BYTES = 1024 * 1024
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("jid", metavar="JID", type=jid_type, help="a job id")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+    parser.add_argument("--stderr", action="store_true", help="what it wrote to stderr")
+    parser.add_argument(
+        "-n", "--tail", metavar="BYTES", type=int, help="only the last so many bytes"
+    )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    stream = "stderr" if arguments.stderr else "stdout"
+    for data in read_log(
+        arguments.jid, stream, follow=arguments.follow, tail_bytes=arguments.tail
+    ):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def read_log(
+    jid: int, stream: str, *, follow: bool = False, tail_bytes: int | None = None
+) -> Iterator[bytes]:
+    """Yield what the job printed, as bytes; with ``follow`` until it has ended."""
+    offset = 0
+    query: dict[str, object] = {} if tail_bytes is None else {"tail_bytes": tail_bytes}
+    while True:
+        wait_seconds = FOLLOW_SECONDS if follow else 0
+        query |= {"limit": SLICE_BYTES, "wait_seconds": wait_seconds}
+        if "tail_bytes" not in query:
+            query["offset"] = offset
+        answer = (
+            session()
+            .client.exchange(
+                "GET",
+                routes.LOG.format(jid=jid, stream=stream),
+                query=query,
+                wait_seconds=wait_seconds,
+            )
+            .answer()
+        )
+        query = {}
+        if len(answer.body):
+            yield bytes(answer.body)
+        offset = int(answer.headers.get("x-picloud-next", offset + len(answer.body)))
+        complete = offset >= int(answer.headers.get("x-picloud-total", offset))
+        if complete and (not follow or answer.headers.get("x-picloud-finished") == "1"):
+            return
+
+
+COMMAND = Command(
+    "logs",
+    "print what a job wrote to stdout or stderr, also while it runs",
+    (
+        "picloud logs 17           what it printed so far",
+        "picloud logs -f 17        go on until it ends",
+        "picloud logs --stderr 17  the other stream",
+    ),
+    _run,
+    _configure,
+)

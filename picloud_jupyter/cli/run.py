@@ -1,0 +1,147 @@
+"""From a command line to an exit code."""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from picloud_jupyter import __version__
+from picloud_jupyter.cli.command import Command
+from picloud_jupyter.cli.exit_codes import (
+    DONE,
+    INTERRUPTED,
+    REFUSED,
+    UNEXPECTED,
+    WRONG_USAGE,
+    ExitWith,
+)
+from picloud_jupyter.cli.output import NotPrintableError, show
+from picloud_jupyter.protocol.errors import CloudException
+
+
+def commands() -> list[Command]:
+    """Return all subcommands, in the order of the help."""
+    from picloud_jupyter.cli import (
+        completion,
+        delete,
+        doctor,
+        down,
+        info,
+        jobs,
+        join,
+        kill,
+        logs,
+        result,
+        status,
+        top,
+        up,
+    )
+
+    modules = (up, down, status, doctor, jobs, join, result, info, logs, kill, delete, top)
+    return [module.COMMAND for module in (*modules, completion)]
+
+
+def make_parser(found: Sequence[Command]) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="picloud",
+        description="Run Python functions as durable jobs in containers on this machine.",
+        epilog="`picloud COMMAND --help` shows examples. Jobs are submitted from Python: from picloud_jupyter import cloud.",
+    )
+    parser.add_argument("--version", action="version", version=f"picloud {__version__}")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="say what is done, on stderr"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=("default", "no-header", "json"),
+        default="default",
+        help="how results are printed",
+    )
+    parser.add_argument("-u", "--url", help="of a control plane on another machine")
+    parser.add_argument("-a", "--api-key", metavar="KEY", help="for that control plane")
+    parser.add_argument("-k", "--api-secretkey", metavar="SECRET", help="the key's second half")
+    words = parser.add_subparsers(dest="word", metavar="COMMAND", title="commands")
+    for command in found:
+        sub = words.add_parser(
+            command.name,
+            aliases=list(command.aliases),
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog="Examples:\n" + "\n".join(f"  {line}" for line in command.examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.configure(sub)
+        sub.set_defaults(command=command, parser=parser)
+    return parser
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line and return its exit code; see `picloud_jupyter.cli.main`."""
+    parser = make_parser(commands())
+    try:
+        arguments = parser.parse_args(words)
+    except SystemExit as exc:  # argparse has printed help, version or what is wrong
+        return exc.code if isinstance(exc.code, int) else WRONG_USAGE
+    if arguments.word is None:
+        parser.print_help()
+        return UNEXPECTED
+    if arguments.verbose:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    return _run_command(arguments)
+
+
+def _run_command(arguments: argparse.Namespace) -> int:
+    try:
+        _connect(arguments)
+        code: Any = arguments.command.run(arguments)
+        if isinstance(code, ExitWith):
+            show(code.value, arguments.output)
+            return code.code
+        show(code, arguments.output)
+    except CloudException as exc:
+        _show_error(exc, arguments.output)
+        return REFUSED
+    except NotPrintableError as exc:
+        print(f"picloud: {exc}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception:  # noqa: BLE001  # the loop's top: what nobody expected
+        traceback.print_exc()
+        return UNEXPECTED
+    return DONE
+
+
+def _connect(arguments: argparse.Namespace) -> None:
+    if arguments.url or arguments.api_key:
+        from picloud_jupyter import cloud
+
+        cloud.setkey(arguments.api_key or "", arguments.api_secretkey, arguments.url)
+
+
+def _show_error(error: CloudException, style: str) -> None:
+    if style == "json":
+        fields = {
+            "error": {
+                "code": error.code,
+                "message": error.parameter,
+                "jid": error.jid if isinstance(error.jid, int) else None,
+                "status": error.status,
+                "reason": error.reason,
+                "hint": error.hint,
+            }
+        }
+        print(json.dumps(fields, ensure_ascii=False), file=sys.stderr)
+    else:
+        print(f"picloud: {error}", file=sys.stderr)

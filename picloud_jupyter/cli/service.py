@@ -1,0 +1,55 @@
+"""What the words about the service share."""
+
+from typing import Any
+
+from picloud_jupyter.cli.output import format_bytes
+from picloud_jupyter.cloud.progress import format_seconds
+from picloud_jupyter.cloud.session import running_on_cloud
+from picloud_jupyter.protocol.errors import NotAllowed
+
+
+def refuse_inside_a_job(word: str) -> None:
+    """Return if this is no job.
+
+    Raises:
+        NotAllowed: it is one.
+    """
+    if running_on_cloud():
+        raise NotAllowed(
+            f"`picloud {word}` cannot be used inside a job: the service is not the job's"
+        )
+
+
+def isolation_words(service: dict[str, Any]) -> str:
+    """Return which containers are used, and whether they isolate."""
+    kind = service.get("container_kind") or "unknown"
+    return "plain: jobs are NOT ISOLATED from this account" if kind == "plain" else str(kind)
+
+
+def describe_service(service: dict[str, Any], now: float) -> str:
+    """Return the answer of GET /v1/service for people; ``now`` in UTC seconds."""
+    disk = service.get("disk") or {}
+    capacity = service.get("capacity") or {}
+    counts = service.get("counts") or {}
+    age = format_seconds(max(0.0, now - service.get("started_at", now)))
+    jobs = ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
+    lines = [
+        (
+            "service",
+            f"pid {service.get('pid')}, agent pid {service.get('agent_pid')}, up for {age}, version {service.get('version')}",
+        ),
+        ("isolation", isolation_words(service)),
+        ("limits", str(service.get("limits_grade"))),
+        ("network", str(service.get("network"))),
+        (
+            "capacity",
+            f"{capacity.get('cores', 0):g} cores, {format_bytes(capacity.get('memory_bytes', 0))} of memory",
+        ),
+        ("jobs", jobs or "none"),
+        ("home", str(service.get("home"))),
+        (
+            "disk",
+            f"{format_bytes(disk.get('home_bytes', 0))} used (results {format_bytes(disk.get('blobs_bytes', 0))}, logs {format_bytes(disk.get('logs_bytes', 0))}), {format_bytes(disk.get('free_bytes', 0))} free",
+        ),
+    ]
+    return "\n".join(f"{name:<10} {text}" for name, text in lines)
