@@ -107,6 +107,7 @@ class GatewayUnderTest:
     keys: KeyRing
     events: Events
     output: GrowingOutput
+    disk: DiskWatch
     blocked: list[int] = field(default_factory=list)
     stops: list[dict[str, bool]] = field(default_factory=list)
 
@@ -153,6 +154,7 @@ async def start_gateway(root: Path) -> GatewayUnderTest:
         code=CodeArchives(FileBlobStore(root / "code"), disk, max_bytes=10**6),
         environments=EnvironmentService(SystemClock()),
         keys=keys,
+        disk=disk,
         events=events,
         outputs=output,
         samples=samples,
@@ -164,7 +166,7 @@ async def start_gateway(root: Path) -> GatewayUnderTest:
     gateway = Gateway(services)
     await gateway.listen(root / "api.sock", root / "jobs.sock")
     return GatewayUnderTest(
-        root, gateway, jobs, blobs, uploads, keys, events, output, blocked, stops
+        root, gateway, jobs, blobs, uploads, keys, events, output, disk, blocked, stops
     )
 
 

@@ -150,6 +150,13 @@ async def test_call_when_its_python_is_not_here_then_env_missing_names_the_path(
     assert "/nowhere/lib" in error["message"]
 
 
+async def test_call_when_the_disk_is_down_to_its_floor_then_507_and_reading_goes_on(gateway, peer):
+    gateway.disk.floor_bytes = 2**62
+    answer = await peer.ask("POST", "/v1/calls", call_frame(b"f", b"a"))
+    assert (answer.status, code_of(answer)) == (507, "disk_full")
+    assert (await peer.ask("GET", "/v1/service")).status == 200
+
+
 async def test_error_when_raised_by_a_service_then_json_with_status_and_hint(gateway, peer):
     gateway.jobs.raises = DiskFull("full", hint="free some")
     answer = await peer.ask("POST", "/v1/calls", call_frame(b"f", b"a"))

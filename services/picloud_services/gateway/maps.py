@@ -31,6 +31,7 @@ async def create_map(services: Services, request: Request) -> Reply:
 
 async def put_part(services: Services, request: Request) -> Reply:
     """PUT /v1/maps/M/parts/N."""
+    services.disk.require()
     header, view = read_frame(request.body)
     receipt = await services.jobs.put_part(
         request.caller.user_id,

@@ -52,7 +52,9 @@ async def read_spec(services: Services, caller: Caller, header: dict[str, Any]) 
     Raises:
         InvalidRequest: a field is wrong, or this machine lacks the submitter's Python.
         NotFound: the code version was never sent.
+        DiskFull: the disk is down to its floor; what runs goes on, nothing new is taken.
     """
+    services.disk.require()
     spec = read_as(JobSpec, header.get("spec"), "spec")
     services.environments.check(spec.host_python, spec.folder)
     if spec.code_version:

@@ -8,6 +8,7 @@ from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_services.accounts.keys import KeyRing
 from picloud_services.base.events import Events
+from picloud_services.base.filesystem import DiskWatch
 from picloud_services.blobs.code_archives import CodeArchives
 from picloud_services.blobs.store import BlobStore
 from picloud_services.blobs.uploads import Uploads
@@ -45,6 +46,7 @@ class Services:
     code: CodeArchives
     environments: EnvironmentService
     keys: KeyRing
+    disk: DiskWatch
     events: Events
     outputs: OutputReader
     samples: Samples
