@@ -3,6 +3,7 @@ let one address of this machine through, for there is no other server to ask."""
 
 import asyncio
 import socket
+from dataclasses import dataclass
 
 import pytest
 
@@ -11,11 +12,30 @@ from picloud_services.agent.proxy import Proxy
 from picloud_services.agent.reachability import refusal
 
 
+class PortProxy(Proxy):
+    """A proxy that knows its port."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__(listener)
+        self.port = listener.getsockname()[1]
+
+
+@dataclass
+class Server:
+    """A server, and the heads of the requests that it saw."""
+
+    listener: asyncio.Server
+    seen: asyncio.Queue[bytes]
+
+    @property
+    def port(self) -> int:
+        return int(self.listener.sockets[0].getsockname()[1])
+
+
 @pytest.fixture
 async def proxy():
     listener = socket.create_server(("127.0.0.1", 0))
-    proxy = Proxy(listener)
-    proxy.port = listener.getsockname()[1]
+    proxy = PortProxy(listener)
     proxy.start()
     yield proxy
     await proxy.close()
@@ -25,9 +45,11 @@ async def proxy():
 async def server(monkeypatch):
     """A server on 127.0.0.2 that answers with what it was sent; that address is let through."""
     monkeypatch.setattr(
-        proxy_module, "refusal", lambda address: "" if address == "127.0.0.2" else refusal(address)
+        proxy_module,
+        "refusal",
+        lambda address: "" if address == "127.0.0.2" else refusal(address),
     )
-    seen = asyncio.Queue()
+    seen: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def answer(reader, writer):
         writer.write(b"hello ")
@@ -36,11 +58,9 @@ async def server(monkeypatch):
         writer.write(head)
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.2", 0)
-    server.port = server.sockets[0].getsockname()[1]
-    server.seen = seen
-    yield server
-    server.close()
+    listener = await asyncio.start_server(answer, "127.0.0.2", 0)
+    yield Server(listener, seen)
+    listener.close()
 
 
 async def ask(proxy, data: bytes) -> bytes:
@@ -56,7 +76,7 @@ async def test_connect_when_allowed_then_bytes_pass_both_ways(proxy, server):
     answer = await ask(proxy, head + b"early\r\n\r\n")
     assert answer == b"HTTP/1.1 200 Connection established\r\n\r\nhello early\r\n\r\n"
     received, sent = proxy.traffic
-    assert (received, sent) == (len(b"hello early\r\n\r\n"), 0)
+    assert (received, sent) == (len(b"hello early\r\n\r\n"), len(b"early\r\n\r\n"))
 
 
 async def test_get_when_plain_http_then_the_server_sees_an_ordinary_request(proxy, server):
@@ -68,7 +88,9 @@ async def test_get_when_plain_http_then_the_server_sees_an_ordinary_request(prox
     assert await server.seen.get() == b"GET /x?y HTTP/1.1\r\nConnection: close\r\n\r\n"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "169.254.169.254", "[::1]", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "169.254.169.254", "[::1]", "0.0.0.0"]
+)
 async def test_connect_when_the_address_is_forbidden_then_403_says_why(proxy, host):
     answer = await ask(proxy, f"CONNECT {host}:80 HTTP/1.1\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
@@ -76,8 +98,9 @@ async def test_connect_when_the_address_is_forbidden_then_403_says_why(proxy, ho
 
 
 async def test_connect_when_nobody_listens_then_502(proxy, server):
-    server.close()
-    answer = await ask(proxy, f"CONNECT 127.0.0.2:{server.port} HTTP/1.1\r\n\r\n".encode())
+    port = server.port
+    server.listener.close()
+    answer = await ask(proxy, f"CONNECT 127.0.0.2:{port} HTTP/1.1\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 502 ")
 
 

@@ -7,9 +7,19 @@ import sys
 
 import pytest
 
+from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_services.agent.sampler import SampledContainer, Sampler
 
 HOLD = "x = bytearray(100_000_000); print('+', flush=True); input()"
+
+
+class RecordingSampler(Sampler):
+    """A sampler that keeps what it delivers and reports."""
+
+    def __init__(self) -> None:
+        self.delivered: list[ResourceSample] = []
+        self.over: list[tuple[str, int, int]] = []
+        super().__init__(self.delivered.extend, lambda *found: self.over.append(found))
 
 
 @pytest.fixture
@@ -26,9 +36,7 @@ def holder():
 
 @pytest.fixture
 async def sampler():
-    delivered, over = [], []
-    sampler = Sampler(delivered.extend, lambda *found: over.append(found))
-    sampler.delivered, sampler.over = delivered, over
+    sampler = RecordingSampler()
     yield sampler
     await sampler.stop()
 

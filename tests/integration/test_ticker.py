@@ -47,7 +47,7 @@ async def test_step_when_it_raises_then_is_counted_logged_and_run_again(caplog):
     await ticker.stop()
     assert ticker.health.failures >= 4
     assert ticker.health.last_error_at > 0
-    assert [r.getMessage() for r in caplog.records][0] == "prune failed; it goes on"
+    assert next(r.getMessage() for r in caplog.records) == "prune failed; it goes on"
     assert "works again" in caplog.records[-1].getMessage()
 
 

@@ -79,6 +79,7 @@ def test_refresh_when_a_parent_dies_then_its_child_is_found_at_its_new_parent():
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as parent:
+        assert parent.stdout is not None
         orphan = int(parent.stdout.readline())
         table.refresh(verify=True)
         assert orphan in table.descendants(parent.pid)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from picloud_jupyter.protocol.metrics import ResourceSample
-from picloud_services.agent.cgroup import CgroupReader
+from picloud_services.agent.cgroup_usage import CgroupUsage
 from picloud_services.agent.tree_usage import ProcessTable, TreeUsage
 from picloud_services.base.ticker import Ticker
 
@@ -150,8 +150,10 @@ class _Source:
     def __init__(self, spec: SampledContainer) -> None:
         self.spec = spec
         self.reported_jid: int | None = None
-        self._reader: CgroupReader | None = None
+        self._reader: CgroupUsage | None = None
         self._network = -1
+        self._network_text = b""
+        self._network_bytes = (0, 0)
         self._seen = TreeUsage()
 
     def read(self, at: float, jid: int, table: ProcessTable) -> ResourceSample:
@@ -172,18 +174,10 @@ class _Source:
                 approximate=True,
             )
         if self._reader is None:
-            self._reader = CgroupReader(spec.cgroups)
-        counters = self._reader.read()
+            self._reader = CgroupUsage(spec.cgroups)
+        cpu_seconds, memory, processes, disk_read, disk_written = self._reader.read()
         return ResourceSample(
-            at,
-            jid,
-            counters.cpu_seconds,
-            counters.memory_bytes,
-            counters.disk_read_bytes,
-            counters.disk_written_bytes,
-            received,
-            sent,
-            counters.processes,
+            at, jid, cpu_seconds, memory, disk_read, disk_written, received, sent, processes
         )
 
     def close(self) -> None:
@@ -201,7 +195,10 @@ class _Source:
         if self._network < 0:
             path = f"/proc/{self.spec.init_pid}/net/dev"
             self._network = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return network_bytes(os.pread(self._network, 16384, 0))
+        text = os.pread(self._network, 16384, 0)
+        if text != self._network_text:
+            self._network_text, self._network_bytes = text, network_bytes(text)
+        return self._network_bytes
 
 
 def network_bytes(text: bytes) -> tuple[int, int]:

@@ -35,7 +35,8 @@ def test_refusal_when_address_is_forbidden_then_says_why(address):
 
 
 @pytest.mark.parametrize(
-    "address", ["93.184.216.34", "10.1.2.3", "192.168.0.7", "2606:2800::1", "fd12::1", "100.64.0.1"]
+    "address",
+    ["93.184.216.34", "10.1.2.3", "192.168.0.7", "2606:2800::1", "fd12::1", "100.64.0.1"],
 )
 def test_refusal_when_address_is_another_machine_then_is_empty(address):
     assert refusal(address) == ""

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_services.metrics.rollup import rates, split_runs, thin
 
 
-def sample(at: float, cpu: float = 0.0, memory: int = 0, **fields: int) -> ResourceSample:
+def sample(at: float, cpu: float = 0.0, memory: int = 0, **fields: Any) -> ResourceSample:
     return ResourceSample(at, 1, cpu, memory, **fields)
 
 
@@ -76,7 +77,12 @@ def test_rates_when_counters_grow_then_gives_means():
     before = sample(10.0, 1.0, 50, disk_read_bytes=100, network_sent_bytes=10)
     after = sample(12.0, 4.0, 40, disk_read_bytes=300, network_sent_bytes=50, processes=3)
     [[point]] = rates([before, after])
-    assert (point.at, point.seconds, point.cpu_cores, point.memory_bytes) == (12.0, 2.0, 1.5, 50)
+    assert (point.at, point.seconds, point.cpu_cores, point.memory_bytes) == (
+        12.0,
+        2.0,
+        1.5,
+        50,
+    )
     assert point.disk_read_bytes_per_second == 100.0
     assert point.network_sent_bytes_per_second == 20.0
     assert point.processes == 3

@@ -1,0 +1,108 @@
+"""What containers reach, by each mode, on a machine made of namespaces (see network_world.py)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.root, pytest.mark.isolation]
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+def run_world(mode: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, str(HERE / "network_world.py"), mode],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'services'}"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def pasta():
+    return run_world("pasta")
+
+
+@pytest.fixture(scope="module")
+def proxy():
+    return run_world("proxy")
+
+
+def test_choose_when_pasta_works_then_it_is_chosen(pasta):
+    assert (pasta["chosen"], pasta["why"]) == ("pasta", "")
+    assert pasta["words"] == ["", "", ""]
+
+
+def test_pasta_when_connected_then_reaches_services_of_the_machine_and_names(pasta):
+    reached = pasta["internet"]
+    assert reached["public"] == "public"
+    assert reached["by_name"] == "public"
+    assert reached["names"] == ["10.77.0.1"]
+
+
+@pytest.mark.parametrize("target", ["loopback", "gateway", "resolver", "metadata"])
+def test_pasta_when_target_is_forbidden_then_is_not_reached(pasta, target):
+    assert pasta["internet"][target].startswith("failed: ")
+
+
+def test_proxy_when_connected_then_reaches_services_of_the_machine_and_names(proxy):
+    reached = proxy["internet"]
+    assert reached["public"] == "public"
+    assert reached["by_name"] == "public"
+    assert reached["tunnel_public"] == "HTTP/1.1 200 Connection established"
+
+
+def test_proxy_when_target_is_forbidden_then_is_refused(proxy):
+    reached = proxy["internet"]
+    assert reached["loopback"].startswith("failed: ")
+    assert reached["metadata"].startswith("failed: ")
+    assert "403" in reached["metadata_get"]
+    assert reached["tunnel_loopback"] == "HTTP/1.1 403 Forbidden"
+    assert reached["tunnel_metadata"] == "HTTP/1.1 403 Forbidden"
+
+
+def test_proxy_when_used_then_counts_bytes(proxy):
+    received, sent = proxy["traffic"]
+    assert received > 0
+    assert sent > 0
+
+
+@pytest.mark.parametrize("mode", ["pasta", "proxy"])
+def test_containers_when_side_by_side_then_do_not_reach_each_other(mode, request):
+    world = request.getfixturevalue(mode)
+    assert world["neighbour"].startswith("failed: ")
+    assert [text[:7] for text in world["inwards"]] == ["failed:"] * 3
+
+
+@pytest.mark.parametrize("mode", ["pasta", "proxy"])
+def test_policy_when_none_then_nothing_is_reached(mode, request):
+    world = request.getfixturevalue(mode)
+    assert all(str(answer).startswith("failed: ") for answer in world["none"].values())
+
+
+def test_pasta_when_it_dies_then_the_container_is_connected_again(pasta):
+    assert pasta["after_death"] == ["", "connected"]
+
+
+def test_suspend_when_idle_then_pasta_ends_and_wait_ready_brings_it_back(pasta):
+    assert pasta["suspended"] == [False, False]
+    assert pasta["resumed"] == ["", "connected"]
+
+
+def test_agent_when_it_restarts_then_the_connection_is_taken_up(pasta):
+    assert pasta["kept"]
+    assert pasta["taken_up"] == ["", True, "connected"]
+
+
+def test_sweep_when_a_container_is_gone_then_its_pasta_ends(pasta):
+    assert pasta["swept"]
