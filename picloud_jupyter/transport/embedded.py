@@ -26,7 +26,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 _STATE = (
     *("store.db", "store.db-*", "metrics.db", "metrics.db-*", "lock", "secret", "ballast"),
-    *("blobs", "uploads", "logs", "bundle", "layers"),
+    *("blobs", "code", "logs", "bundle", "layers"),
     *("service.log", "service.log.*", "agent.log", "agent.log.*"),
 )
 
