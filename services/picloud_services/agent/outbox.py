@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from picloud_jupyter.protocol.frames import decode_header, encode_json, pack_raw
+from picloud_jupyter.protocol.frames import decode_header, pack_raw
 
+NUMBER = b',"n":'
 ITEMS = b',"items":'
 FILE = b'"file":'
 
@@ -35,21 +36,11 @@ class Outbox:
         return len(self._entries)
 
     def add(
-        self,
-        header: dict[str, Any],
-        body: bytes = b"",
-        *,
-        container: str = "",
-        container_n: int = 0,
-        items: bytes = b"",
+        self, header: bytes, body: bytes = b"", *, container: str = "", container_n: int = 0
     ) -> bytes:
-        """Number an event and keep it; returns its frame.
-
-        ``items`` is the undecoded end of a batch's header, as `split_items` gave it.
-        """
+        """Number an event and keep it; returns its frame. ``header`` is JSON and has an ``n``."""
         self._last_n += 1
-        head = encode_json({**header, "n": self._last_n})
-        frame = pack_raw(head[:-1] + items if items else head, body)
+        frame = pack_raw(renumber(header, self._last_n), body)
         self._entries.append(_Entry(self._last_n, frame, container, container_n))
         self.size_bytes += len(frame)
         return frame
@@ -76,17 +67,23 @@ class Outbox:
         return (entry.frame for entry in self._entries if entry.frame)
 
 
-def split_items(header: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return a batch's header without ``items``, and the undecoded rest from ``items`` on.
+def renumber(header: bytes, n: int) -> bytes:
+    """Return ``header`` with another number. Its second key is ``n``, and not its last one.
 
-    A thousand items are not decoded and encoded again only to be passed on. The key cannot be
-    found inside a text by mistake: there its quotes would be escaped. When ``items`` is not the last
-    key, the rest is "" and the header whole.
-
-    >>> split_items(b'{"t":"batch","n":3,"items":[[0,"done"]]}')
-    ({'t': 'batch', 'n': 3}, b',"items":[[0,"done"]]}')
+    >>> renumber(b'{"t":"returned","n":3,"lease":"f0"}', 17)
+    b'{"t":"returned","n":17,"lease":"f0"}'
     """
-    cut = header.find(ITEMS)
-    if cut < 0 or not header.endswith(b"]}"):
-        return decode_header(header), b""
-    return decode_header(header[:cut] + b"}"), header[cut:]
+    begin = header.index(NUMBER) + len(NUMBER)
+    return b"%b%d%b" % (header[:begin], n, header[header.index(b",", begin) :])
+
+
+def without_items(header: bytes) -> dict[str, Any]:
+    """Return a batch's header without its ``items``, which are its last key and stay undecoded.
+
+    A thousand items are not decoded only to be passed on. The key cannot be found inside a text by
+    mistake: there its quotes would be escaped.
+
+    >>> without_items(b'{"t":"batch","n":3,"items":[[0,"done"]]}')
+    {'t': 'batch', 'n': 3}
+    """
+    return decode_header(header[: header.index(ITEMS)] + b"}")

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from picloud_jupyter.protocol.frames import decode_header, pack_raw
+from picloud_jupyter.protocol.frames import decode_header, encode_json, pack_raw
 from picloud_services.agent.containers import Containers
 from picloud_services.agent.control_link import ControlServer
 from picloud_services.agent.incoming import move_results
-from picloud_services.agent.outbox import FILE, Outbox, split_items
+from picloud_services.agent.outbox import FILE, Outbox, without_items
 from picloud_services.agent.supervisor_client import SupervisorClient
 
 log = logging.getLogger(__name__)
@@ -85,20 +85,23 @@ class Upstream:
                 client.acknowledge(container_n)
         self._hold_back()
 
-    def report(
-        self,
-        header: dict[str, Any],
-        body: bytes = b"",
-        *,
-        client: SupervisorClient | None = None,
-        items: bytes = b"",
+    def report(self, header: dict[str, Any]) -> None:
+        """Send an event of the agent's own, kept until it is acknowledged.
+
+        The second key of ``header`` is ``n``; its value is given here.
+        """
+        self._send(encode_json(header))
+
+    def _pass(
+        self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
     ) -> None:
-        """Send an event, kept until it is acknowledged; ``client`` is whose frame it was."""
-        container_n = header.get("n", 0) if client else 0
-        container = client.container if client and container_n else ""
-        frame = self._outbox.add(
-            header, body, container=container, container_n=container_n, items=items
-        )
+        """Pass on a numbered frame of ``client``: ``data`` is its header undecoded."""
+        self._send(data, body, client.container, header["n"])
+
+    def _send(
+        self, header: bytes, body: bytes = b"", container: str = "", container_n: int = 0
+    ) -> None:
+        frame = self._outbox.add(header, body, container=container, container_n=container_n)
         self._control.send_packed(frame)
         self._hold_back()
 
@@ -124,21 +127,15 @@ class Upstream:
             self._moves.add(task)
             task.add_done_callback(self._moves.discard)
         else:
-            head, items = split_items(data)
-            self._pass_batch(client, head, items, body)
-
-    def _pass_batch(
-        self, client: SupervisorClient, head: dict[str, Any], items: bytes, body: bytes
-    ) -> None:
-        self.report(head, body, client=client, items=items)
-        self._books.running(client, head["lease"], head["running"])
-        if head["end"]:
-            self._books.lease_over(client, head["lease"], head.get("usage"))
+            self._batch(client, without_items(data), data, body)
 
     def _batch(
-        self, client: SupervisorClient, header: dict[str, Any], _data: bytes, body: bytes
+        self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
     ) -> None:
-        self._pass_batch(client, header, b"", body)
+        self._pass(client, header, data, body)
+        self._books.running(client, header["lease"], header["running"])
+        if header["end"]:
+            self._books.lease_over(client, header["lease"], header["usage"])
 
     async def _move(
         self, client: SupervisorClient, waiting: deque[tuple[bytes, bytes]]
@@ -149,6 +146,7 @@ class Upstream:
             header = decode_header(data)
             if FILE in data and header["t"] == "batch":
                 body = await asyncio.to_thread(self._take_files, client, header, body)
+                data = encode_json(header)
             self._handlers[header["t"]](client, header, data, body)
         client.moving = None
 
@@ -162,18 +160,18 @@ class Upstream:
         )
 
     def _returned(
-        self, client: SupervisorClient, header: dict[str, Any], _data: bytes, _body: bytes
+        self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
     ) -> None:
-        self.report(header, client=client)
-        if header["over"]:
+        self._pass(client, header, data, body)
+        if header.get("over"):
             self._books.lease_over(client, header["lease"], None)
 
     def _exited(
-        self, client: SupervisorClient, header: dict[str, Any], _data: bytes, _body: bytes
+        self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
     ) -> None:
         client.has_ended = True
         if header["lease"] is not None:
-            self.report(header, client=client)
+            self._pass(client, header, data, body)
         else:
             self._keep_silent(client, header["n"])
             if header["asked"] is None:
@@ -181,16 +179,16 @@ class Upstream:
         self._books.container_dead(client)
 
     def _start_failed(
-        self, client: SupervisorClient, header: dict[str, Any], _data: bytes, _body: bytes
+        self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
     ) -> None:
         if header["lease"] is not None:
-            self.report(header, client=client)
+            self._pass(client, header, data, body)
             self._books.lease_over(client, header["lease"], None)
             return
         log.error("container %s could not be started: %s", client.container, header["message"])
         client.has_ended = True
         for lease in list(client.leases):
-            self.report({**header, "n": 0, "lease": lease})
+            self.report({**header, "lease": lease})
             self._books.lease_over(client, lease, None)
         self._keep_silent(client, header["n"])
         self._books.container_dead(client)

@@ -281,7 +281,7 @@ class LocalEngine:
 def _is_last(name: str, header: dict[str, Any]) -> bool:
     """Whether a numbered event is the last one of its lease."""
     if name == "returned":
-        return bool(header["over"])
+        return bool(header.get("over"))
     return name != "batch" or bool(header["end"])
 
 
