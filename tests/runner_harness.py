@@ -53,7 +53,7 @@ class Element:
 
     @property
     def reason(self) -> str:
-        return self.frame["r"]
+        return str(self.frame["r"])
 
     @property
     def value(self) -> Any:
@@ -144,7 +144,8 @@ class RunnerHarness:
             assert left > 0, (
                 f"no frame within {seconds} s; stderr: {bytes(self.streams[self.err])!r}"
             )
-            ready, _, _ = select.select([self.socket, *self.streams], [], [], left)
+            watched: list[Any] = [self.socket, *self.streams]
+            ready, _, _ = select.select(watched, [], [], left)
             for fd in self.streams:
                 if fd in ready:
                     self.streams[fd] += os.read(fd, 1 << 16)

@@ -13,11 +13,11 @@ import time
 import cloudpickle
 import numpy as np
 import pytest
-from runner_harness import LEASE, LEASE_KEY, RunnerHarness
 
 from picloud_jupyter.protocol.frames import pack_frame
 from picloud_jupyter.serialize.payload import digest, dump_call, dump_function, load
 from picloud_jupyter.transport.inside import job_key
+from tests.runner_harness import LEASE, LEASE_KEY, RunnerHarness
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_arguments_that_do_not_load_say_both_versions(shared):
 def test_missing_module_is_named(shared, tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def f(): return 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import only_here
+    import only_here  # type: ignore[import-not-found]
 
     element = shared.call(only_here.f)
     assert element.reason == "input_undeserializable"
@@ -296,7 +296,7 @@ def test_surroundings_are_brought_back(shared):
         sys.setrecursionlimit(5000)
         sys.stdout = sys.stderr = open(os.devnull, "w")
         os.dup2(sys.stdout.fileno(), 1)
-        os.environ = {}  # noqa: B003
+        os.environ = {}  # type: ignore[assignment]  # noqa: B003
 
     def look():
         print("seen")
@@ -418,6 +418,7 @@ def test_job_knows_itself_and_so_do_its_children(shared):
             check=False,
         )
         job = current_job()
+        assert job is not None
         return job.jid, job.key, job.api_socket, child.stdout.split(), child.stderr
 
     jid, key, api_socket, child, errors = shared.call(look, first_jid=77).value
@@ -468,7 +469,7 @@ def test_folder_is_the_working_directory_and_first_on_the_path(tmp_path):
     (folder / "beside.py").write_text("x = 5\n")
 
     def work():
-        import beside
+        import beside  # type: ignore[import-not-found]
 
         return os.getcwd(), beside.x, sys.path[0]
 

@@ -7,12 +7,12 @@ import venv
 from pathlib import Path
 
 import pytest
-from runner_harness import RunnerHarness
 
 from picloud_jupyter.serialize.dependencies import DependencyFinder
 from picloud_jupyter.serialize.payload import dump_function
 from picloud_jupyter.serialize.pickler import References
 from picloud_kernels.runner.reset import Baseline
+from tests.runner_harness import RunnerHarness
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_runner_is_the_users_virtual_environment(environment, tmp_path):
     sys_path = described(environment, "import sys; print([p for p in sys.path if p])")
 
     def look():
-        import mapped
-        import plain_editable
+        import mapped  # type: ignore[import-not-found]
+        import plain_editable  # type: ignore[import-not-found]
 
         return (
             sys.prefix,
@@ -112,7 +112,7 @@ def test_shipped_code_is_imported_and_its_source_shown(tmp_path, monkeypatch):
         "def fail():\n    1 / 0  # fails\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "mine")
-    import local_one
+    import local_one  # type: ignore[import-not-found]
 
     references = References()
     payload = dump_function(local_one.f, references=references)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from picloud_jupyter.protocol.frames import PREFIX, Buffer, Pack, pack_frame
+from picloud_jupyter.protocol.frames import PREFIX, Buffer, pack_frame
 from picloud_jupyter.protocol.ids import iterate_ranges
 from picloud_jupyter.serialize.failure import dump_failure
 from picloud_jupyter.serialize.payload import OUT_OF_BAND_BYTES, dump, load_call
@@ -20,6 +20,7 @@ from picloud_jupyter.transport.inside import (
     CurrentJob,
     set_current_job,
 )
+from picloud_kernels.runner.chunk import Chunk
 from picloud_kernels.runner.functions import Function, load_failure_body, map_file
 from picloud_kernels.runner.output import Output
 from picloud_kernels.runner.reset import (
@@ -34,58 +35,6 @@ INLINE_BYTES = OUT_OF_BAND_BYTES  # larger results go to a file
 _CHILDREN_SECONDS = 0.0005  # a child process cannot come and go within less
 _MAX_PROFILE_CHARACTERS = 512 * 1024
 _RESULT = b'{"t":"result","p":%d,"r":"%s","at":%.6f,"s":%.6f,"u":%.6f,"y":%.6f%s}'
-
-
-@dataclass(slots=True)
-class Chunk:
-    """One chunk as it came: docs/internals.md 2. Descriptors in ``files`` are ours to close."""
-
-    lease: str
-    function_digest: str
-    function_body: Buffer
-    function_descriptors: list[int]
-    jids: list[tuple[int, int]]
-    attempt: int
-    user_id: int
-    lease_key: str
-    profile: bool
-    fast: int
-    max_result_bytes: int
-    arguments: Pack
-    files: dict[int, int] = field(default_factory=dict)
-
-    @classmethod
-    def from_frame(cls, header: dict[str, Any], body: bytes, descriptors: list[int]) -> "Chunk":
-        """Return the chunk of a frame and the descriptors that came with it.
-
-        Raises:
-            FrameError: the arguments are not a pack.
-        """
-        positions = [entry[0] for entry in header["files"]]
-        files = dict(zip(positions, descriptors, strict=True))
-        function_descriptor = files.pop(-1, None)
-        view = memoryview(body)
-        return cls(
-            lease=header["lease"],
-            function_digest=header["function"],
-            function_body=view[: header["function_bytes"]],
-            function_descriptors=[] if function_descriptor is None else [function_descriptor],
-            jids=[(first, last) for first, last in header["jids"]],
-            attempt=header["attempt"],
-            user_id=header["user_id"],
-            lease_key=header["lease_key"],
-            profile=header["profile"],
-            fast=header["fast"],
-            max_result_bytes=header["max_result_bytes"],
-            arguments=Pack(view[header["function_bytes"] :]),
-            files=files,
-        )
-
-    def close_function(self) -> None:
-        """Close the function's file: the function is known already."""
-        for descriptor in self.function_descriptors:
-            os.close(descriptor)
-        self.function_descriptors.clear()
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from picloud_jupyter.protocol.frames import Buffer
+from picloud_jupyter.protocol.recent import RecentKeys
 from picloud_jupyter.serialize.failure import dump_failure
 from picloud_jupyter.serialize.payload import (
     FunctionHeader,
@@ -16,7 +17,11 @@ from picloud_jupyter.serialize.payload import (
 )
 from picloud_jupyter.serialize.sources import install_sources
 from picloud_jupyter.serialize.versions import VersionReport, local_report, version_warnings
+from picloud_kernels.runner.chunk import Chunk
 from picloud_kernels.runner.words import traceback_text
+
+MAX_INLINE_FUNCTIONS = 64
+MAX_FILE_FUNCTIONS = 8
 
 
 def map_file(descriptor: int) -> mmap.mmap:
@@ -60,6 +65,48 @@ class Function:
             self.call = load_function(data).call
         except BaseException as exc:  # noqa: BLE001  # importing the user's modules may raise anything
             self.failure = load_failure_body(exc, "The function", self.header)
+
+
+class FunctionCache:
+    """The functions this runner was sent, the last ones by use.
+
+    Those that come as files come with each chunk; they are kept apart, so that they never push
+    out one that the supervisor may leave out: docs/internals.md 3.
+    """
+
+    def __init__(self) -> None:
+        self._inline: RecentKeys[Function] = RecentKeys(MAX_INLINE_FUNCTIONS)
+        self._files: RecentKeys[Function] = RecentKeys(MAX_FILE_FUNCTIONS)
+
+    def announce(self, digest: str, body: bytes) -> Function | None:
+        """Return the function of ``digest``, kept from now on as the last used; None if unknown."""
+        function = self._inline.get(digest)
+        if function is None and body:
+            function = Function(body, ())
+            self._inline.put(digest, function)
+        return function
+
+    def of_chunk(self, chunk: Chunk) -> Function:
+        """Return the function of ``chunk``.
+
+        Raises:
+            RuntimeError: the supervisor left out one that is not here.
+        """
+        digest = chunk.function_digest
+        if chunk.function_descriptors:
+            function = self._files.get(digest)
+            if function is not None:
+                chunk.close_function()
+            else:
+                function = Function(b"", chunk.function_descriptors)
+                self._files.put(digest, function)
+        else:
+            function = self.announce(digest, bytes(chunk.function_body))
+        if function is None:
+            raise RuntimeError(
+                f"the supervisor left out function {digest}, which this runner does not have"
+            )
+        return function
 
 
 def load_failure_body(

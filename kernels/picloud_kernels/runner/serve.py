@@ -7,16 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from picloud_jupyter.protocol.frames import OLDEST_WIRE_VERSION, WIRE_VERSION, pack_frame
-from picloud_jupyter.protocol.recent import RecentKeys
-from picloud_kernels.runner.calls import CallRunner, Chunk, Wire
-from picloud_kernels.runner.functions import Function
+from picloud_kernels.runner.calls import CallRunner, Wire
+from picloud_kernels.runner.chunk import Chunk
+from picloud_kernels.runner.functions import FunctionCache
 from picloud_kernels.runner.link import Link, Tokens
 from picloud_kernels.runner.output import Output
 from picloud_kernels.runner.reset import Baseline, restore_default_signals
 from picloud_kernels.runner.startup import RunnerConfig, become_users_interpreter
 
 _TEMPORARY = "/tmp"  # noqa: S108  # in a container it is the container's own
-MAX_FUNCTIONS = 64  # the supervisor counts alike: docs/internals.md 3
 
 
 def serve(
@@ -31,40 +30,25 @@ def serve(
     output = Output(config.marker)
     baseline = Baseline(temporary=_TEMPORARY if config.isolated else "")
     calls = CallRunner(config, Wire(link.send, tokens.take, rss_bytes), output, baseline)
-    functions: RecentKeys[Function] = RecentKeys(MAX_FUNCTIONS)
+    functions = FunctionCache()
     gc.freeze()
     while (received := link.receive()) is not None:
         header, body = received
         name = header["t"]
         if name == "chunk":
             chunk = Chunk.from_frame(header, body, link.take_descriptors(len(header["files"])))
-            calls.run(chunk, _function_of(chunk, functions, baseline))
+            function = functions.of_chunk(chunk)
+            if function.load():
+                baseline.adopt_imports()
+            calls.run(chunk, function)
         elif name == "function":
-            descriptors = link.take_descriptors(1 if header.get("file") else 0)
-            functions.put(header["digest"], Function(body, descriptors))
+            functions.announce(header["digest"], body)
         elif name == "hello":
             _check_wire(header, link)
         elif name == "stop":
             break
     output.flush()
     os._exit(0)  # leftover threads of elements must not keep the interpreter
-
-
-def _function_of(chunk: Chunk, functions: RecentKeys[Function], baseline: Baseline) -> Function:
-    function = functions.get(chunk.function_digest)
-    if chunk.function_body or chunk.function_descriptors:
-        if function is None:
-            function = Function(chunk.function_body, chunk.function_descriptors)
-            functions.put(chunk.function_digest, function)
-        else:
-            chunk.close_function()
-    if function is None:
-        raise RuntimeError(
-            f"the supervisor left out function {chunk.function_digest}, which this runner does not have"
-        )
-    if function.load():
-        baseline.adopt_imports()
-    return function
 
 
 def _check_wire(header: dict[str, Any], link: Link) -> None:

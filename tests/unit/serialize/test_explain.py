@@ -78,7 +78,7 @@ def test_explain_when_a_reduction_raises_names_that_object():
 
 
 def test_explain_when_cyclic_ends():
-    value = [threading.Lock()]
+    value: list[object] = [threading.Lock()]
     value.insert(0, value)
     assert explain_unpicklable(value, "x").path == "x[1]"
 

@@ -42,9 +42,9 @@ def test_failure_when_context_is_implicit_keeps_it():
         except KeyError:
             raise ValueError("v")  # noqa: B904
 
-    assert isinstance(
-        load_failure(dump_failure(raised(make), "")).exception.__context__, KeyError
-    )
+    found = load_failure(dump_failure(raised(make), "")).exception
+    assert found is not None
+    assert isinstance(found.__context__, KeyError)
 
 
 def test_failure_when_exception_does_not_pickle_keeps_the_words():

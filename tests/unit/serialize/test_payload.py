@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_load_when_mapped_privately_is_in_place_aligned_and_leaves_the_file(tmp_
         mapped = mmap.mmap(
             file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
         )
-    _, first, second = load(mapped)
+    _, first, second = load(memoryview(mapped))
     assert np.shares_memory(first, np.frombuffer(mapped, dtype=np.uint8))
     assert first.flags.aligned
     assert (second == array * 2).all()
@@ -103,7 +104,7 @@ def test_load_when_payload_is_cut_says_so():
 
 
 def test_dump_when_nested_beyond_the_recursion_limit_still_works():
-    value = []
+    value: list[object] = []
     for _ in range(sys.getrecursionlimit() - 50):
         value = [value]
     before = sys.getrecursionlimit()
@@ -112,7 +113,7 @@ def test_dump_when_nested_beyond_the_recursion_limit_still_works():
 
 
 def test_dump_when_nested_far_too_deep_says_so():
-    value = []
+    value: list[object] = []
     for _ in range(20_000):
         value = [value]
     with pytest.raises(pickle.PicklingError, match="nested too deep"):
@@ -129,7 +130,7 @@ def test_digest_is_of_the_joined_parts():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: (i for i in ()), "generator"),
+        (lambda: (i for i in [1]), "generator"),
         (itertools.count, "itertools.count"),
         (lambda: itertools.chain([1]), "itertools.chain"),
         (threading.Lock, "_thread.lock"),
@@ -226,7 +227,7 @@ def test_transient_attributes_stay_here():
         __slots__ = ("lock", "x")
         __transient__ = "lock"
 
-    slotted = Slotted()
+    slotted: Any = Slotted()
     slotted.lock, slotted.x = threading.Lock(), 5
     back, back_slotted = load(dump_bytes([Thing(), slotted]))
     assert vars(back) == {"x": 4}
@@ -294,7 +295,7 @@ def test_references_collect_modules_and_code():
     found = References()
 
     def use():
-        return np.sum(dataclasses.fields)
+        return np.ndarray, dataclasses.fields
 
     dump_function(use, references=found)
     assert {"numpy", "dataclasses"} <= found.modules
