@@ -55,21 +55,31 @@ class BubblewrapContainer:
         who = identity(request.host_uid)
         if who.uid == 0:
             raise ContainerError("a job never runs as root on this machine; this one was to")
-        steps = self._plan(request)
-        group: tuple[str, ...] = ()
+        report, report_fd = os.pipe()
+        gate_fd, gate = os.pipe()
+        pid = 0
         try:
-            overlay.prepare(request, who)
-            if self._tree is not None:
-                spec = request.spec
-                limits = cgroup.CgroupLimits(spec.memory_bytes, spec.cpu_cores, spec.pids)
-                group = cgroup.create(self._tree, request.container, limits)
-            pid, init_pid = self._launch(request, who, steps, group)
-        except OSError as exc:
+            pid = spawn(
+                lambda: self._become(request, who, report_fd, gate_fd),
+                stdout_fd=request.stdout_fd,
+                stderr_fd=request.stderr_fd,
+                keep_fds=(*request.pass_fds, report_fd, gate_fd),
+                report_fd=report_fd,
+            )
+            os.close(report_fd)
+            report_fd = -1
+            group, init_pid = self._limit(request, pid, report)
+            os.write(gate, b"1")
+        except (OSError, ContainerError) as exc:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             self.clean(request, None)
-            raise failure(exc) from exc
-        except ContainerError:
-            self.clean(request, None)
-            raise
+            raise failure(exc) if isinstance(exc, OSError) else exc from exc
+        finally:
+            for file in (report, report_fd, gate_fd, gate):
+                if file >= 0:
+                    os.close(file)
         return RunningContainer(pid=pid, init_pid=init_pid, cgroups=group, mounts=())
 
     def inside_paths(self, request: ContainerRequest) -> dict[str, str]:
@@ -119,64 +129,64 @@ class BubblewrapContainer:
         cgroup.remove(group)
         overlay.remove_tree(request.layer_dir)
 
+    def _limit(
+        self, request: ContainerRequest, pid: int, report: int
+    ) -> tuple[tuple[str, ...], int]:
+        """Make the control groups and put the container into them, while ``pid`` prepares it.
+
+        The kernel lets the first process wait until all processors have taken note, about as long
+        as the preparation takes; so it is this process that waits. Nothing of the job runs before:
+        bwrap waits at the gate.
+        """
+        group: tuple[str, ...] = ()
+        if self._tree is not None:
+            spec = request.spec
+            limits = cgroup.CgroupLimits(spec.memory_bytes, spec.cpu_cores, spec.pids)
+            group = cgroup.create(self._tree, request.container, limits)
+            with contextlib.suppress(ProcessLookupError):  # then the report says why
+                cgroup.enter(group, pid)
+        init_pid = _first_process(report, request.stderr_fd)
+        cgroup.enter(group, init_pid)
+        return group, init_pid
+
+    def _become(
+        self, request: ContainerRequest, who: Identity, report_fd: int, gate_fd: int
+    ) -> NoReturn:
+        """Prepare everything in the child and become bwrap."""
+        steps = self._plan(request)
+        overlay.prepare(request, who)
+        if self._as_root:
+            self._enter_root(request, who, steps)
+        elif self._tree is None:
+            limit_processes(request.spec.pids)
+        filter_fd = _memory_file("seccomp", seccomp.program(os.uname().machine))
+        numbers = {"--info-fd": report_fd, "--block-fd": gate_fd, "--seccomp": filter_fd}
+        arguments = self._arguments(request, steps, numbers)
+        arguments_fd = _memory_file("arguments", b"\0".join(arguments))
+        command = ["bwrap", "--args", str(arguments_fd), "--"]
+        command += [request.spec.host_python.executable, *request.command_tail]
+        os.execve(self._program, command, {})  # noqa: S606
+
     def _plan(self, request: ContainerRequest) -> list[Step]:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             host = HostFiles(parse_mountinfo(file.read()))
         programs = _program_files(self._program) if self._as_root else ()
         return Planner(request, host, own_mounts=self._as_root, programs=programs).plan()
 
-    def _launch(
-        self,
-        request: ContainerRequest,
-        who: Identity,
-        steps: Sequence[Step],
-        group: tuple[str, ...],
-    ) -> tuple[int, int]:
-        """Start bwrap; return (its pid, the pid of the first process inside)."""
-        report, report_fd = os.pipe()
-        filter_fd = _memory_file("seccomp", seccomp.program(os.uname().machine))
-        with contextlib.ExitStack() as ours:
-            ours.callback(os.close, report)
-            with contextlib.ExitStack() as childs:
-                childs.callback(os.close, report_fd)
-                childs.callback(os.close, filter_fd)
-                arguments = self._arguments(request, steps, report_fd, filter_fd)
-                arguments_fd = _memory_file("arguments", b"\0".join(arguments))
-                childs.callback(os.close, arguments_fd)
-                names = _user_namespace(request, who, steps) if self._as_root else None
-                if names is not None:
-                    childs.callback(os.close, names)
-
-                def become() -> NoReturn:
-                    cgroup.enter(group)
-                    if not group:
-                        limit_processes(request.spec.pids)
-                    if self._as_root:
-                        layer = Layer(request.layer_dir)
-                        root_stage.build(steps, layer, who.uid, names)
-                        os.setgroups(who.groups)
-                        os.setresgid(who.gid, who.gid, who.gid)
-                        os.setresuid(who.uid, who.uid, who.uid)
-                    command = ["bwrap", "--args", str(arguments_fd), "--", *_command(request)]
-                    os.execve(self._program, command, {})  # noqa: S606
-
-                pid = spawn(
-                    become,
-                    stdout_fd=request.stdout_fd,
-                    stderr_fd=request.stderr_fd,
-                    keep_fds=(*request.pass_fds, filter_fd, arguments_fd, report_fd),
-                    close_fds=() if names is None else (names,),
-                    report_fd=report_fd,
-                )
-            try:
-                return pid, _first_process(report, request.stderr_fd)
-            except BaseException:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise
+    def _enter_root(
+        self, request: ContainerRequest, who: Identity, steps: Sequence[Step]
+    ) -> None:
+        """Lay out the files and become the job's user for good."""
+        names = None
+        if any(isinstance(step, Bind | Overlay) and step.mapped for step in steps):
+            names = root_stage.make_user_namespace(request.spec.user_id, who.uid)
+        root_stage.build(steps, Layer(request.layer_dir), who.uid, names)
+        os.setgroups(who.groups)
+        os.setresgid(who.gid, who.gid, who.gid)
+        os.setresuid(who.uid, who.uid, who.uid)
 
     def _arguments(
-        self, request: ContainerRequest, steps: Sequence[Step], report_fd: int, filter_fd: int
+        self, request: ContainerRequest, steps: Sequence[Step], numbers: dict[str, int]
     ) -> list[bytes]:
         """What bwrap is told; through a descriptor, so that a job does not see it."""
         spec = request.spec
@@ -188,13 +198,10 @@ class BubblewrapContainer:
             *layout(shown),
             *isolation(spec.folder or HOME, spec.memory_bytes, variables),
             *seal(shown),
-            *("--info-fd", str(report_fd), "--seccomp", str(filter_fd)),
         ]
+        for name, file in numbers.items():
+            arguments += [name, str(file)]
         return [os.fsencode(argument) for argument in arguments]
-
-
-def _command(request: ContainerRequest) -> list[str]:
-    return [request.spec.host_python.executable, *request.command_tail]
 
 
 def _program_files(program: str) -> tuple[str, ...]:
@@ -204,16 +211,8 @@ def _program_files(program: str) -> tuple[str, ...]:
     return (package, libraries) if os.path.isdir(libraries) else (program,)
 
 
-def _user_namespace(
-    request: ContainerRequest, who: Identity, steps: Sequence[Step]
-) -> int | None:
-    if not any(isinstance(step, Bind | Overlay) and step.mapped for step in steps):
-        return None
-    return root_stage.make_user_namespace(request.spec.user_id, who.uid)
-
-
 def _memory_file(name: str, data: bytes) -> int:
-    file = os.memfd_create(name)
+    file = os.memfd_create(name, 0)  # for bwrap, which closes it
     os.write(file, data)
     os.lseek(file, 0, os.SEEK_SET)
     return file

@@ -193,10 +193,16 @@ def create(tree: CgroupTree, name: str, limits: CgroupLimits) -> tuple[str, ...]
     return group
 
 
-def enter(group: Sequence[str]) -> None:
-    """Put the calling process, and so all its later children, into ``group``."""
+def enter(group: Sequence[str], pid: int = 0) -> None:
+    """Put the process ``pid`` (0: the calling one), and so all its later children, into ``group``.
+
+    The first of several waits for a grace period of the kernel, some milliseconds.
+
+    Raises:
+        ProcessLookupError: there is no such process any more.
+    """
     for folder in group:
-        _write(f"{folder}/cgroup.procs", "0")
+        _write(f"{folder}/cgroup.procs", str(pid))
 
 
 def pids(group: Sequence[str]) -> set[int]:

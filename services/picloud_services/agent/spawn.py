@@ -36,23 +36,30 @@ def spawn(
         _settle(stdout_fd, stderr_fd, set(keep_fds), {*close_fds, report_fd})
         become()
     except BaseException as exc:  # noqa: BLE001  # the child must not run on as a second parent
-        number = exc.errno if isinstance(exc, OSError) and exc.errno else 0
-        what = [
-            str(number),
-            str(getattr(exc, "filename", None) or ""),
-            str(getattr(exc, "strerror", None) or exc),
-        ]
         with contextlib.suppress(OSError):
-            os.write(report_fd, ("!" + "\0".join(what)).encode("utf-8", "replace")[:4000])
+            os.write(report_fd, _report(exc))
     os._exit(127)
 
 
-def reported_error(text: bytes) -> OSError | None:
+def _report(exc: BaseException) -> bytes:
+    words = [str(exc) or type(exc).__name__]
+    if isinstance(exc, ContainerError):
+        words = ["", exc.reason, *words]
+    elif isinstance(exc, OSError):
+        words = [str(exc.errno or 0), str(exc.filename or ""), str(exc.strerror or exc)]
+    else:
+        words = ["0", "", *words]
+    return ("!" + "\0".join(words)).encode("utf-8", "replace")[:4000]
+
+
+def reported_error(text: bytes) -> OSError | ContainerError | None:
     """Return what stopped ``become``, given what came from the report; None if nothing did."""
     if not text.startswith(b"!"):
         return None
-    number, path, why = text[1:].decode("utf-8", "replace").split("\0", 2)
-    return OSError(int(number), why, path or None)
+    number, name, why = text[1:].decode("utf-8", "replace").split("\0", 2)
+    return (
+        OSError(int(number), why, name or None) if number else ContainerError(why, reason=name)
+    )
 
 
 def failure(exc: OSError) -> ContainerError:
