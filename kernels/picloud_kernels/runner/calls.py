@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import resource
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -177,7 +176,7 @@ class CallRunner:
         return Outcome("done", parts, extra)
 
     def _result_file(self, parts: list[Buffer], size: int, extra: dict[str, Any]) -> Outcome:
-        name = secrets.token_hex(16)
+        name = os.urandom(16).hex()
         path = os.path.join(self._out_dir, name)
         try:
             digest = _write_parts(path, parts)

@@ -1,7 +1,6 @@
 """What an element finds, and how it is brought back for the next one."""
 
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -124,6 +123,8 @@ class Baseline:
 
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
+        import shutil  # rarely needed, and slow to import
+
         shutil.rmtree(
             path, ignore_errors=True
         )  # a process that goes on writing must not end us

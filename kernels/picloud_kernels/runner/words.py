@@ -1,13 +1,13 @@
 """What is said of an element that failed."""
 
 import errno
+import os
 import traceback
-from pathlib import Path
 from types import TracebackType
 
 from picloud_jupyter.serialize.failure import dump_failure
 
-_OWN_FOLDER = str(Path(__file__).parent)
+_OWN_FOLDER = os.path.dirname(__file__)
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LOADERS = ("payload.py", "cProfile.py")
 
