@@ -1,8 +1,9 @@
 """A machine of its own to try networks on: run as root, it prints what containers reached.
 
-``python network_world.py pasta|proxy`` makes a network namespace that stands for the machine, with
+``python network_world.py pasta|proxy FOLDER root|user`` makes a network namespace that stands for the machine, with
 a service on a non-loopback address (10.77.0.1), one on loopback, one on the metadata address, and a
 resolver on 127.0.0.53. It attaches containers to it with the agent's own code and prints JSON.
+With ``user`` the agent's code runs as an ordinary user, else as root.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import struct
 import sys
 import tempfile
@@ -59,6 +61,17 @@ for line in sys.stdin:
 def check(result: int) -> None:
     if result:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def become_ordinary() -> None:
+    """Run on as an ordinary user, on a machine where everybody may open /dev/net/tun."""
+    check(LIBC.mount(b"tmpfs", b"/dev/net", b"tmpfs", 0, b"mode=755"))
+    os.mknod("/dev/net/tun", stat.S_IFCHR, os.makedev(10, 200))
+    os.chmod("/dev/net/tun", 0o666)
+    os.setgroups([])
+    os.setresgid(UID, UID, UID)
+    os.setresuid(UID, UID, UID)
+    check(LIBC.prctl(4, 1, 0, 0, 0))
 
 
 def leave_the_machine(resolv_conf: Path) -> int:
@@ -131,9 +144,9 @@ class Box:
             *("--ro-bind", str(resolver), "/etc/resolv.conf", "--die-with-parent"),
             *("/usr/bin/python3", "-I", "-u", "-c", PROBE),
             env={"PATH": "/usr/bin:/bin", **network.variables(policy)},
-            user=UID,
-            group=UID,
-            extra_groups=[],
+            user=None if os.geteuid() else UID,
+            group=None if os.geteuid() else UID,
+            extra_groups=None if os.geteuid() else [],
             pass_fds=[write_end],
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -189,8 +202,6 @@ def alive(path: Path) -> bool:
 async def try_lifecycle(network: Network, state: Path, box: Box, found: Found) -> None:
     path = state / "a.json"
     pid = json.loads(path.read_text())["pid"]
-    smaps = Path(f"/proc/{pid}/smaps_rollup").read_text().split()
-    found["pasta_pss_kib"] = int(smaps[smaps.index("Pss:") + 1])
     os.kill(pid, 9)
     async with asyncio.timeout(10):
         while network.is_ready("a"):
@@ -219,19 +230,19 @@ async def try_lifecycle(network: Network, state: Path, box: Box, found: Found) -
             await asyncio.sleep(0.005)
 
 
-async def main(mode: str) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        resolv_conf = folder / "resolv.conf"
-        resolv_conf.write_text("nameserver 127.0.0.53\n")
-        tap = leave_the_machine(resolv_conf)
-        await serve("0.0.0.0", 8000, "public")
-        await serve("127.0.0.1", 9000, "private")
-        loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(Resolver, ("127.0.0.53", 53))
-        print(json.dumps(await try_out(mode, folder)), flush=True)
-        os.close(tap)
+async def main(mode: str, folder: Path, *, is_user: bool) -> None:
+    resolv_conf = folder / "resolv.conf"
+    resolv_conf.write_text("nameserver 127.0.0.53\n")
+    tap = leave_the_machine(resolv_conf)
+    await serve("0.0.0.0", 8000, "public")
+    await serve("127.0.0.1", 9000, "private")
+    loop = asyncio.get_running_loop()
+    await loop.create_datagram_endpoint(Resolver, ("127.0.0.53", 53))
+    if is_user:
+        os.chown(folder, UID, UID)
+        become_ordinary()
+    print(json.dumps(await try_out(mode, folder)), flush=True)
+    os.close(tap)
 
 
 async def try_out(mode: str, folder: Path) -> Found:
@@ -263,4 +274,4 @@ async def try_out(mode: str, folder: Path) -> Found:
     return found
 
 
-asyncio.run(main(sys.argv[1]))
+asyncio.run(main(sys.argv[1], Path(sys.argv[2]), is_user=sys.argv[3] == "user"))
