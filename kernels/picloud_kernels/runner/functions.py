@@ -124,7 +124,7 @@ def load_failure_body(
     else:
         lines.append(f"Made with Python {header.python}, loaded with Python {here}.")
         report = VersionReport(header.python, header.packages)
-        lines += version_warnings(report, local_report([*header.packages, *packages]))
+        lines += version_warnings(report, local_report(header.packages))
     lines.append(_next_step(exc))
     return dump_failure(exc, "\n".join((traceback_text(exc), *lines)), message="\n".join(lines))
 
