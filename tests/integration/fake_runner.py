@@ -86,6 +86,7 @@ def run(position, program, started_at):
             held = bytearray(int(value))
             held[::4096] = b"z" * len(held[::4096])
             time.sleep(0.1)
+            del held
         elif name == "close":
             os.closerange(3, 5)
             time.sleep(60)

@@ -10,11 +10,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from picloud_jupyter.protocol.frames import FrameReader, pack_frame, pack_records, split_frame
+from picloud_jupyter.protocol.frames import FrameReader, pack_frame, pack_records
 from picloud_jupyter.protocol.jobs import ContainerKind, HostPython, SandboxSpec
 from picloud_services.agent.orders import (
     RequestFields,
@@ -38,7 +38,10 @@ Frame = tuple[dict[str, Any], bytes]
 class Peer:
     """A blocking end of a link."""
 
+    opened: ClassVar[list[socket.socket]] = []
+
     def __init__(self, link: socket.socket) -> None:
+        self.opened.append(link)
         self.link = link
         self._reader = FrameReader()
         self._frames: list[Frame] = []
@@ -256,4 +259,13 @@ def station(fake_bundle: Path) -> Iterator[Station]:
         station.close()
 
 
-__all__ = ["Box", "Frame", "Peer", "Station", "fake_bundle", "split_frame", "station"]
+@pytest.fixture(autouse=True)
+def closed_links() -> Iterator[None]:
+    """Close the links that a test opened and left."""
+    before = len(Peer.opened)
+    yield
+    while len(Peer.opened) > before:
+        Peer.opened.pop().close()
+
+
+__all__ = ["Box", "Frame", "Peer", "Station", "closed_links", "fake_bundle", "station"]

@@ -3,18 +3,24 @@
 import json
 import os
 import signal
+import socket
 import struct
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from picloud_jupyter.protocol.frames import pack_frame
+from picloud_services.agent.orders import start_frame
 from picloud_services.agent.output_files import read
 from tests.integration.supervisor_harness import (
     Box,
+    Peer,
     Station,
     chunk_header,
+    closed_links,
     covered,
     fake_bundle,
     items,
@@ -22,7 +28,7 @@ from tests.integration.supervisor_harness import (
     station,
 )
 
-__all__ = ["fake_bundle", "station"]
+__all__ = ["closed_links", "fake_bundle", "station"]
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +169,6 @@ def test_reconnect_when_frames_were_not_acknowledged_sends_them_again(shared_box
 
 def test_connect_when_the_wire_version_is_unknown_is_refused(station):
     box = station.start()
-    peer = box.connect()
-    peer.receive()
-    peer = Box.connect(box)
-    peer.link.close()
-    import socket
-
-    from tests.integration.supervisor_harness import Peer
-
     link = socket.socket(socket.AF_UNIX)
     link.connect(f"{box.order.folder}/supervisor.sock")
     stranger = Peer(link)
@@ -288,8 +286,6 @@ def test_run_when_markers_are_missing_holds_the_result_back_until_the_end(statio
 
 def test_start_when_the_runner_dies_before_it_is_ready_says_what_it_said(station):
     order = station.order(variables={"FAKE_RUNNER_DIES": "1"})
-    from picloud_services.agent.orders import start_frame
-
     station.link.send(start_frame(order))
     answer, _ = station.link.receive()
     box = Box.__new__(Box)
@@ -304,10 +300,6 @@ def test_start_when_the_runner_dies_before_it_is_ready_says_what_it_said(station
 
 def test_start_when_the_folder_is_missing_is_answered_failed(station):
     order = station.order()
-    from dataclasses import replace
-
-    from picloud_services.agent.orders import start_frame
-
     station.link.send(start_frame(replace(order, folder="/nowhere/at/all")))
     answer, _ = station.link.receive()
     assert answer["t"] == "failed"
@@ -355,8 +347,6 @@ def test_orphan_when_no_agent_comes_back_kills_its_container_and_leaves(station)
 
 
 def test_supervisor_when_launcher_and_agent_are_gone_goes_on(fake_bundle, tmp_path_factory):
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="pcs") as folder:
         station = Station(Path(folder), fake_bundle)
         box = station.start()

@@ -17,7 +17,7 @@ from picloud_jupyter.protocol.frames import (
     pack_frame,
 )
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024  # a larger block would be mapped anew for each read
 _PEER = struct.Struct("3i")  # pid, uid, gid: struct ucred
 
 

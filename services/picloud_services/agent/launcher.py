@@ -5,6 +5,7 @@ supervisor needs once and stays single-threaded; each supervisor shares its memo
 belongs to nobody: it outlives launcher and agent.
 """
 
+import contextlib
 import gc
 import json
 import logging
@@ -30,9 +31,10 @@ _SUPERVISOR_FD = 100  # its listener, out of the way of the runner's descriptors
 def serve(link: socket.socket) -> None:
     """Answer each order on ``link`` in turn, until the agent closes it."""
     reader = FrameReader()
-    while data := link.recv(_READ_BYTES):
-        for header, _ in reader.feed(data):
-            link.sendall(pack_frame(_answer(header)))
+    with contextlib.suppress(ConnectionError):  # the agent died: the same as a closed link
+        while data := link.recv(_READ_BYTES):
+            for header, _ in reader.feed(data):
+                link.sendall(pack_frame(_answer(header)))
 
 
 def _answer(header: dict[str, Any]) -> dict[str, Any]:

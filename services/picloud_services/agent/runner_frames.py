@@ -34,7 +34,7 @@ REASONS = frozenset(
 )
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
 _DIGEST = re.compile(r"(?:[0-9a-f]{64})?\Z")
-_decode = JSONDecoder().decode
+_decode = JSONDecoder().raw_decode  # decode() would look for blanks around the value
 
 
 class BrokenProtocol(Exception):  # noqa: N818  # what the runner did, not what we did
@@ -156,10 +156,11 @@ class RunnerFrames:
 
 def _read_header(data: bytes) -> dict[str, Any]:
     try:
-        header = _decode(data.decode("utf-8", "surrogatepass"))
+        text = data.decode("utf-8", "surrogatepass")
+        header, end = _decode(text)
     except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
+        raise BrokenProtocol("sent a frame whose header is not JSON") from None
+    if not isinstance(header, dict) or end != len(text):
         raise BrokenProtocol("sent a frame whose header is not a JSON object")
     return header
 

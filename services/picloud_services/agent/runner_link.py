@@ -19,7 +19,7 @@ from picloud_jupyter.protocol.frames import (
 
 RUNNER_SOCKET_FD = 3
 RUNNER_TOKEN_FD = 4
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024  # a larger block would be mapped anew for each read
 _PIPE_BYTES = 64 * 1024  # a pipe's usual capacity: one read empties it
 _DESCRIPTORS_PER_MESSAGE = 200  # the kernel allows 253
 _HIGH_FD = 10  # our own descriptors are moved here, out of the way of 3 and 4

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import selectors
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -43,6 +42,7 @@ from picloud_services.agent.supervision_words import (
     TakeBack,
     read_chunk,
 )
+from picloud_services.agent.termination import termination_fd
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +75,12 @@ class Supervisor:
         self._output_at = 0.0
         self._has_left = False
         self._is_terminated = False
+        self._is_pump_due = False
 
     def run(self) -> None:
         """Start the container, serve the agent, and leave when all is said."""
         self._watch(self._listener, self._accept)
-        self._watch(_termination(), self._terminate)
+        self._watch(termination_fd(), self._terminate)
         self._start()
         while not self._has_left:
             self._turn()
@@ -90,6 +91,9 @@ class Supervisor:
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._timeout()):
             key.data()
+        if self._is_pump_due:
+            self._is_pump_due = False
+            self._pump()
         now = time.monotonic()
         at = self._machine.next_at()
         if at is not None and now >= at:
@@ -141,7 +145,10 @@ class Supervisor:
         self._tell_now({"t": "made", **facts})
         self._watch(self._process.pidfd, self._on_exit)
         for what in runner.sources:
-            self._watch(what, self._pump)
+            self._watch(what, self._want_pump)
+
+    def _want_pump(self) -> None:
+        self._is_pump_due = True  # once a turn, however many of its sources are ready
 
     def _pump(self) -> None:
         runner = self._runner
@@ -165,7 +172,7 @@ class Supervisor:
         link = self._runner.link
         if link.socket in self._selector.get_map():
             link.flush()
-            self._watch(link.socket, self._pump, write=link.has_unsent)
+            self._watch(link.socket, self._want_pump, write=link.has_unsent)
 
     def _on_exit(self) -> None:
         status = self._process.wait_status()
@@ -396,11 +403,3 @@ class Supervisor:
         function = {"t": "function", "digest": header["function"], "function_bytes": size}
         self._runner.link.send(function, body[:size])
         self._watch_runner_socket()
-
-
-def _termination() -> int:
-    """Return a descriptor that becomes readable when this process is asked to end."""
-    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    return read
