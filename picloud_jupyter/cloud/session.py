@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from picloud_jupyter.cloud.settings import config, config_folder
+from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.jobs import ContainerKind
 from picloud_jupyter.transport.client import Client
 from picloud_jupyter.transport.endpoint import Endpoint, find_endpoint
 from picloud_jupyter.transport.inside import CurrentJob, current_job
@@ -162,17 +164,26 @@ def set_dependency_whitelist(whitelist: Any) -> None:  # noqa: ANN401  # checked
 
 
 def connection_info() -> dict[str, object]:
-    """Return ``opened``, ``connection_type`` (UNIX, HTTP, HTTPS), ``server_url`` and ``api_key``."""
-    opened = _current is not None
-    endpoint = _current.client.endpoint if _current is not None else _endpoint()
-    kind = "UNIX" if endpoint.socket_path else endpoint.address.partition(":")[0].upper()
+    """Return what is connected to what, and whether jobs are isolated from this account.
+
+    Keys: ``opened``, ``connection_type`` (UNIX, HTTP, HTTPS), ``server_url``, ``api_key``,
+    ``api_secretkey``, and ``isolated`` (None while nothing is open).
+    """
+    found = _current
+    endpoint = found.client.endpoint if found is not None else _endpoint()
     key, _, secret = endpoint.key.partition(":")
+    isolated = None
+    if found is not None:
+        isolated = found.client.get(routes.SERVICE).get("container_kind") != ContainerKind.PLAIN
     return {
-        "opened": opened,
-        "connection_type": kind,
+        "opened": found is not None,
+        "connection_type": "UNIX"
+        if endpoint.socket_path
+        else endpoint.address.partition(":")[0].upper(),
         "server_url": endpoint.address,
         "api_key": key or None,
         "api_secretkey": secret or None,
+        "isolated": isolated,
     }
 
 
