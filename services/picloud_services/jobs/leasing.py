@@ -54,7 +54,6 @@ class LeaseRequest:
     user_id: int
     first_jid: int
     count: int
-    attempt: int
     function_digest: str
     at: float
     arguments: Arguments | None = None
@@ -85,7 +84,6 @@ def lease_jobs(tx: Transaction, wanted: LeaseRequest) -> Leased | None:
         user_id=wanted.user_id,
         first_jid=first,
         count=wanted.count,
-        attempt=wanted.attempt,
         at=wanted.at,
     )
     part = None

@@ -58,11 +58,11 @@ _QUEUED = Statement(
 _NEXT_RESULT = Statement("UPDATE sequences SET result = result + 1 RETURNING result")
 _INSERT_RESULT = Statement(
     """INSERT INTO results (result, user_id, batch, first_jid, attempt, node, lease,
-      first_position, items, data, links, bytes, files, seen_seconds, finished_at)
+      first_position, items, data, usage, links, bytes, files, seen_seconds, finished_at)
     SELECT CAST(:result AS BIGINT), CAST(:user_id AS BIGINT), CAST(:batch AS BIGINT),
       CAST(:first_jid AS BIGINT), CAST(:attempt AS BIGINT), CAST(:node AS TEXT),
       CAST(:lease AS TEXT), CAST(:first_position AS BIGINT), CAST(:items AS TEXT), :data,
-      CAST(:links AS BIGINT), CAST(:bytes AS BIGINT), CAST(:files AS BIGINT), seen_seconds,
+      CAST(:usage AS TEXT), CAST(:links AS BIGINT), CAST(:bytes AS BIGINT), CAST(:files AS BIGINT), seen_seconds,
       CAST(:at AS DOUBLE PRECISION) FROM sequences"""
 )
 
@@ -84,8 +84,8 @@ RulesOf = Callable[[Transaction, int], Rules]
 class Report:
     """Elements of a lease that ended, in order of position; ``body`` are their bytes, in order.
 
-    ``facts`` override those of the batch (an exit), ``reused`` whether the interpreter had run
-    other jobs.
+    ``facts`` override those of the batch (an exit), ``reused`` says whether the interpreter had run
+    other jobs, ``usage`` what the whole chunk used, ``over`` that nothing more of the lease comes.
     """
 
     lease: str
@@ -94,6 +94,8 @@ class Report:
     at: float
     facts: Facts | None = None
     reused: bool | None = None
+    usage: dict[str, Any] | None = None
+    over: bool = False
 
 
 @dataclass(slots=True)
@@ -114,6 +116,7 @@ class Outcome:
 class KeptResult:
     """A result row just committed, for those who ask at once."""
 
+    result: int
     first_jid: int
     items: Sequence[Item]
     body: bytes
@@ -152,11 +155,32 @@ def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
         return outcome
     outcome.batch, outcome.user_id = lease.batch, lease.user_id
     items, body = _within(lease, report)
-    if not items:
-        return outcome
-    writer = _Writer(tx, lease, rules_of(tx, lease.batch), report, outcome)
+    if items:
+        _record_items(tx, lease, items, body, report, rules_of(tx, lease.batch), outcome)
+    if report.over and lease.next_position < lease.count:
+        outcome.ready += _still_queued(
+            tx,
+            lease.batch,
+            lease.first_jid + lease.next_position,
+            lease.first_jid + lease.count - 1,
+        )
+        lease.next_position = lease.count
+    settle(tx, lease, outcome)
+    return outcome
+
+
+def _record_items(
+    tx: Transaction,
+    lease: _Lease,
+    items: Sequence[Item],
+    body: bytes,
+    report: Report,
+    rules: Rules,
+    outcome: Outcome,
+) -> None:
+    writer = _Writer(tx, lease, rules, report, outcome)
     writer.result = tx.value(_NEXT_RESULT)
-    for is_done, group in groupby(items, key=lambda item: item[1] == "done"):
+    for is_done, group in groupby(items, key=_is_done):
         members = list(group)
         if is_done:
             writer.done(members)
@@ -166,8 +190,10 @@ def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
     writer.finish(items, body)
     requeue_unreported(tx, lease, items, outcome)
     lease.next_position = items[-1][0] + 1
-    settle(tx, lease, outcome)
-    return outcome
+
+
+def _is_done(item: Item) -> bool:
+    return bool(item[1] == "done")
 
 
 def _within(lease: _Lease, report: Report) -> tuple[Sequence[Item], bytes]:
@@ -306,6 +332,7 @@ class _Writer:
             first_position=items[0][0],
             items=codec.encode([item[1:] for item in items]).decode(),
             data=body or None,
+            usage=codec.encode(self.report.usage).decode() if self.report.usage else None,
             links=self.links,
             bytes=size,
             files=files,
@@ -317,7 +344,7 @@ class _Writer:
         if self.core_seconds:
             core_seconds = self.core_seconds * self.rules.cores
             add_cost(tx, lease.user_id, core_seconds, core_seconds * self.rules.charge)
-        self.outcome.kept = KeptResult(lease.first_jid + items[0][0], items, body)
+        self.outcome.kept = KeptResult(self.result, lease.first_jid + items[0][0], items, body)
 
 
 def _reason(word: str) -> EndReason:

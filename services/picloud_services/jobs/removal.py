@@ -43,6 +43,7 @@ _UNLINK_RESULT = Statement(
     """UPDATE results SET links = links - :count WHERE result = :result
     RETURNING links, node, lease, files, items"""
 )
+_LEASE_IN_USE = Statement("SELECT 1 FROM results WHERE lease = :lease AND lease <> '' LIMIT 1")
 _DELETE_RESULT = Statement("DELETE FROM results WHERE result = :result")
 _PARTS = Statement(
     """SELECT first_jid, count, links, files FROM parts
@@ -237,7 +238,7 @@ def unlink_result(
     if files:
         unlink_item_blobs(tx, items, at)
     tx.run(_DELETE_RESULT, result=result)
-    if lease:
+    if lease and not tx.one(_LEASE_IN_USE, lease=lease):
         removed.outputs.setdefault(node, []).append(lease)
 
 
@@ -250,7 +251,7 @@ def unlink_item_blobs(tx: Transaction, items: str, at: float) -> None:
 
 def _unlink_parts(tx: Transaction, user_id: int, first: int, last: int, at: float) -> None:
     before = tx.value(_FIRST_PART, first=first, user_id=user_id)
-    rows: Sequence[tuple[int, int, int, int]] = tx.all(  # type: ignore[assignment]
+    rows: Sequence[tuple[int, int, int, int]] = tx.all(
         _PARTS, last=last, before=(before or 0) - 1, user_id=user_id
     )
     for part_first, count, linked, files in rows:

@@ -6,11 +6,35 @@ here blocks the loop.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.frames import Pack
 from picloud_jupyter.protocol.ids import JidRange
-from picloud_jupyter.protocol.jobs import JobSpec
+from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, JobSpec, Status
+from picloud_services.base.clock import Clock
+from picloud_services.base.database import Database
+from picloud_services.base.events import Events
+from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
+from picloud_services.jobs import queries
+from picloud_services.jobs.counting import user_counts
+from picloud_services.jobs.dependencies import Dependencies
+from picloud_services.jobs.info import Information
+from picloud_services.jobs.leasing import Arguments, read_part
+from picloud_services.jobs.links import SpecBook, read_function
+from picloud_services.jobs.live import LiveJobs
+from picloud_services.jobs.maps import Maps
+from picloud_services.jobs.outcomes import Outcome
+from picloud_services.jobs.ports import Dispatch, OutputReader
+from picloud_services.jobs.publishing import Publisher
+from picloud_services.jobs.reasoning import Whys
+from picloud_services.jobs.recovery import KnownLease, load, restore
+from picloud_services.jobs.removal import Removal
+from picloud_services.jobs.results import Results
+from picloud_services.jobs.submit import Calls, Desk
+from picloud_services.jobs.waiting import Waiting, unknown
 from picloud_services.jobs.words import (
     CallReceipt,
     Function,
@@ -25,9 +49,81 @@ from picloud_services.jobs.words import (
     WaitAnswer,
 )
 
+_FUNCTION_OF = Statement(
+    """SELECT b.function_digest FROM jobs j JOIN batches b ON b.batch = j.batch
+    WHERE j.jid = :jid AND j.user_id = :user_id"""
+)
+_OWNED = Statement("SELECT 1 FROM jobs WHERE jid = :jid AND user_id = :user_id")
+
 
 class JobService:
-    """Submits, watches, ends and removes jobs."""
+    """Submits, watches, ends and removes jobs. Made by `picloud_services.app`; `start` it once."""
+
+    def __init__(
+        self,
+        database: Database,
+        live: LiveJobs,
+        dispatch: Dispatch,
+        outputs: OutputReader,
+        events: Events,
+        clock: Clock,
+        *,
+        cost_cap: float = 0.0,
+    ) -> None:
+        self._database = database
+        self._live = live
+        self._dispatch = dispatch
+        self._clock = clock
+        self._book = SpecBook()
+        self._publisher = Publisher(live, events)
+        self._dependencies = Dependencies(database, live, dispatch, self._publisher, clock)
+        desk = Desk(
+            database, live, dispatch, self._dependencies, self._book, clock, cost_cap=cost_cap
+        )
+        whys = Whys(live, self._dependencies, dispatch)
+        self._calls = Calls(desk)
+        self._maps = Maps(desk, self._publisher)
+        self._waiting = Waiting(database, live, whys)
+        self._results = Results(database, self._waiting)
+        self._removal = Removal(
+            database, live, dispatch, self._publisher, self._waiting, outputs, clock
+        )
+        self._information = Information(
+            database, live, self._book, dispatch, self._waiting, whys, outputs, clock
+        )
+
+    # ----------------------------------------------------------------------------------- process
+    async def start(self) -> list[KnownLease]:
+        """Take up what is unfinished; return the leases for the dispatcher to match with nodes."""
+        loaded = await self._database.read(
+            lambda tx: load(tx, self._book, self._clock.now_at())
+        )
+        ready = restore(loaded, self._live, self._book)
+        for found in loaded.batches:
+            if found.batch.state == "open":
+                self._maps.reopened(found.batch)
+            if found.waits:
+                self._dependencies.watch(found.batch)
+        self._dispatch.add(ready)
+        return loaded.leases
+
+    async def stop(self) -> None:
+        """Stop what runs on its own; call it before the database is closed."""
+        await self._dependencies.close()
+
+    def committed(self, outcomes: Sequence[Outcome]) -> None:
+        """Take note of what the dispatcher has committed, on the loop, in commit order."""
+        for outcome in outcomes:
+            self._results.keep(outcome)
+            self._publisher.apply(outcome.changes)
+
+    async def abandon_silent_maps(self, silent_seconds: float) -> int:
+        """Give up maps whose client went silent before their end: a step for a ticker."""
+        return await self._maps.abandon_silent(silent_seconds)
+
+    async def flush_read(self) -> None:
+        """Note which results were fetched: a step for a ticker."""
+        await self._results.flush_read()
 
     # ------------------------------------------------------------------------------- submitting
     async def submit_call(
@@ -41,11 +137,13 @@ class JobService:
             NotFound: a dependency or the code version is unknown.
             QuotaExceeded: the user's cap is reached.
         """
+        return await self._calls.submit(user_id, spec, key, function, arguments)
 
     async def create_map(
         self, user_id: int, spec: JobSpec, key: str, count: int | None, function: Function
     ) -> MapReceipt:
         """Return a new map without jobs, or the one made with ``key`` before. Raises as above."""
+        return await self._maps.create(user_id, spec, key, count, function)
 
     async def put_part(
         self,
@@ -65,6 +163,8 @@ class JobService:
             InvalidRequest: the pack does not fit; more than 1,000; outside the map.
             Conflict: the map is sealed or given up, or the part was sent with another content.
         """
+        pack = Arguments(0, count, arguments, tuple(files))
+        return await self._maps.put_part(user_id, map_id, part, first_index, pack)
 
     async def seal_map(
         self, user_id: int, map_id: int, count: int, parts: int
@@ -74,10 +174,21 @@ class JobService:
         Raises:
             Conflict: parts are missing, or the counts differ; the message says which.
         """
+        return await self._maps.seal(user_id, map_id, count, parts)
 
     # ---------------------------------------------------------------------------------- reading
     async def counts(self, user_id: int) -> dict[str, int]:
         """Return how many jobs of the user are in each status."""
+        stored = await self._database.read(lambda tx: user_counts(tx, user_id))
+        running = sum(
+            1
+            for jid in self._live.running
+            if (span := self._live.find(jid)) is not None and span.batch.user_id == user_id
+        )
+        if running:
+            stored[Status.PROCESSING] = running
+            stored[Status.QUEUED] = max(stored[Status.QUEUED] - running, 0)
+        return {str(status): count for status, count in stored.items() if count}
 
     async def list_jobs(
         self,
@@ -90,9 +201,20 @@ class JobService:
         map_id: int | None = None,
     ) -> list[JobLine]:
         """Return at most ``limit`` (up to 1,000) jobs below jid ``before``, newest first."""
+        return await self._information.list_jobs(user_id, limit, before, label, status, map_id)
 
     async def statuses(self, user_id: int, jids: Ranges) -> list[tuple[int, int, str]]:
         """Return runs (first jid, last jid, status) that cover ``jids``. NotFound for others."""
+        elsewhere = self._waiting.split(user_id, jids)
+        stored: list[tuple[int, int, str]] = []
+        if elsewhere:
+            stored = await self._database.read(partial(_stored_runs, user_id, elsewhere))
+        runs = list(stored)
+        for first, last in jids:
+            for span in self._live.overlapping(first, last):
+                start, stop = span.cut(first, last)
+                runs += [(a, b, str(c)) for a, b, c in self._live.runs(span, start, stop)]
+        return _in_order(runs, jids)
 
     async def wait(
         self,
@@ -108,6 +230,9 @@ class JobService:
         ``until``: "all" = all finished; "error" = one failed or all finished; "change" = counts
         differ from ``counts_seen``. Cancelling the call is safe.
         """
+        if until not in ("all", "error", "change"):
+            raise InvalidRequest(f"until must be all, error or change, got {until[:40]!r}")
+        return await self._waiting.wait(user_id, jids, timeout_seconds, until, counts_seen)
 
     async def results(
         self, user_id: int, jids: Ranges, *, limit_bytes: int, wait_seconds: float = 0.0
@@ -116,9 +241,11 @@ class JobService:
 
         With ``wait_seconds`` (max 60) it waits for the first of ``jids`` to finish.
         """
+        return await self._results.results(user_id, jids, limit_bytes, wait_seconds)
 
     async def result(self, user_id: int, jid: int) -> ResultItem:
         """Return the result of one finished job. Conflict while it is not finished."""
+        return await self._results.result(user_id, jid)
 
     async def info(
         self, user_id: int, jids: Ranges, fields: Sequence[str] | None
@@ -130,15 +257,19 @@ class JobService:
         Raises:
             InvalidRequest: unknown field; the message names near ones.
         """
+        return await self._information.info(user_id, jids, fields)
 
     async def arguments(self, user_id: int, jid: int) -> Payload:
         """Return the pickled (args, kwargs) of a job."""
+        return await self._database.read(partial(_arguments, user_id, jid))
 
     async def function(self, user_id: int, jid: int) -> Function:
         """Return the pickled function of a job."""
+        return await self._database.read(partial(_function, user_id, jid))
 
     async def output_place(self, user_id: int, jid: int) -> OutputPlace | None:
         """Return where the output of a job's last attempt is; None if it never started."""
+        return await self._information.output_place(user_id, jid)
 
     async def require(self, user_id: int, jids: Ranges) -> None:
         """Return if all of ``jids`` are the user's.
@@ -146,9 +277,17 @@ class JobService:
         Raises:
             NotFound: the first that is not.
         """
+        await self._waiting.require(user_id, jids)
 
     def lease_is_live(self, lease: str, user_id: int, jid: int, attempt: int) -> bool:
         """Return whether ``lease`` runs that attempt of ``jid`` now: the check behind job keys."""
+        span = self._live.find(jid)
+        if span is None or span.batch.user_id != user_id:
+            return False
+        if self._live.status(jid) in FINISHED_STATUSES:
+            return False
+        held = self._dispatch.lease_of(jid)
+        return held is not None and held.lease == lease and held.attempt == attempt
 
     # ------------------------------------------------------------------------- ending, removing
     async def kill(self, user_id: int, jids: Ranges | None) -> int:
@@ -156,6 +295,7 @@ class JobService:
 
         Returns when each is final, or its kill was sent and not answered for 2 seconds.
         """
+        return await self._removal.kill(user_id, jids)
 
     async def delete(self, user_id: int, jids: Ranges) -> int:
         """Return how many jobs were removed with all that belongs to them.
@@ -163,3 +303,49 @@ class JobService:
         Raises:
             Conflict: one is not finished.
         """
+        removed = await self._removal.delete(user_id, jids)
+        self._results.forget(jids)
+        return removed
+
+
+def _stored_runs(user_id: int, jids: Ranges, tx: Transaction) -> list[tuple[int, int, str]]:
+    found: list[tuple[int, int, str]] = []
+    for first, last in jids:
+        runs = list(queries.status_runs(tx, user_id, first, last))
+        if sum(b - a + 1 for a, b, _ in runs) != last - first + 1:
+            raise unknown(first, last)
+        found += runs
+    return found
+
+
+def _in_order(runs: list[tuple[int, int, str]], jids: Ranges) -> list[tuple[int, int, str]]:
+    """Return ``runs`` in the order of ``jids``, neighbours of one status joined."""
+    if len(jids) == 1:
+        ordered = sorted(runs)
+    else:
+        ordered = [
+            run for first, last in jids for run in sorted(runs) if first <= run[0] <= last
+        ]
+    joined: list[tuple[int, int, str]] = []
+    for first, last, status in ordered:
+        if joined and joined[-1][2] == status and joined[-1][1] + 1 == first:
+            joined[-1] = (joined[-1][0], last, status)
+        else:
+            joined.append((first, last, status))
+    return joined
+
+
+def _arguments(user_id: int, jid: int, tx: Transaction) -> Payload:
+    if not tx.one(_OWNED, jid=jid, user_id=user_id):
+        raise unknown(jid, jid)
+    found = read_part(tx, jid).cut(jid, 1)
+    if found.files:
+        return found.files[0][1]
+    return Pack(found.pack)[0]
+
+
+def _function(user_id: int, jid: int, tx: Transaction) -> Function:
+    digest = tx.value(_FUNCTION_OF, jid=jid, user_id=user_id)
+    if digest is None:
+        raise unknown(jid, jid)
+    return read_function(tx, digest)

@@ -99,6 +99,7 @@ class NewLease:
     node: str
     slot: str
     fresh: bool = False
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +305,6 @@ def insert_lease(
     user_id: int,
     first_jid: int,
     count: int,
-    attempt: int,
     at: float,
 ) -> None:
     """Enter a lease over ``count`` jobs from ``first_jid`` on."""
@@ -315,7 +315,7 @@ def insert_lease(
         user_id=user_id,
         first_jid=first_jid,
         count=count,
-        attempt=attempt,
+        attempt=lease.attempt,
         node=lease.node,
         slot=lease.slot,
         fresh=int(lease.fresh),

@@ -254,7 +254,6 @@ def _enter_call(
             user_id=new.user_id,
             first_jid=jid,
             count=1,
-            attempt=1,
             at=new.at,
         )
     return entered

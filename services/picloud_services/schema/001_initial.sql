@@ -143,7 +143,8 @@ CREATE TABLE leases (
 
 -- What came back for elements first_position .. of a lease, in one record: `items` is the JSON
 -- [[reason, started_at, runtime, cpu_user, cpu_system, size, extra], ...], `data` the bodies one after another.
--- `links` counts the jobs that point here; `bytes` is what retention weighs.
+-- `usage` is what the whole chunk used (JSON), on its last record. `links` counts the jobs that point
+-- here; `bytes` is what retention weighs. Leases are numbered in time, so their index grows at its end.
 CREATE TABLE results (
   result BIGINT PRIMARY KEY,
   user_id BIGINT NOT NULL,
@@ -155,6 +156,7 @@ CREATE TABLE results (
   first_position BIGINT NOT NULL,
   items TEXT NOT NULL,
   data BYTEA,
+  usage TEXT,
   links BIGINT NOT NULL,
   bytes BIGINT NOT NULL,
   files BIGINT NOT NULL DEFAULT 0,
@@ -163,6 +165,7 @@ CREATE TABLE results (
   finished_at DOUBLE PRECISION NOT NULL
 );
 CREATE INDEX results_by_age ON results (seen_seconds);
+CREATE INDEX results_by_lease ON results (lease) WHERE lease <> '';
 
 -- Blobs that rows name. Those without links go after a grace.
 CREATE TABLE blobs (
