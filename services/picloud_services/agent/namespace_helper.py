@@ -1,26 +1,33 @@
 """Works inside a container's network namespace for the agent: a program of its own.
 
-It is run once per container as ``python -I -S namespace_helper.py REQUEST``, because entering a
-user namespace needs a process with a single thread. REQUEST is JSON; the answer is one JSON
-message on the socket ``reply_fd``, ``{"error": ""}`` when all went well. Standard library only.
+It is run once per container as ``python -I -S namespace_helper.py REPLY_FD DO NAME=VALUE…``, because
+entering a user namespace needs a process with a single thread. The answer is one message on the
+socket REPLY_FD: ``+`` and a number when all went well, else ``-`` and the reason in words.
 
-* ``{"do": "pasta", "pid", "uid", "gid", "program", "arguments", "blocked"}``: makes the networks
-  in ``blocked`` unreachable inside, starts pasta as uid:gid; the answer has its ``pid``.
-* ``{"do": "listen", "pid", "port"}``: the answer carries a socket that listens on 127.0.0.1
-  inside, by SCM_RIGHTS.
-* With ``"trial": true`` there is no ``pid``: the same is done to namespaces made for it, and all
-  of it is ended afterwards.
+* DO ``pasta`` with uid, gid, program, argument…, blocked…: makes the networks ``blocked``
+  unreachable inside and starts pasta as uid:gid; the number is its pid.
+* DO ``listen`` with port: the answer carries a socket that listens on 127.0.0.1 inside, by
+  SCM_RIGHTS.
+* The container is named by ``pid``, a process in it. With ``trial`` = 1 and uid, gid instead, the
+  same is done to namespaces made for it, and all of it is ended afterwards.
+
+Its start is on the way to a job's first network access: it imports as little as it can.
 """
+
+from __future__ import annotations
 
 import ctypes
 import fcntl
-import json
 import os
 import signal
 import socket
 import stat
 import struct
 import sys
+
+TYPE_CHECKING = False  # typing costs a third of this program's start
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
@@ -41,42 +48,64 @@ class HelperError(Exception):
     """What could not be done, in words for the user."""
 
 
+class _Request:
+    """What is asked; a value may be given several times."""
+
+    def __init__(self, do: str, arguments: list[str]) -> None:
+        self.do = do
+        self._values: dict[str, list[str]] = {}
+        for argument in arguments:
+            name, _, value = argument.partition("=")
+            self._values.setdefault(name, []).append(value)
+
+    def text(self, name: str) -> str:
+        return self._values[name][0]
+
+    def number(self, name: str) -> int:
+        return int(self._values.get(name, ("0",))[0])
+
+    def texts(self, name: str) -> list[str]:
+        return self._values.get(name, [])
+
+
 def main() -> None:
-    """Do what the request says and send the answer."""
-    request = json.loads(sys.argv[1])
-    reply = socket.socket(fileno=request["reply_fd"])
+    """Do what is asked and send the answer."""
+    reply = socket.socket(fileno=int(sys.argv[1]))
+    request = _Request(sys.argv[2], sys.argv[3:])
     fds: list[int] = []
     try:
-        answer = _trial(request, fds) if request.get("trial") else _do(request, fds)
+        if request.number("trial"):
+            _try_out(request)
+            answer = "+0"
+        else:
+            answer = f"+{_carry_out(request, request.number('pid'), fds)}"
     except (HelperError, OSError) as error:
-        answer = {"error": str(error)}
-    socket.send_fds(reply, [json.dumps({"error": "", **answer}).encode()], fds)
+        answer = f"-{error}"
+    socket.send_fds(reply, [answer.encode()], fds)
 
 
-def _do(request: dict, fds: list[int]) -> dict:  # type: ignore[type-arg]  # plain JSON
-    namespaces = _Namespaces(request["pid"])
-    if request["do"] == "listen":
-        fds.append(namespaces.call(lambda: _listen(request["port"])))
-        return {}
-    namespaces.call(lambda: _block(request["blocked"]))
-    return {"pid": _start_pasta(request, namespaces)}
+def _carry_out(request: _Request, pid: int, fds: list[int]) -> int:
+    """Do it to the namespace of ``pid``; return pasta's pid, or 0 and a descriptor in ``fds``."""
+    namespaces = _Namespaces(pid)
+    if request.do == "listen":
+        fds.append(namespaces.call(lambda: _listen(request.number("port"))))
+        return 0
+    namespaces.call(lambda: _block(request.texts("blocked")))
+    return _start_pasta(request, namespaces)
 
 
-def _trial(request: dict, fds: list[int]) -> dict:  # type: ignore[type-arg]
-    child = _make_namespaces(request["uid"], request["gid"])
+def _try_out(request: _Request) -> None:
+    child = _make_namespaces(request.number("uid"), request.number("gid"))
     pasta = 0
     try:
-        answer = _do({**request, "pid": child}, fds)
-        pasta = answer.get("pid", 0)
+        pasta = _carry_out(request, child, [])
         if pasta and not _has_default_route(child):
             raise HelperError("pasta started but made no route")
     finally:
-        fds.clear()
         for pid in (pasta, child):
             if pid:
                 os.kill(pid, signal.SIGKILL)
         os.waitpid(child, 0)
-    return {}
 
 
 def _make_namespaces(uid: int, gid: int) -> int:
@@ -133,7 +162,7 @@ class _Namespaces:
         if os.path.samefile(f"/proc/self/fd/{self.net}", "/proc/self/ns/net"):
             raise HelperError(f"process {pid} is in this machine's own network namespace")
 
-    def call(self, work) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001  # () -> fd | None
+    def call(self, work: Callable[[], int | None]) -> int:
         """Run ``work`` inside, in a child; return the descriptor it returned, or -1.
 
         Raises:
@@ -199,7 +228,7 @@ def _unreachable_route(family: int, address: bytes, length: int) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), 24, 0x605, 1, 0) + body
 
 
-def _start_pasta(request: dict, namespaces: _Namespaces) -> int:  # type: ignore[type-arg]
+def _start_pasta(request: _Request, namespaces: _Namespaces) -> int:
     """Start pasta and return its pid once it forwards.
 
     pasta enters the user namespace first, from where it may open this process's descriptors no
@@ -207,17 +236,18 @@ def _start_pasta(request: dict, namespaces: _Namespaces) -> int:  # type: ignore
     """
     read_out, write_out = os.pipe()
     read_error, write_error = os.pipe()
-    os.fchown(write_out, request["uid"], request["gid"])  # pasta opens it by name, as that user
-    _make_tun_usable(request["uid"])
-    _become(request["uid"], request["gid"])
+    uid, gid = request.number("uid"), request.number("gid")
+    os.fchown(write_out, uid, gid)  # pasta opens it by name, as that user
+    _make_tun_usable(uid)
+    _become(uid, gid)
     where = ["--netns", f"/proc/{namespaces.pid}/ns/net"]
     if namespaces.user_is_ours:
         where.append("--netns-only")
     else:
         where += ["--userns", f"/proc/{os.getpid()}/fd/{namespaces.user}"]
     pid = os.posix_spawn(
-        request["program"],
-        ["pasta", *request["arguments"], "-P", "/proc/self/fd/1", *where],
+        request.text("program"),
+        ["pasta", *request.texts("argument"), "-P", "/proc/self/fd/1", *where],
         {"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

@@ -16,10 +16,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from picloud_jupyter.protocol.jobs import ContainerKind, NetworkPolicy
 from picloud_services.agent import namespace_helper
@@ -71,11 +69,11 @@ async def choose_network(kind: ContainerKind, uid: int, gid: int) -> NetworkChoi
         why = plan
     else:
         request = _pasta_request(program, plan, uid, gid)
-        why = await _ask_in_words({**request, "trial": True})
+        why = (await _ask([*request, "trial=1"])).words
         if not why:
             return NetworkChoice(NetworkMode.PASTA, program)
-    listen = {"do": "listen", "port": PROXY_PORT, "uid": uid, "gid": gid, "trial": True}
-    refused = await _ask_in_words(listen)
+    listen = ["listen", f"port={PROXY_PORT}", f"uid={uid}", f"gid={gid}", "trial=1"]
+    refused = (await _ask(listen)).words
     if not refused:
         return NetworkChoice(NetworkMode.PROXY, why=why)
     return NetworkChoice(NetworkMode.NONE, why=f"{why}; {refused}")
@@ -244,8 +242,8 @@ class Network:
         process = _read_state(path)
         if process is None:
             answer = await self._start_pasta(attachment)
-            attachment.words = str(answer["error"])
-            process = None if attachment.words else find_process(int(answer["pid"]))
+            attachment.words = answer.words
+            process = None if answer.words else find_process(answer.number)
             if process is not None:
                 _write_state(path, process)
         attachment.task = None
@@ -256,24 +254,21 @@ class Network:
         attachment.pasta = process
         self._watch(attachment, process)
 
-    async def _start_pasta(self, attachment: _Attachment) -> dict[str, Any]:
+    async def _start_pasta(self, attachment: _Attachment) -> "_Answer":
         plan = plan_pasta(host_network())
         if isinstance(plan, str):
-            return {"error": plan}
+            return _Answer(plan)
         request = _pasta_request(self.choice.program, plan, attachment.uid, attachment.gid)
-        answer, _ = await _ask({**request, "pid": attachment.init_pid})
-        return answer
+        return await _ask([*request, f"pid={attachment.init_pid}"])
 
     async def _connect_proxy(self, attachment: _Attachment) -> None:
-        answer, fds = await _ask(
-            {"do": "listen", "pid": attachment.init_pid, "port": PROXY_PORT}
-        )
-        attachment.words = str(answer["error"])
+        answer = await _ask(["listen", f"pid={attachment.init_pid}", f"port={PROXY_PORT}"])
+        attachment.words = answer.words
         attachment.task = None
         if attachment.words:
             logger.warning("container %s: %s", attachment.container, attachment.words)
             return
-        attachment.proxy = Proxy(socket.socket(fileno=fds[0]))
+        attachment.proxy = Proxy(socket.socket(fileno=answer.fds[0]))
         attachment.proxy.start()
 
     def _watch(self, attachment: _Attachment, process: Process) -> None:
@@ -327,15 +322,12 @@ class Network:
             (self._state / f"{attachment.container}.json").unlink(missing_ok=True)
 
 
-def _pasta_request(program: str, plan: PastaPlan, uid: int, gid: int) -> dict[str, Any]:
-    return {
-        "do": "pasta",
-        "uid": uid,
-        "gid": gid,
-        "program": program,
-        "arguments": plan.arguments,
-        "blocked": [str(network) for network in BLOCKED_NETWORKS],
-    }
+def _pasta_request(program: str, plan: PastaPlan, uid: int, gid: int) -> list[str]:
+    return [
+        *("pasta", f"uid={uid}", f"gid={gid}", f"program={program}"),
+        *(f"argument={argument}" for argument in plan.arguments),
+        *(f"blocked={network}" for network in BLOCKED_NETWORKS),
+    ]
 
 
 def _read_state(path: Path) -> Process | None:
@@ -356,24 +348,26 @@ def _write_state(path: Path, process: Process) -> None:
     partial.replace(path)
 
 
-async def _ask_in_words(request: dict[str, Any]) -> str:
-    answer, fds = await _ask(request)
-    for fd in fds:
-        os.close(fd)
-    return str(answer["error"])
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the helper said: why it failed ("" = it did not), a number, descriptors."""
+
+    words: str
+    number: int = 0
+    fds: tuple[int, ...] = ()
 
 
-async def _ask(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+async def _ask(request: list[str]) -> _Answer:
     return await asyncio.to_thread(_run_helper, request)
 
 
-def _run_helper(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-    """Run the helper and return its answer with the descriptors it passed; in a worker thread."""
+def _run_helper(request: list[str]) -> _Answer:
+    """Run the helper and return its answer; in a worker thread."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        text = json.dumps({**request, "reply_fd": theirs.fileno()})
+        program = [sys.executable, "-I", "-S", str(namespace_helper.__file__)]
         helper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(namespace_helper.__file__), text],
+            [*program, str(theirs.fileno()), *request],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -386,7 +380,7 @@ def _run_helper(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
             helper.kill()
             said, fds = b"", []
         helper.wait()
-    with suppress(ValueError):
-        answer = json.loads(said)
-        return answer, fds
-    return {"error": "the network helper gave no answer; see the agent's log"}, fds
+    if said.startswith(b"+"):
+        return _Answer("", int(said[1:]), tuple(fds))
+    words = said[1:].decode(errors="replace")
+    return _Answer(words or "the network helper gave no answer; the agent's log may say why")
