@@ -85,6 +85,7 @@ class _Module:
     warning: str = ""
 
 
+_DEFINITIONS = (type, types.FunctionType, types.ModuleType)
 _NOTHING = SourceFacts(frozenset(), uses_place=False, calls_import=False)
 
 
@@ -195,14 +196,12 @@ def _stamp(path: str) -> bytes:
 
 
 def _imported_by(main: types.ModuleType) -> set[str]:
-    names: set[str] = set()
-    for value in list(vars(main).values()):
-        name = value.__name__ if isinstance(value, types.ModuleType) else None
-        if name is None and isinstance(value, type | types.FunctionType):
-            name = value.__module__
-        if isinstance(name, str):
-            names.add(name)
-    return names
+    values = list(vars(main).values())
+    # looking at each type once: most values of a notebook are data
+    kinds = {kind for kind in set(map(type, values)) if issubclass(kind, _DEFINITIONS)}
+    found = [value for value in values if type(value) in kinds]
+    names = {v.__name__ if isinstance(v, types.ModuleType) else v.__module__ for v in found}
+    return {name for name in names if isinstance(name, str)}
 
 
 def _spec_of(name: str) -> importlib.machinery.ModuleSpec | None:

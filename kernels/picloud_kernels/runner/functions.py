@@ -113,8 +113,6 @@ def load_failure_body(
     exc: BaseException,
     what: str,
     header: FunctionHeader | None,
-    *,
-    packages: Sequence[str] = (),
 ) -> bytes:
     """Return the body of an element whose function or arguments could not be loaded."""
     lines = [f"{what} could not be loaded where the job runs: {type(exc).__name__}: {exc}"]
