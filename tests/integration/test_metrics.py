@@ -1,5 +1,6 @@
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_store_when_over_its_size_then_drops_the_oldest(tmp_path):
     limit = store.used_bytes // 2
     while store.prune(0.0, limit):
         pass
-    left = store.read(1, 0.0)
+    left, _ = store.read(1, 0.0, 20_000)
     assert store.used_bytes <= limit
     assert left == samples(1, 20_000)[-len(left) :]
     assert left
@@ -87,7 +88,7 @@ def test_store_when_the_file_is_damaged_then_it_is_put_aside(tmp_path):
     path.write_bytes(b"this is not a database, " * 500)
     store = SampleStore(path)
     store.add(samples(1, 1))
-    assert store.read(1, 0.0) == samples(1, 1)
+    assert store.read(1, 0.0, 10) == (samples(1, 1), 0.0)
     assert (tmp_path / "metrics.db.broken").exists()
     store.close()
 
@@ -99,3 +100,31 @@ async def test_add_when_the_disk_fails_then_counts_what_is_lost(metrics):
     while metrics.dropped < 5 and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
     assert metrics.dropped == 5
+
+
+def test_store_when_more_than_asked_for_then_thins_and_keeps_peaks_and_totals(tmp_path):
+    store = SampleStore(tmp_path / "metrics.db")
+    history = samples(1, 10_000)
+    history[4321] = replace(history[4321], memory_bytes=10**9)
+    store.add(history)
+    found, spacing = store.read(1, 0.0, 100)
+    assert 90 <= len(found) <= 101
+    assert 90 <= spacing <= 110
+    assert max(s.memory_bytes for s in found) == 10**9
+    assert found[-1].cpu_seconds == history[-1].cpu_seconds
+    store.close()
+
+
+async def test_series_when_a_long_job_is_thinned_then_it_has_no_false_gap(metrics):
+    metrics.add(samples(7, 10_000))
+    [points] = await metrics.series(7, max_points=50)
+    assert 30 <= len(points) <= 50
+    assert all(abs(p.cpu_cores - 0.5) < 1e-9 for p in points)
+
+
+async def test_series_when_a_thinned_job_was_not_measured_for_long_then_the_gap_stays(metrics):
+    metrics.add(samples(7, 5_000))
+    later = [replace(s, cpu_seconds=s.cpu_seconds + 5_000) for s in samples(7, 5_000, 20_000.0)]
+    metrics.add(later)
+    stretches = await metrics.series(7, max_points=50)
+    assert len(stretches) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from picloud_jupyter.protocol.metrics import ResourceSample
-from picloud_services.metrics.rollup import UsagePoint, rates, thin
+from picloud_services.metrics.rollup import DEFAULT_GAP_SECONDS, UsagePoint, rates, thin
 from picloud_services.metrics.store import PRUNE_ROWS, SampleStore
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ MAX_PENDING = 20_000  # samples that wait for a slow disk; the oldest are droppe
 DEFAULT_RETENTION_SECONDS = 30 * 86_400.0
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
 DEFAULT_MAX_POINTS = 1_000
+READ_PER_POINT = 4  # samples read for each point wanted: enough to see gaps and peaks
 
 
 class MetricsService:
@@ -77,15 +78,16 @@ class MetricsService:
     async def samples(
         self, jid: int, since_at: float = 0.0, max_points: int = DEFAULT_MAX_POINTS
     ) -> list[ResourceSample]:
-        """Return the samples of ``jid`` after ``since_at``, thinned to ``max_points``."""
-        found = await self._read(jid, since_at)
-        return thin(found, max_points)
+        """Return the samples of ``jid`` after ``since_at``, thinned to ``max_points`` (at least 2)."""
+        found, _ = await self._read(jid, since_at, max_points)
+        return found
 
     async def series(
         self, jid: int, since_at: float = 0.0, max_points: int = DEFAULT_MAX_POINTS
     ) -> list[list[UsagePoint]]:
         """Return the use of ``jid`` over time: one list of points per stretch without a gap."""
-        return rates(await self.samples(jid, since_at, max_points))
+        found, gap_seconds = await self._read(jid, since_at, max_points)
+        return rates(found, gap_seconds=gap_seconds)
 
     async def delete(self, jids: Sequence[int]) -> None:
         """Forget the samples of ``jids``."""
@@ -104,11 +106,25 @@ class MetricsService:
             if count < PRUNE_ROWS:
                 return removed
 
-    async def _read(self, jid: int, since_at: float) -> list[ResourceSample]:
+    async def _read(
+        self, jid: int, since_at: float, max_points: int
+    ) -> tuple[list[ResourceSample], float]:
+        """Return (at most ``max_points`` samples, the seconds between them that are a gap)."""
         store = self._open_store
-        stored = await self._in_thread(lambda: store.read(jid, since_at))
+
+        def read() -> tuple[list[ResourceSample], float]:
+            return store.read(jid, since_at, READ_PER_POINT * max_points)
+
+        stored, spacing = await self._in_thread(read)
         last_at = stored[-1].at if stored else since_at
-        return stored + [s for s in self._pending if s.jid == jid and s.at > last_at]
+        found = stored + [s for s in self._pending if s.jid == jid and s.at > last_at]
+        gap_seconds = max(DEFAULT_GAP_SECONDS, 2 * spacing)
+        thinned = thin(found, max_points, gap_seconds=gap_seconds)
+        if len(thinned) < len(found) and found:
+            # What was thinned away is no gap.
+            span = found[-1].at - found[0].at
+            gap_seconds = max(gap_seconds, 4 * span / max_points)
+        return thinned, gap_seconds
 
     @property
     def _open_store(self) -> SampleStore:

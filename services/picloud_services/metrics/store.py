@@ -39,6 +39,16 @@ CREATE TABLE IF NOT EXISTS sample (
 CREATE INDEX IF NOT EXISTS sample_of_job ON sample (jid, at);
 """
 
+_THINNED = """
+SELECT s.at, s.jid, s.cpu_seconds, peak.memory_bytes, s.disk_read_bytes, s.disk_written_bytes,
+       s.network_received_bytes, s.network_sent_bytes, peak.processes, peak.approximate
+FROM (SELECT max(id) AS id, max(memory_bytes) AS memory_bytes, max(processes) AS processes,
+             max(approximate) AS approximate
+      FROM sample WHERE jid = ? AND at > ? GROUP BY CAST((at - ?) / ? AS INTEGER)) AS peak
+JOIN sample AS s ON s.id = peak.id
+ORDER BY s.at, s.id
+"""
+
 
 class SampleStore:
     """Samples by job and time, the oldest dropped first. Close it when done.
@@ -90,13 +100,28 @@ class SampleStore:
                 rows,
             )
 
-    def read(self, jid: int, since_at: float) -> list[ResourceSample]:
-        """Return the samples of ``jid`` taken after ``since_at``, in order of time."""
-        rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM sample WHERE jid = ? AND at > ? ORDER BY at, id",  # noqa: S608
+    def read(
+        self, jid: int, since_at: float, max_rows: int
+    ) -> "tuple[list[ResourceSample], float]":
+        """Return (samples of ``jid`` taken after ``since_at`` in order of time, their spacing).
+
+        More than ``max_rows`` are thinned here: the last sample of each span of equal length, with
+        the span's maximum of memory and processes. The spacing is that length, 0.0 if all came.
+        """
+        count, first_at, last_at = self._connection.execute(
+            "SELECT count(*), min(at), max(at) FROM sample WHERE jid = ? AND at > ?",
             (jid, since_at),
-        )
-        return [ResourceSample(*(*row[:-1], bool(row[-1]))) for row in rows]
+        ).fetchone()
+        span = 0.0
+        if count <= max_rows:
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM sample WHERE jid = ? AND at > ? ORDER BY at, id",  # noqa: S608
+                (jid, since_at),
+            )
+        else:
+            span = (last_at - first_at) / max_rows or 1.0
+            rows = self._connection.execute(_THINNED, (jid, since_at, first_at, span))
+        return [ResourceSample(*(*row[:-1], bool(row[-1]))) for row in rows], span
 
     def delete(self, jids: Sequence[int]) -> None:
         """Remove the samples of ``jids``."""
