@@ -7,6 +7,7 @@ import socket
 import struct
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def shared_box(station):
 
 def printed(box: Box, lease: str, position: int, stream: str = "stdout") -> bytes:
     return read(box.logs, lease, position, stream, 0, 1 << 20).data
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end_at, "it did not come about in time"
+        time.sleep(0.005)
 
 
 def forged(**fields) -> str:
@@ -322,14 +330,11 @@ def test_retire_when_a_chunk_runs_lets_it_end(station):
 
 def test_agent_when_it_is_away_misses_nothing(station):
     box = station.start()
-    lease = box.chunk("a", *["sleep:0.01 result:20"] * 20)
+    lease = box.chunk("a", *["out:x sleep:0.01 result:20"] * 20)
     box.peer.link.close()
-    end_at = time.monotonic() + 5
-    while "exited" not in Path(box.order.folder, "status.json").read_text():
-        if time.monotonic() > end_at - 4.5:
-            os.kill(box.hello["init_pid"], 9)
-        assert time.monotonic() < end_at
-        time.sleep(0.01)
+    wait_until(lambda: printed(box, lease, 5) == b"x")
+    os.kill(box.hello["init_pid"], signal.SIGKILL)
+    wait_until(lambda: '"exited"' in Path(box.order.folder, "status.json").read_text())
     box.reconnect()
     frames = box.peer.receive_until("exited")
     assert covered(frames, lease) == list(range(20))
@@ -370,10 +375,7 @@ def test_chunk_when_a_large_map_is_run_is_read_by_a_slow_agent(station):
     box = station.start()
     lease = "a" * 16
     box.peer.send(chunk_header(lease, 400), b"f", pack(("result:60000 out:x",) * 400))
-    end_at = time.monotonic() + 10
-    while read(box.logs, lease, 399, "stdout", 0, 1).data != b"x":
-        assert time.monotonic() < end_at
-        time.sleep(0.01)
+    wait_until(lambda: printed(box, lease, 399) == b"x")
     frames = box.until_end()
     assert covered(frames, lease) == list(range(400))
     assert sum(len(body) for _, body in frames) == 400 * 60000

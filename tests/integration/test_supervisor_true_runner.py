@@ -1,0 +1,124 @@
+"""Supervisor and runner as they are shipped, together."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picloud_jupyter.protocol.frames import pack_records
+from picloud_jupyter.serialize.failure import load_failure
+from picloud_jupyter.serialize.payload import digest, dump_call, dump_function, load
+from picloud_services.agent.output_files import read
+from tests.integration.supervisor_harness import (
+    Box,
+    Frame,
+    Station,
+    chunk_header,
+    closed_links,
+    items,
+)
+from tests.runner_harness import make_bundle
+
+__all__ = ["closed_links"]
+KEY = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def true_station() -> Iterator[Station]:
+    with tempfile.TemporaryDirectory(prefix="pcs") as folder:
+        station = Station(Path(folder), make_bundle(Path(folder)))
+        yield station
+        station.close()
+
+
+@pytest.fixture(scope="module")
+def true_box(true_station: Station) -> Box:
+    return true_station.start()
+
+
+def call(box: Box, letter: str, function: Any, *arguments: tuple[Any, ...]) -> list[Frame]:
+    """Run ``function`` for each of ``arguments``; return every frame up to the end."""
+    parts = dump_function(function)
+    data = b"".join(parts)
+    header = chunk_header(
+        letter * 16,
+        len(arguments),
+        function=digest(parts),
+        function_bytes=len(data),
+        single_use=False,
+        fresh=False,
+        profile=False,
+        fast=0,
+        max_result_bytes=0,
+        lease_key=KEY,
+        user_id=0,
+        kind="call",
+        estimate_seconds=0.0,
+    )
+    pack = pack_records([b"".join(dump_call(args, {})) for args in arguments])
+    box.peer.send(header, data, pack)
+    return box.until_end()
+
+
+def bodies(frames: list[Frame]) -> list[bytes]:
+    found = []
+    for header, body in frames:
+        at = 0
+        for item in header.get("items", ()):
+            found.append(body[at : at + item[6]])
+            at += item[6]
+    return found
+
+
+def test_call_when_the_function_prints_and_returns_brings_both_back(true_box):
+    def work(x):
+        print("working on", x)
+        return x * 2
+
+    frames = call(true_box, "1", work, (1,), (21,))
+    assert [load(body) for body in bodies(frames)] == [2, 42]
+    assert read(true_box.logs, "1" * 16, 1, "stdout", 0, 100).data == b"working on 21\n"
+    usage = frames[-1][0]["usage"]
+    assert usage["rss_bytes"] > 1_000_000
+    assert usage["elements"] == 2
+
+
+def test_call_when_one_element_raises_the_others_are_done(true_box):
+    def divide(x):
+        return 1 / x
+
+    frames = call(true_box, "2", divide, (1,), (0,), (2,))
+    assert [item[1] for item in items(frames)] == ["done", "error", "done"]
+    assert "ZeroDivisionError" in load_failure(bodies(frames)[1]).traceback
+
+
+def test_call_when_the_result_is_large_leaves_a_file(true_box):
+    frames = call(true_box, "3", bytes, (200_000,))
+    (item,) = items(frames)
+    assert item[6] == 0
+    path = Path(true_box.order.request.out_dir, item[7]["file"])
+    assert path.stat().st_size == item[7]["size"]
+    assert load(path.read_bytes()) == bytes(200_000)
+
+
+def test_call_when_the_interpreter_is_ended_names_the_element(true_station):
+    box = true_station.start()
+
+    def leave(x):
+        if x:
+            os._exit(7)
+
+    frames = call(box, "4", leave, (0,), (1,), (0,))
+    exited = frames[-1][0]
+    assert (exited["position"], exited["wait_status"]) == (1, 7 << 8)
+    assert [item[0] for item in items(frames)] == [0]
+
+
+def test_retire_when_the_runner_is_idle_ends_it_by_itself(true_station):
+    box = true_station.start()
+    box.peer.send({"t": "retire"})
+    exited = box.peer.receive_until("exited")[-1][0]
+    assert (exited["wait_status"], exited["asked"]) == (0, "shutdown")
