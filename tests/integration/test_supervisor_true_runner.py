@@ -41,12 +41,11 @@ def true_box(true_station: Station) -> Box:
 
 def call(box: Box, letter: str, function: Any, *arguments: tuple[Any, ...]) -> list[Frame]:
     """Run ``function`` for each of ``arguments``; return every frame up to the end."""
-    parts = dump_function(function)
-    data = b"".join(parts)
+    data = dump_function(function)
     header = chunk_header(
         letter * 16,
         len(arguments),
-        function=digest(parts),
+        function=digest([data]),
         function_bytes=len(data),
         single_use=False,
         fresh=False,

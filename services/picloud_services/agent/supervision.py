@@ -31,6 +31,7 @@ LOOK_SECONDS = 0.02  # how often to look whether the next element has taken its 
 HELLO_SECONDS = 60.0  # a runner that is not ready by then has failed to start
 CLOSED_SECONDS = 1.0  # between the end of the runner's link and the end of its process
 STOP_SECONDS = 5.0  # for a runner that was asked to stop
+SIGKILL = 9  # from outside: the container was lost, its start did not fail
 END_SECONDS = 60.0  # for a runner to come back after the last element of a chunk
 
 
@@ -214,7 +215,7 @@ class Supervision:
         ``left`` is how many tokens were still in the pipe, ``words`` what it said before it was
         ready.
         """
-        if not self._was_ready:
+        if not self._was_ready or self._never_ran(wait_status, left):
             return self.start_failed("start_failed", self._why_not_ready(wait_status, words))
         actions: list[Action] = []
         chunk, lease, position = self.current, None, None
@@ -283,6 +284,13 @@ class Supervision:
             return []
         chunk.announced = position
         return [Started(chunk.lease, position)]
+
+    def _never_ran(self, wait_status: int, left: int) -> bool:
+        """Return whether the runner ended by itself before it took a single element."""
+        chunk = self.current
+        if self.asked or self.elements or (chunk and chunk.limit != left):
+            return False
+        return bool(self._message) or wait_status & 0x7F != SIGKILL
 
     def _orphaned(self, now: float) -> list[Action]:
         if self._orphan_at is None or now < self._orphan_at:

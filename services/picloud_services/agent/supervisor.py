@@ -140,9 +140,9 @@ class Supervisor:
         finally:
             runner.link.close_far_ends()
         runner.measure(running)
-        facts = {"init_pid": running.init_pid, "cgroups": list(running.cgroups)}
-        self._status.write(runner_pid=None, **facts)
-        self._tell_now({"t": "made", **facts})
+        self._status.write(
+            runner_pid=None, init_pid=running.init_pid, cgroups=list(running.cgroups)
+        )
         self._watch(self._process.pidfd, self._on_exit)
         for what in runner.sources:
             self._watch(what, self._want_pump)
@@ -159,14 +159,9 @@ class Supervisor:
         self._watch_runner_socket()
         if runner.hello is not None and not was_ready:
             self._status.write(state="ready", runner_pid=runner.hello.pid)
-            self._tell_now(
-                {
-                    "t": "ready",
-                    "seconds": time.monotonic() - self._began_at,
-                    "runner_pid": runner.hello.pid,
-                    "rss_bytes": runner.hello.rss_bytes,
-                }
-            )
+            seconds = time.monotonic() - self._began_at
+            facts = {"runner_pid": runner.hello.pid, "rss_bytes": runner.hello.rss_bytes}
+            self._tell_now({"t": "ready", "seconds": seconds, **facts})
 
     def _watch_runner_socket(self) -> None:
         link = self._runner.link

@@ -276,6 +276,8 @@ def test_an_untrusted_runner_may_say_anything_and_still_each_element_is_covered_
             case _:
                 actions += machine.hello(0.0)
     actions += machine.exited(9, 0, data.draw(st.integers(0, 4)))
+    if any(isinstance(action, StartFailed) for action in actions):
+        return  # it broke the protocol before it ran anything: both leases failed to start
     counts = Counter[str]()
     for action in actions:
         match action:
@@ -438,6 +440,17 @@ def test_a_runner_that_is_never_ready_is_a_failed_start():
     assert not world.covered
 
 
+@pytest.mark.parametrize(("status", "is_failed"), [(256, True), (11, True), (9, False)])
+def test_a_runner_that_ends_before_its_first_element_failed_to_start_unless_killed(
+    status, is_failed
+):
+    world = ready_world()
+    world.give("a", 2)
+    world.die(status)
+    assert [type(told) for told in world.told] == ([StartFailed] if is_failed else [])
+    assert (world.exit is None) == is_failed
+
+
 def test_a_chunk_that_comes_after_the_exit_is_returned():
     world = ready_world()
     world.die()
@@ -487,5 +500,5 @@ def test_a_runner_that_speaks_without_a_chunk_is_killed(what):
     }[what]()
     assert actions == [Kill()]
     *_, end = machine.exited(9, 0, 0)
-    assert isinstance(end, Exited)
+    assert isinstance(end, Exited | StartFailed)
     assert "broke the protocol" in end.message
