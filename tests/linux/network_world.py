@@ -259,6 +259,8 @@ async def try_out(mode: str, folder: Path) -> Found:
     for container, each in (("a", box), ("b", other)):
         network.attach(container, each.init_pid, UID, UID, internet)
     network.attach("c", alone.init_pid, UID, UID, NetworkPolicy.NONE)
+    await asyncio.sleep(0.01)  # the helper has been started, but cannot have ended
+    found["early"] = [network.is_ready(c) for c in "abc"]
     found["words"] = [await network.wait_ready(c) for c in "abc"]
     found["attach_seconds"] = asyncio.get_running_loop().time() - began_at
     found["internet"] = await reach(box)

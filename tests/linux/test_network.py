@@ -101,6 +101,11 @@ def test_proxy_when_used_then_counts_bytes(proxy):
     assert sent > 0
 
 
+def test_is_ready_when_it_is_still_being_connected_then_jobs_wait(world):
+    assert world["early"] == [False, False, True]
+    assert world["words"] == ["", "", ""]
+
+
 def test_containers_when_side_by_side_then_do_not_reach_each_other(world):
     assert world["neighbour"].startswith("failed: ")
     assert [text[:7] for text in world["inwards"]] == ["failed:"] * 3

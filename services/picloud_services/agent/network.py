@@ -13,17 +13,14 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from picloud_jupyter.protocol.jobs import ContainerKind, NetworkPolicy
-from picloud_services.agent import namespace_helper
+from picloud_services.agent.namespace_calls import Answer, ask, listen_request, pasta_request
 from picloud_services.agent.network_plan import (
     NO_RESOLVER,
-    PROXY_PORT,
     HostNetwork,
     NetworkMode,
     PastaPlan,
@@ -33,12 +30,11 @@ from picloud_services.agent.network_plan import (
 )
 from picloud_services.agent.processes import Process, find_process
 from picloud_services.agent.proxy import Proxy
-from picloud_services.agent.reachability import BLOCKED_NETWORKS
 
 logger = logging.getLogger(__name__)
 
-HELPER_TIMEOUT_SECONDS = 10.0
-RETRY_SECONDS = 1.0  # pause before a network that failed or died is tried again
+RETRY_SECONDS = 1.0  # pause before a connection that died is made again
+FAILED_SECONDS = 10.0  # jobs start without a network for so long before it is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +64,12 @@ async def choose_network(kind: ContainerKind, uid: int, gid: int) -> NetworkChoi
     elif isinstance(plan, str):
         why = plan
     else:
-        request = _pasta_request(program, plan, uid, gid)
-        why = (await _ask([*request, "trial=1"])).words
+        request = pasta_request(program, plan, uid, gid)
+        why = (await ask([*request, "trial=1"])).words
         if not why:
             return NetworkChoice(NetworkMode.PASTA, program)
-    listen = ["listen", f"port={PROXY_PORT}", f"uid={uid}", f"gid={gid}", "trial=1"]
-    refused = (await _ask(listen)).words
+    listen = [*listen_request(), f"uid={uid}", f"gid={gid}", "trial=1"]
+    refused = (await ask(listen)).words
     if not refused:
         return NetworkChoice(NetworkMode.PROXY, why=why)
     return NetworkChoice(NetworkMode.NONE, why=f"{why}; {refused}")
@@ -98,13 +94,18 @@ def _text(path: Path) -> str:
 
 @dataclass(slots=True)
 class _Attachment:
-    """One container's way to the network. ``words`` is "" while it works, else why not."""
+    """One container's way to the network.
+
+    ``words`` is "" while it works, else why not; before ``again_at`` (loop time) it is not tried
+    again.
+    """
 
     container: str
     init_pid: int
     uid: int
     gid: int
     words: str = "not connected yet"
+    again_at: float = 0.0
     task: asyncio.Task[None] | None = None
     pasta: Process | None = None
     proxy: Proxy | None = None
@@ -166,7 +167,7 @@ class Network:
     def is_ready(self, container: str) -> bool:
         """Return whether a job may start in ``container`` without a wait."""
         attachment = self._attached.get(container)
-        return attachment is None or not attachment.words
+        return attachment is None or not attachment.words or self._is_given_up(attachment)
 
     def traffic(self, container: str) -> tuple[int, int] | None:
         """Return the bytes (received, sent) that ``container`` passed through the proxy.
@@ -181,16 +182,25 @@ class Network:
     async def wait_ready(self, container: str) -> str:
         """Return "" once ``container`` is connected, else why it has no network.
 
-        A connection that failed is tried once more. Never raises: a job without a network runs.
+        A connection that failed is tried again, at most every `FAILED_SECONDS`. Never raises: a job
+        without a network runs.
         """
         attachment = self._attached.get(container)
         if attachment is None or not attachment.words:
             return ""
+        if self._is_given_up(attachment):
+            return attachment.words
         if attachment.task is None:
             self._begin(attachment)
         if attachment.task is not None:
             await asyncio.wait([attachment.task])
         return attachment.words
+
+    def _is_given_up(self, attachment: _Attachment) -> bool:
+        return attachment.task is None and self._now() < attachment.again_at
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def detach(self, container: str) -> None:
         """Disconnect ``container`` and forget it; unknown ones are ignored."""
@@ -228,57 +238,57 @@ class Network:
                 path.unlink(missing_ok=True)
 
     def _begin(self, attachment: _Attachment) -> None:
-        connect = self._connect_pasta if self._is_pasta else self._connect_proxy
         name = f"network of {attachment.container}"
-        attachment.task = asyncio.get_running_loop().create_task(connect(attachment), name=name)
+        attachment.task = asyncio.get_running_loop().create_task(
+            self._connect(attachment), name=name
+        )
 
-    @property
-    def _is_pasta(self) -> bool:
-        return self.choice.mode is NetworkMode.PASTA
+    async def _connect(self, attachment: _Attachment) -> None:
+        is_pasta = self.choice.mode is NetworkMode.PASTA
+        connect = self._connect_pasta if is_pasta else self._connect_proxy
+        try:
+            words = await connect(attachment)
+        except OSError as error:  # no process, no descriptor or no room for one more
+            words = f"the network could not be connected: {error}"
+        attachment.task = None
+        attachment.words = words
+        if words:
+            attachment.again_at = self._now() + FAILED_SECONDS
+            logger.warning("container %s: %s", attachment.container, words)
 
-    async def _connect_pasta(self, attachment: _Attachment) -> None:
+    async def _connect_pasta(self, attachment: _Attachment) -> str:
         path = self._state / f"{attachment.container}.json"
-        attachment.words = ""
         process = _read_state(path)
         if process is None:
             answer = await self._start_pasta(attachment)
-            attachment.words = answer.words
-            process = None if answer.words else find_process(answer.number)
-            if process is not None:
-                _write_state(path, process)
-        attachment.task = None
-        if process is None:
-            attachment.words = attachment.words or "pasta ended at once"
-            logger.warning("container %s: %s", attachment.container, attachment.words)
-            return
+            if answer.words:
+                return answer.words
+            process = find_process(answer.number)
+            if process is None:
+                return "pasta ended at once"
+            _write_state(path, process)
         attachment.pasta = process
         self._watch(attachment, process)
+        return ""
 
-    async def _start_pasta(self, attachment: _Attachment) -> "_Answer":
+    async def _start_pasta(self, attachment: _Attachment) -> Answer:
         plan = plan_pasta(host_network())
         if isinstance(plan, str):
-            return _Answer(plan)
-        request = _pasta_request(self.choice.program, plan, attachment.uid, attachment.gid)
-        return await _ask([*request, f"pid={attachment.init_pid}"])
+            return Answer(plan)
+        request = pasta_request(self.choice.program, plan, attachment.uid, attachment.gid)
+        return await ask([*request, f"pid={attachment.init_pid}"])
 
-    async def _connect_proxy(self, attachment: _Attachment) -> None:
-        answer = await _ask(["listen", f"pid={attachment.init_pid}", f"port={PROXY_PORT}"])
-        attachment.words = answer.words
-        attachment.task = None
-        if attachment.words:
-            logger.warning("container %s: %s", attachment.container, attachment.words)
-            return
-        attachment.proxy = Proxy(socket.socket(fileno=answer.fds[0]))
-        attachment.proxy.start()
+    async def _connect_proxy(self, attachment: _Attachment) -> str:
+        answer = await ask([*listen_request(), f"pid={attachment.init_pid}"])
+        if not answer.words:
+            attachment.proxy = Proxy(socket.socket(fileno=answer.fds[0]))
+            attachment.proxy.start()
+        return answer.words
 
     def _watch(self, attachment: _Attachment, process: Process) -> None:
         """Connect again, after a pause, when pasta ends and nobody asked it to."""
         loop = asyncio.get_running_loop()
-        try:
-            fd = process.open_pidfd()
-        except ProcessLookupError:
-            self._pasta_ended(attachment)
-            return
+        fd = process.open_pidfd()
 
         def forget() -> None:
             loop.remove_reader(fd)
@@ -322,22 +332,19 @@ class Network:
             (self._state / f"{attachment.container}.json").unlink(missing_ok=True)
 
 
-def _pasta_request(program: str, plan: PastaPlan, uid: int, gid: int) -> list[str]:
-    return [
-        *("pasta", f"uid={uid}", f"gid={gid}", f"program={program}"),
-        *(f"argument={argument}" for argument in plan.arguments),
-        *(f"blocked={network}" for network in BLOCKED_NETWORKS),
-    ]
-
-
 def _read_state(path: Path) -> Process | None:
     """Return the live process that ``path`` names, or None."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        expected = Process(int(found["pid"]), int(found["start_time"]))
     except FileNotFoundError:
         return None
-    process = find_process(int(found["pid"]))
-    return process if process == Process(found["pid"], found["start_time"]) else None
+    except (
+        ValueError,
+        KeyError,
+    ):  # cut short by a crash of the machine: its processes are gone
+        return None
+    return expected if find_process(expected.pid) == expected else None
 
 
 def _write_state(path: Path, process: Process) -> None:
@@ -346,41 +353,3 @@ def _write_state(path: Path, process: Process) -> None:
     text = json.dumps({"pid": process.pid, "start_time": process.start_time})
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the helper said: why it failed ("" = it did not), a number, descriptors."""
-
-    words: str
-    number: int = 0
-    fds: tuple[int, ...] = ()
-
-
-async def _ask(request: list[str]) -> _Answer:
-    return await asyncio.to_thread(_run_helper, request)
-
-
-def _run_helper(request: list[str]) -> _Answer:
-    """Run the helper and return its answer; in a worker thread."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        program = [sys.executable, "-I", "-S", str(namespace_helper.__file__)]
-        helper = subprocess.Popen(
-            [*program, str(theirs.fileno()), *request],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        theirs.close()
-        ours.settimeout(HELPER_TIMEOUT_SECONDS)
-        try:
-            said, fds, _, _ = socket.recv_fds(ours, 65536, 1)
-        except TimeoutError:
-            helper.kill()
-            said, fds = b"", []
-        helper.wait()
-    if said.startswith(b"+"):
-        return _Answer("", int(said[1:]), tuple(fds))
-    words = said[1:].decode(errors="replace")
-    return _Answer(words or "the network helper gave no answer; the agent's log may say why")
