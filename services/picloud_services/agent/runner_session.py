@@ -178,12 +178,14 @@ class RunnerSession:
         hold, self._hold_seconds = self._hold_seconds, 0.0
         return hold
 
-    def take_output_sizes(self) -> dict[str, Any]:
-        """Return how much the running element has printed."""
+    def take_output_sizes(self) -> dict[str, Any] | None:
+        """Return how much the running element has printed, None for nothing."""
         self.has_new_output = False
         assert self._writer is not None
         position, out_bytes = self._writer.sizes(0)
         other, err_bytes = self._writer.sizes(1)
+        if not out_bytes and not err_bytes:
+            return None
         return {
             "lease": self._lease,
             "position": max(position, other),

@@ -101,7 +101,8 @@ class Supervisor:
             self._do(self._machine.time(now, left))
         if self._runner.has_new_output and now >= self._output_at:
             self._output_at = now + OUTPUT_SECONDS
-            self._say_output()
+            if sizes := self._runner.take_output_sizes():
+                self._tell_now({"t": "output", **sizes})
         if self._is_terminated and self._machine.phase is Phase.GONE:
             self._has_left = True
         if hold := self._runner.take_hold():
@@ -313,9 +314,6 @@ class Supervisor:
         if self._agent:
             self._agent.send(frame)
             self._settle_agent(self._agent)
-
-    def _say_output(self) -> None:
-        self._tell_now({"t": "output", **self._runner.take_output_sizes()})
 
     def _check_room(self) -> list[Action]:
         has_room = self._spool.size_bytes < MAX_UNSENT_BYTES
