@@ -302,8 +302,8 @@ class _Handler(BaseHTTPRequestHandler):
             over = all(status in FINISHED for status in now)
             if asked["until"] == "change":
                 return now != asked["counts_seen"]
-            return over or (
-                asked["until"] == "error" and bool(set(now) - {"done", "queued", "processing"})
+            return over or bool(
+                asked["until"] == "error" and set(now) - {"done", "queued", "processing"}
             )
 
         played.wait(asked["timeout_seconds"], ready)

@@ -9,7 +9,7 @@ from picloud_jupyter.cloud import results
 from picloud_jupyter.cloud.information import info
 from picloud_jupyter.cloud.jid_ranges import JidRanges, describe
 from picloud_jupyter.cloud.session import session
-from picloud_jupyter.cloud.watcher import watch
+from picloud_jupyter.cloud.watcher import forget, watch
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import CloudException
 
@@ -132,7 +132,10 @@ async def _await_job(jid: int) -> Any:  # noqa: ANN401
             loop.call_soon_threadsafe(_settle, ended, ended.set_result, None)
 
     watch(jid, on_end)
-    await ended
+    try:
+        await ended
+    finally:
+        forget(jid, on_end)
     return await _in_thread(lambda: results.result(jid))
 
 

@@ -237,7 +237,7 @@ def _variables(value: Any) -> dict[str, Any]:  # noqa: ANN401  # from _copied
         if not isinstance(name, str) or not isinstance(text, str):
             raise TypeError(f"_os_env_vars must hold strings, got {name!r}: {text!r}")
         if not name or "=" in name or "\0" in name + text:
-            raise ValueError(f"{name!r} cannot be an environment variable")
+            raise ValueError(f"_os_env_vars: {name!r} cannot be an environment variable")
     return {"variables": tuple(sorted(value.items()))}
 
 

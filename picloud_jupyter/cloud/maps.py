@@ -76,7 +76,7 @@ def _count(iterables: Sequence[Iterable[Any]]) -> int | None:
     for position, iterable in enumerate(iterables, 1):
         if not isinstance(iterable, Iterable):
             raise TypeError(
-                f"argument {position + 1} of map must be iterable, got {type(iterable).__name__}"
+                f"iterable {position} of map is none, but of type {type(iterable).__name__}"
             )
     if not all(isinstance(iterable, Sized) for iterable in iterables):
         return None

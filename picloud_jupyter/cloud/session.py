@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ class _Choice:
 _lock = threading.RLock()
 _choice = _Choice()
 _current: Session | None = None
+_on_close: list[Callable[[], object]] = []
 
 
 def session() -> Session:
@@ -105,14 +106,24 @@ def whitelist() -> tuple[str, ...] | None:
 
 
 def close() -> bool:
-    """Close all connections; return True, or False if there were none. The next call opens anew."""
+    """Close all connections; return True, or False if there were none. The next call opens anew.
+
+    Jobs go on. Callbacks that were not called yet are forgotten.
+    """
     global _current
     with _lock:
         found, _current = _current, None
         if found is None:
             return False
+        for action in _on_close:
+            action()
         found.client.close()
         return True
+
+
+def on_close(action: Callable[[], object]) -> None:
+    """Have ``action`` called whenever a session is closed."""
+    _on_close.append(action)
 
 
 def setkey(

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 
-from picloud_jupyter.cloud.session import session
+from picloud_jupyter.cloud.session import on_close, session
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import CloudException
 from picloud_jupyter.protocol.ids import to_ranges
@@ -42,6 +42,22 @@ class Watcher:
                 self._thread.start()
             else:
                 self._canceller.cancel()  # the poll in flight does not know this jid
+
+    def forget(self, jid: int, on_end: OnEnd) -> None:
+        """Take back a `watch`; nothing happens if it was called already."""
+        with self._lock:
+            functions = self._watched.get(int(jid), [])
+            if on_end in functions:
+                functions.remove(on_end)
+                if not functions:
+                    del self._watched[int(jid)]
+                self._canceller.cancel()
+
+    def forget_all(self) -> None:
+        """Take back every `watch`; the thread ends."""
+        with self._lock:
+            self._watched.clear()
+            self._canceller.cancel()
 
     def _run(self) -> None:
         while True:
@@ -106,6 +122,11 @@ def watch(jid: int, on_end: OnEnd) -> None:
     _watcher.watch(jid, on_end)
 
 
+def forget(jid: int, on_end: OnEnd) -> None:
+    """Take back a `watch`."""
+    _watcher.forget(jid, on_end)
+
+
 def run_callbacks(
     jid: int,
     on_success: Iterable[Callable[..., object]],
@@ -145,5 +166,6 @@ def _after_fork() -> None:
     _watcher = Watcher()
 
 
+on_close(lambda: _watcher.forget_all())  # noqa: PLW0108  # another one after a fork
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -62,7 +62,7 @@ def test_same_key_gives_the_same_job(gateway):
 
 def test_call_with_wrong_arguments_sends_nothing(gateway):
     for wrong in (
-        lambda: cloud.call(5),
+        lambda: cloud.call(5),  # type: ignore[arg-type]
         lambda: cloud.call(divide),
         lambda: cloud.call(divide, c=1),
     ):
@@ -195,10 +195,9 @@ def test_result_waits_and_times_out(gateway):
 
 
 def test_unfinished_single_job_is_asked_for_again_after_a_minute(gateway, monkeypatch):
-    from picloud_jupyter.cloud import results, waiting
+    from picloud_jupyter.cloud import waiting
 
     monkeypatch.setattr(waiting.Deadline.slice_seconds, "__defaults__", (0.02,))
-    monkeypatch.setattr(results, "MAX_READ_AHEAD", 1024)
     gateway.hold = True
     jid = cloud.call(divide, 4)
     later(lambda: gateway.run(jid), 0.1)
@@ -287,11 +286,11 @@ def test_map_elements_above_the_inline_size_are_uploaded(gateway):
 def test_map_fills_missing_entries_and_checks_its_arguments(gateway):
     assert cloud.map(lambda a, b: (a, b), [1, 2], "x").result() == [(1, "x"), (2, None)]
     assert cloud.map(divide, []) == []
-    assert gateway.count("POST /v1/maps") == 2 + 0 * len(gateway.maps) or True
+    assert gateway.count("POST /v1/maps$") == 1
     with pytest.raises(ValueError, match="iterable"):
         cloud.map(divide)
     with pytest.raises(TypeError, match="2"):
-        cloud.map(divide, [1], 5)
+        cloud.map(divide, [1], 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="extra"):
         cloud.map(divide, [1], extra=3)
     with pytest.raises(ValueError, match="_callback"):
@@ -435,7 +434,7 @@ def test_kill_and_delete_take_everything_or_nothing(gateway):
         cloud.delete(jids)
     cloud.kill()
     assert jids.status() == ["killed", "killed"]
-    assert cloud.delete(jids) is None
+    cloud.delete(jids)
     assert not gateway.jobs
 
 
@@ -484,7 +483,7 @@ def test_inside_a_job_its_key_and_its_place_are_used(gateway):
     try:
         assert cloud.running_on_cloud() is True
         child = cloud.call(divide, 2)
-        assert cloud.connection_info()["api_key"] == "pcj_key"
+        assert cloud.connection_info()["api_key"] == job.key
     finally:
         inside.set_current_job(None)
     spec = gateway.jobs[child]["spec"]
@@ -511,4 +510,4 @@ def test_progress_line_tells_of_a_long_wait(gateway, monkeypatch, capsys):
         cloud.config.progress = "auto"
     shown = capsys.readouterr().err
     assert "1/4 done, 3 queued" in shown
-    assert shown.endswith("4/4 done, in 0.1 s\n") or "4/4 done" in shown
+    assert "4/4 done, in " in shown

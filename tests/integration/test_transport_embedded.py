@@ -1,0 +1,191 @@
+"""Finding and starting the embedded control plane, with a small program in its place."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from picloud_jupyter.protocol.errors import CloudException, DiskFull, Unreachable
+from picloud_jupyter.transport import embedded
+from picloud_jupyter.transport.embedded import (
+    embedded_client,
+    ensure_running,
+    listens,
+    state,
+    stop,
+)
+from picloud_jupyter.transport.paths import service_paths
+
+SERVICE = """
+    import json, os, pathlib, sys, threading, time
+    words = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    home, run = pathlib.Path(words["--home"]), pathlib.Path(words["--run"])
+    with open(home / "starts", "a") as f:
+        f.write(f"{os.getpid()}\\n")
+    mode = (home / "mode").read_text() if (home / "mode").exists() else ""
+    if mode == "refuse":
+        error = {"code": "disk_full", "message": "the disk of the home is full"}
+        (run / "startup-error.json").write_text(json.dumps({"error": error}))
+        sys.exit(3)
+    if mode == "crash":
+        raise RuntimeError("something broke in the service")
+    from play_gateway import PlayedGateway
+    gateway = PlayedGateway(run / "api.sock", home)
+    record = {"pid": os.getpid(), "agent_pid": 0}
+    (run / "record.json").write_text(json.dumps(record))
+    import play_gateway
+    def stop(self, body, query):
+        (home / "stop").write_bytes(body)
+        threading.Timer(0.02, lambda: ((run / "api.sock").unlink(), os._exit(0))).start()
+        return {}
+    play_gateway._Handler.stop = stop
+    play_gateway._ROUTES += (("POST /v1/stop", "stop"),)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = tmp_path / "lib" / "picloud_services"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text(textwrap.dedent(SERVICE))
+    tests = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "lib"), tests]))
+    found = service_paths(tmp_path / "home")
+    found.home.mkdir()
+    yield found
+    for pid in starts(found):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    shutil.rmtree(found.run, ignore_errors=True)
+
+
+def starts(paths):
+    try:
+        return [int(line) for line in (paths.home / "starts").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def test_first_request_starts_the_service_and_later_ones_find_it(paths):
+    client = embedded_client(paths, start=True)
+    assert client.get("/v1/service")["pid"] == 4711
+    client.close()
+    assert ensure_running(paths) is False
+    assert len(starts(paths)) == 1
+    assert state(paths).process_id == starts(paths)[0]
+
+
+def test_service_is_no_part_of_our_session(paths):
+    ensure_running(paths)
+    assert os.getsid(starts(paths)[0]) == starts(paths)[0]
+
+
+def test_clients_that_come_at_once_start_one_service(paths):
+    started, failures = [], []
+
+    def begin():
+        try:
+            started.append(ensure_running(paths))
+        except CloudException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not failures
+    assert started.count(True) == 1
+    assert len(starts(paths)) == 1
+
+
+def test_processes_that_come_at_once_start_one_service(paths):
+    program = "from picloud_jupyter.transport import embedded; import sys; from picloud_jupyter.transport.paths import service_paths; embedded.ensure_running(service_paths(sys.argv[1]))"
+    path = os.pathsep.join([os.environ["PYTHONPATH"], *(p for p in sys.path if p)])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(paths.home)],
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        for _ in range(3)
+    ]
+    assert [process.wait(30) for process in processes] == [0, 0, 0]
+    assert len(starts(paths)) == 1
+
+
+def test_killed_service_is_started_again_by_the_next_request(paths):
+    client = embedded_client(paths, start=True)
+    client.get("/v1/service")
+    os.kill(starts(paths)[0], signal.SIGKILL)
+    assert client.get("/v1/service")["pid"] == 4711
+    assert len(starts(paths)) == 2
+    client.close()
+
+
+def test_start_removes_an_earlier_intent(paths):
+    paths.run.mkdir(mode=0o700, exist_ok=True)
+    paths.intent.write_text("down\n")
+    ensure_running(paths)
+    assert not paths.intent.exists()
+
+
+def test_refused_start_raises_the_words_of_the_service(paths):
+    (paths.home / "mode").write_text("refuse")
+    with pytest.raises(DiskFull, match="the disk of the home is full"):
+        ensure_running(paths)
+
+
+def test_crashed_start_raises_the_end_of_its_log(paths):
+    (paths.home / "mode").write_text("crash")
+    with pytest.raises(Unreachable, match="something broke in the service") as caught:
+        ensure_running(paths)
+    assert "picloud doctor" in str(caught.value)
+
+
+def test_stop_writes_the_intent_and_waits_for_the_end(paths):
+    ensure_running(paths)
+    pid = starts(paths)[0]
+    assert stop(paths, kill_jobs=True) is True
+    assert json.loads((paths.home / "stop").read_text()) == {"kill_jobs": True, "purge": False}
+    assert paths.intent.exists()
+    assert not listens(paths)
+    assert not embedded._is_alive(pid)
+    assert stop(paths, kill_jobs=True) is False
+
+
+def test_replacing_leaves_no_intent(paths):
+    ensure_running(paths)
+    assert stop(paths, kill_jobs=False) is True
+    assert not paths.intent.exists()
+    assert ensure_running(paths) is True
+
+
+def test_purge_removes_what_is_ours_and_nothing_else(paths):
+    ensure_running(paths)
+    for name in ("store.db", "store.db-wal", "service.log.1", "mine.txt"):
+        (paths.home / name).write_text("x")
+    (paths.home / "blobs" / "ab").mkdir(parents=True)
+    stop(paths, kill_jobs=True, purge=True)
+    left = {path.name for path in paths.home.iterdir()}
+    assert "mine.txt" in left
+    assert not left & {"store.db", "store.db-wal", "service.log", "service.log.1", "blobs"}
+    assert not paths.run.exists()
+
+
+def test_foreign_run_folder_is_refused(paths):
+    paths.run.mkdir()
+    paths.run.chmod(0o777)
+    with pytest.raises(Unreachable, match="private"):
+        ensure_running(paths)
+    paths.run.chmod(0o700)

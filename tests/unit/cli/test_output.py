@@ -1,0 +1,137 @@
+"""What the command line prints, without a service."""
+
+import datetime
+
+import pytest
+
+from picloud_jupyter.cli.command import jid_type
+from picloud_jupyter.cli.completion import bash, fish, zsh
+from picloud_jupyter.cli.doctor import describe_trials
+from picloud_jupyter.cli.info import describe
+from picloud_jupyter.cli.output import (
+    NotPrintableError,
+    Table,
+    Text,
+    format_bytes,
+    to_json,
+    to_text,
+)
+from picloud_jupyter.cli.result import as_bytes
+from picloud_jupyter.cli.run import commands, make_parser
+from picloud_jupyter.cli.top import cpu_percent, render
+
+
+def test_tables_are_padded_to_the_widest_cell_plus_four():
+    table = Table(("jid", "status"), [(5, "done"), (100000, "error\nmore")])
+    assert to_text(table, header=True).splitlines() == [
+        "jid       status",
+        "5         done",
+        "100000    error ...",
+    ]
+    assert to_text(table, header=False).splitlines()[0] == "5         done"
+    assert (
+        to_json(table)
+        == '[{"jid": 5, "status": "done"}, {"jid": 100000, "status": "error\\nmore"}]'
+    )
+
+
+def test_lists_mappings_and_scalars_have_their_forms():
+    assert to_text(["a", "b"], header=True) == "a\nb"
+    assert to_text({"a": 1}, header=True) == "a: 1"
+    assert to_text(5, header=True) == "5"
+    assert to_json(
+        Text("words", {"x": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)})
+    ) == ('{"x": "2026-01-02T00:00:00+00:00"}')
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        ("text", b"text"),
+        (b"\x00\xff", b"\x00\xff"),
+        (3, b"3\n"),
+        ([1, "a"], b'[1, "a"]\n'),
+        (None, b""),
+    ],
+)
+def test_results_are_printed_exactly(value, printed):
+    assert as_bytes(value) == printed
+
+
+def test_results_without_a_text_form_are_refused():
+    with pytest.raises(NotPrintableError, match=r"cloud\.result"):
+        as_bytes(object())
+
+
+def test_sizes_are_readable():
+    assert [format_bytes(n) for n in (0, 1023, 1024, 5 * 2**30, 2**60)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "5.0 GiB",
+        "1048576.0 TiB",
+    ]
+
+
+def test_long_fields_stand_on_their_own_lines():
+    text = describe(4, {"status": "error", "stdout": "a\nb\n", "exception": None})
+    assert text == "Info for jid 4\nstatus: error\nstdout:\na\nb\nexception: None"
+
+
+def test_trials_say_why_and_what_mends():
+    text = describe_trials(
+        [
+            {"kind": "root", "works": False, "why": "not root", "mend": "sudo picloud up"},
+            {"kind": "plain", "works": True, "program": ""},
+        ],
+        "plain",
+    )
+    assert "because: not root" in text
+    assert "to mend: sudo picloud up" in text
+    assert "plain     works  <- chosen" in text
+
+
+def test_every_command_has_help_with_examples():
+    for command in commands():
+        assert command.help[0].islower()
+        assert any(f"picloud {command.name}" in line for line in command.examples), command.name
+
+
+@pytest.mark.parametrize("make", [bash, zsh, fish])
+def test_completion_knows_every_word_and_option(make):
+    text = make(make_parser(commands()))
+    for command in commands():
+        assert command.name in text
+    for word in ("--replace", "--purge", "--stderr", "complete"):
+        assert word in text
+
+
+@pytest.mark.parametrize("wrong", ["1-4", "1,2", "x", "0"])
+def test_one_jid_is_not_several(wrong):
+    with pytest.raises(Exception, match="job id"):
+        jid_type(wrong)
+    assert jid_type("17") == 17
+
+
+def test_top_shows_use_of_running_jobs():
+    samples = [
+        {"at": 1.0, "cpu_seconds": 1.0},
+        {"at": 3.0, "cpu_seconds": 2.0, "memory_bytes": 2**20},
+    ]
+    job = {
+        "jid": 7,
+        "started_at": 90.0,
+        "core_type": "c1",
+        "cores": 1,
+        "function": "m.f",
+        "samples": samples,
+    }
+    service = {
+        "counts": {"processing": 1, "done": 0},
+        "capacity": {"cores": 2.0},
+        "container_kind": "root",
+    }
+    lines = render(service, [job], 100.0).splitlines()
+    assert lines[1] == "jobs: 1 processing"
+    assert lines[-1].split() == ["7", "10", "s", "50", "%", "1.0", "MiB", "c1", "x1", "m.f"]
+    assert cpu_percent(samples[:1]) == ""

@@ -1,0 +1,70 @@
+"""Which control plane is meant, and how long to wait before asking it again."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.transport import connection, inside
+from picloud_jupyter.transport.endpoint import find_endpoint, parse_url
+from picloud_jupyter.transport.retry import RetryLimits, delay_seconds
+
+
+def test_nothing_named_is_the_embedded_service(monkeypatch, tmp_path):
+    monkeypatch.setenv("PICLOUD_HOME", str(tmp_path))
+    found = find_endpoint(environment={})
+    assert found.local
+    assert found.socket_path.endswith("/api.sock")
+
+
+def test_environment_names_a_remote_one():
+    found = find_endpoint(
+        environment={"PICLOUD_URL": "https://lab:8443/pi/", "PICLOUD_API_KEY": "k"}
+    )
+    assert (found.host, found.port, found.tls, found.base_path) == ("lab", 8443, True, "/pi")
+    assert found.key == "k"
+    assert not found.local
+    assert found.address == "https://lab:8443/pi"
+    assert "'k'" not in repr(found)
+
+
+def test_job_goes_before_the_environment_and_an_explicit_address_before_the_job():
+    inside.set_current_job(inside.CurrentJob(1, 1, "l", 0, "00", "/run/picloud/api.sock"))
+    try:
+        environment = {"PICLOUD_URL": "https://lab"}
+        assert find_endpoint(environment=environment).socket_path == "/run/picloud/api.sock"
+        assert find_endpoint("https://other", environment=environment).host == "other"
+    finally:
+        inside.set_current_job(None)
+
+
+@pytest.mark.parametrize(
+    "url", ["lab:80", "ftp://lab", "https://", "http://lab", "https://lab:99999", "unix://"]
+)
+def test_wrong_or_unsafe_addresses_are_refused_with_a_hint(url):
+    with pytest.raises(InvalidRequest):
+        parse_url(url, "")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80", "http://localhost", "http://[::1]:7"])
+def test_plain_http_is_for_this_machine(url):
+    assert not parse_url(url, "k").tls
+
+
+@given(st.integers(1, 40), st.floats(0, 0.999))
+def test_pauses_grow_to_their_limit_and_end(failures, dice):
+    limits = RetryLimits(attempts=20)
+    pause = delay_seconds(limits, failures, dice)
+    if failures > 20:
+        assert pause is None
+    else:
+        step = min(5.0, 0.05 * 2 ** (failures - 1))
+        assert step / 2 <= pause <= step
+
+
+def test_heads_are_parsed_and_what_is_none_is_refused():
+    status, headers = connection._parse_head(b"HTTP/1.1 404 Not Found\r\nX-A: b: c\r\nLength:5")
+    assert (status, headers) == (404, {"x-a": "b: c", "length": "5"})
+    for wrong in (b"HELLO", b"HTTP/2 200", b"HTTP/1.1 abc", b""):
+        with pytest.raises(connection.BadAnswerError):
+            connection._parse_head(wrong)
