@@ -34,6 +34,7 @@ from picloud_services.agent.spawn import failure, limit_processes, reported_erro
 from picloud_services.agent.uids import Identity, identity
 
 START_SECONDS = 20.0  # made in milliseconds; but a dead network disk must not hang us for ever
+KILL_SECONDS = 1.0
 PLACES = {"home": HOME, "tmp": "/tmp", "run_dir": RUN}  # noqa: S108  # inside the container
 
 
@@ -102,16 +103,10 @@ class BubblewrapContainer:
 
     def kill(self, running: RunningContainer) -> None:
         """End every process of the container: with its first process the kernel ends them all."""
-        with contextlib.suppress(ProcessLookupError):
-            if running.init_pid and _parent(running.init_pid) == running.pid:
-                end = os.pidfd_open(running.init_pid)
-                try:
-                    os.kill(running.init_pid, signal.SIGKILL)
-                    select.select([end], [], [], 1.0)
-                finally:
-                    os.close(end)
-        if _parent(running.pid) == os.getpid():
-            os.kill(running.pid, signal.SIGKILL)
+        for pid, parent in ((running.init_pid, running.pid), (running.pid, os.getpid())):
+            process = read_process(pid)
+            if process is not None and process.parent == parent:
+                _end(pid)
         cgroup.kill(running.cgroups)
 
     def clean(self, request: ContainerRequest, running: RunningContainer | None) -> None:
@@ -204,6 +199,17 @@ class BubblewrapContainer:
         return [os.fsencode(argument) for argument in arguments]
 
 
+def _end(pid: int) -> None:
+    """Kill ``pid`` and wait up to a second until it is dead; it is reaped by its parent."""
+    with contextlib.suppress(ProcessLookupError):
+        death = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            select.select([death], [], [], KILL_SECONDS)
+        finally:
+            os.close(death)
+
+
 def _program_files(program: str) -> tuple[str, ...]:
     """What must be there to run ``program``: bwrap of a wheel has a library beside its package."""
     package = os.path.dirname(os.path.dirname(program))
@@ -254,8 +260,3 @@ def _complaint(stderr_fd: int) -> str:
         finally:
             os.close(file)
     return ""
-
-
-def _parent(pid: int) -> int:
-    process = read_process(pid)
-    return process.parent if process is not None else 0

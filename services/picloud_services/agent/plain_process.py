@@ -46,14 +46,9 @@ class PlainProcess:
             ContainerError: it could not be started; nothing is left behind.
         """
         spec = request.spec
-        if not os.access(spec.host_python.executable, os.X_OK):
-            raise ContainerError(
-                f"{spec.host_python.executable} is not a program on this machine; "
-                "submit the job again from an environment that is",
-                reason="env_missing",
-            )
         group: tuple[str, ...] = ()
         try:
+            _check_python(spec.host_python.executable)
             syscalls.become_subreaper()
             overlay.prepare(request, identity(spec.user_id))
             if self._tree is not None:
@@ -175,3 +170,12 @@ class PlainProcess:
             if table[pid].parent == os.getpid():
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
+
+
+def _check_python(executable: str) -> None:
+    if not os.access(executable, os.X_OK):
+        raise ContainerError(
+            f"{executable} is not a program on this machine; "
+            "submit the job again from an environment that is",
+            reason="env_missing",
+        )
