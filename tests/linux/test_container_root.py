@@ -1,0 +1,180 @@
+"""What root's own containers need: environments in closed folders, files with root's owners."""
+
+import contextlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from container_harness import Lab, describe_python, labs
+
+from picloud_services.agent import overlay
+from picloud_services.agent.mounts import parse_mountinfo
+from picloud_services.agent.uids import POOL_FIRST
+
+pytestmark = [
+    pytest.mark.isolation,
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    place = Path(tempfile.mkdtemp(prefix="root-"))
+    yield labs(place)["root"]
+    overlay.remove_tree(str(place))
+
+
+@pytest.fixture
+def place() -> Iterator[list[Path]]:
+    made: list[Path] = []
+    yield made
+    for path in made:
+        shutil.rmtree(path)
+
+
+_LOOK = """
+import json, os, sys
+sys.path += sys.argv[1].split(":")
+import only_here
+print(json.dumps([sys.executable, only_here.__file__, os.getuid()]))
+"""
+
+
+@pytest.mark.parametrize("where", ["/root", "/home", "/tmp", "/opt"])
+def test_start_when_the_environment_is_in_a_closed_folder_then_it_is_there(
+    lab: Lab, place: list[Path], where: str
+) -> None:
+    base = Path(tempfile.mkdtemp(prefix="project-", dir=where))
+    place.append(base)
+    base.chmod(0o700)
+    environment = base / "env"
+    previous = os.umask(0o077)  # everything in it is for root alone
+    try:
+        venv.create(environment, symlinks=True, with_pip=False)
+        library = (
+            environment / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+        )
+        (library / "only_here.py").write_text("x = 1")
+    finally:
+        os.umask(previous)
+    python = describe_python(str(environment / "bin" / "python"))
+    ended = lab.run(_LOOK, arguments=(":".join(python.sys_path),), host_python=python)
+    executable, module, uid = ended.words
+    assert executable == python.executable
+    assert module == str(library / "only_here.py")
+    assert uid >= POOL_FIRST
+
+
+def test_start_when_the_path_to_the_python_is_a_link_then_the_link_is_there(
+    lab: Lab, place: list[Path]
+) -> None:
+    base = Path(tempfile.mkdtemp(prefix="links-", dir="/root"))
+    place.append(base)
+    venv.create(base / "versions" / "1", symlinks=True, with_pip=False)
+    (base / "current").symlink_to("versions/1")
+    (base / "env").symlink_to(base / "current")
+    python = describe_python(str(base / "env" / "bin" / "python"))
+    ended = lab.run("import sys, json; print(json.dumps(sys.executable))", host_python=python)
+    assert ended.words == str(base / "env" / "bin" / "python")
+
+
+def test_start_when_the_folder_is_for_root_alone_then_the_job_owns_what_it_sees(
+    lab: Lab, place: list[Path]
+) -> None:
+    base = Path(tempfile.mkdtemp(prefix="work-", dir="/root"))
+    place.append(base)
+    (base / "sub").mkdir(mode=0o700)
+    (base / "sub" / "private").write_text("x")
+    (base / "sub" / "private").chmod(0o600)
+    code = """if True:
+        import json, os
+        text = open("sub/private").read()
+        open("sub/private", "a").write("y")
+        open("sub/new", "w").write("z")
+        print(json.dumps([text, open("sub/private").read(), os.stat("sub").st_uid == os.getuid(), ".ssh" in os.listdir("/root")]))"""
+
+    def during(container, running, request):
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        return sorted(overlay.written_files(request.layer_dir)), overlay.layer_bytes(
+            request.layer_dir
+        )
+
+    ended = lab.run(code, folder=str(base), during=during)
+    assert ended.words == ["x", "xy", True, False]
+    files, size = ended.during
+    assert [tuple(item) for item in files] == [("sub/new", 1), ("sub/private", 2)]
+    assert size > 0
+    assert (base / "sub" / "private").read_text() == "x"
+    assert stat.S_IMODE((base / "sub").stat().st_mode) == 0o700
+
+
+def test_start_when_the_folder_is_etc_then_root_s_secrets_stay_closed(lab: Lab) -> None:
+    code = """if True:
+        import json
+        try:
+            open("shadow").read()
+            print(json.dumps("read"))
+        except PermissionError:
+            print(json.dumps("denied"))"""
+    assert lab.run(code, folder="/etc").words == "denied"
+
+
+def test_start_when_the_bwrap_is_in_a_closed_folder_then_it_works(
+    lab: Lab, place: list[Path]
+) -> None:
+    from picloud_jupyter.protocol.jobs import ContainerKind
+    from picloud_services.agent import trial
+    from picloud_services.agent.kinds import make_container
+
+    wheel = Path(trial.find_programs()[-1])
+    base = Path(tempfile.mkdtemp(prefix="wheel-", dir="/root"))
+    place.append(base)
+    package = wheel.parent.parent
+    shutil.copytree(package, base / package.name)
+    shutil.copytree(f"{package}.libs", base / f"{package.name}.libs")
+    program = base / package.name / "_bin" / "bwrap"
+    lab.container = lambda: make_container(ContainerKind.ROOT, str(program))  # type: ignore[method-assign]
+    try:
+        assert lab.run("print(1)").words == 1
+    finally:
+        del lab.container
+
+
+def test_start_then_the_host_s_mounts_are_as_before(lab: Lab) -> None:
+    before = parse_mountinfo(Path("/proc/self/mountinfo").read_text())
+
+    def during(container, running, request):
+        return Path("/proc/self/mountinfo").read_text()
+
+    ended = lab.run("import time; time.sleep(0.2)", during=during)
+    assert parse_mountinfo(ended.during) == before
+
+
+def test_start_when_the_disk_is_full_then_the_reason_is_disk_full(lab: Lab) -> None:
+    from picloud_services.agent.container import ContainerError
+
+    place = Path(tempfile.mkdtemp(prefix="full-", dir="/mnt"))
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=True, timeout=10
+    )
+    try:
+        filler = place / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        os.mkdir(place / "run")
+        request = lab.request(1, 2, layer_dir=str(place / "layer"))
+        with pytest.raises(ContainerError) as raised:
+            lab.container().start(request)
+        assert raised.value.reason == "disk_full"
+    finally:
+        subprocess.run(["umount", str(place)], check=True, timeout=10)
+        place.rmdir()
