@@ -5,10 +5,11 @@ Importing this package loads nothing heavy; ``cloud`` is loaded when it is first
 
 from typing import TYPE_CHECKING, Any
 
+from picloud_jupyter.protocol.version import __version__
+
 if TYPE_CHECKING:
     from picloud_jupyter import cloud as cloud
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "cloud"]
 
 
