@@ -88,10 +88,14 @@ class HostFiles:
 
     def __init__(self, mounts: Sequence[Mount]) -> None:
         self.mounts = mounts
+        self._real: dict[str, str] = {}
 
     def real(self, path: str) -> str:
         """Return ``path`` without symbolic links; parts that do not exist are kept as they are."""
-        return os.path.realpath(path)
+        found = self._real.get(path)
+        if found is None:
+            found = self._real[path] = os.path.realpath(path)
+        return found
 
     def top(self) -> list[tuple[str, str | None]]:
         """Return (path, text of the link or None) of each folder and link in ``/``."""

@@ -18,10 +18,8 @@ from picloud_services.agent import cgroup, overlay, root_stage, seccomp
 from picloud_services.agent.binds import (
     HOME,
     RUN,
-    Bind,
     HostFiles,
     Layer,
-    Overlay,
     Planner,
     Step,
 )
@@ -32,6 +30,7 @@ from picloud_services.agent.mounts import parse_mountinfo
 from picloud_services.agent.process_table import read_process
 from picloud_services.agent.spawn import failure, limit_processes, reported_error, spawn
 from picloud_services.agent.uids import Identity, identity
+from picloud_services.agent.user_namespace import OwnerMap
 
 START_SECONDS = 20.0  # made in milliseconds; but a dead network disk must not hang us for ever
 KILL_SECONDS = 1.0
@@ -148,10 +147,13 @@ class BubblewrapContainer:
         self, request: ContainerRequest, who: Identity, report_fd: int, gate_fd: int
     ) -> NoReturn:
         """Prepare everything in the child and become bwrap."""
+        owners = None
+        if self._as_root and who.uid != request.spec.user_id:
+            owners = OwnerMap(request.spec.user_id, who.uid)  # takes as long as what follows
         steps = self._plan(request)
         overlay.prepare(request, who)
         if self._as_root:
-            self._enter_root(request, who, steps)
+            self._enter_root(request, who, steps, owners)
         elif self._tree is None:
             limit_processes(request.spec.pids)
         filter_fd = _memory_file("seccomp", seccomp.program(os.uname().machine))
@@ -169,13 +171,17 @@ class BubblewrapContainer:
         return Planner(request, host, own_mounts=self._as_root, programs=programs).plan()
 
     def _enter_root(
-        self, request: ContainerRequest, who: Identity, steps: Sequence[Step]
+        self,
+        request: ContainerRequest,
+        who: Identity,
+        steps: Sequence[Step],
+        owners: OwnerMap | None,
     ) -> None:
         """Lay out the files and become the job's user for good."""
-        names = None
-        if any(isinstance(step, Bind | Overlay) and step.mapped for step in steps):
-            names = root_stage.make_user_namespace(request.spec.user_id, who.uid)
+        names = owners.open() if owners is not None else None
         root_stage.build(steps, Layer(request.layer_dir), who.uid, names)
+        if owners is not None:
+            owners.close()
         os.setgroups(who.groups)
         os.setresgid(who.gid, who.gid, who.gid)
         os.setresuid(who.uid, who.uid, who.uid)

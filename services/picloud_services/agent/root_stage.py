@@ -44,36 +44,6 @@ def build(steps: Sequence[Step], layer: Layer, owner: int, user_namespace: int |
             _attach(tree, step.target)
 
 
-def make_user_namespace(source_id: int, target_id: int) -> int:
-    """Return a descriptor of a user namespace in which the files of ``source_id`` belong to
-    ``target_id``.
-    """  # noqa: D205
-    ready, told = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(told[1])
-        failed = 1
-        with contextlib.suppress(OSError):
-            syscalls.unshare(syscalls.CLONE_NEWUSER)
-            os.write(ready[1], b"1")
-            os.read(told[0], 1)
-            failed = 0
-        os._exit(failed)
-    os.close(ready[1])
-    os.close(told[0])
-    try:
-        if not os.read(ready[0], 1):
-            raise PermissionError(1, "the kernel refused a user namespace", "unshare")
-        for name in ("uid_map", "gid_map"):
-            with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
-                file.write(f"{source_id} {target_id} 1")
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(told[1])
-        os.close(ready[0])
-        os.waitpid(pid, 0)
-
-
 def _open(step: Step, layer: Layer, owner: int, user_namespace: int | None) -> int | None:
     """A detached mount for ``step``, with everything that the job must not be able to do off."""
     if isinstance(step, Hide):
