@@ -13,6 +13,7 @@ from picloud_services.base.filesystem import DiskWatch
 from picloud_services.base.single_instance import ServiceRecord
 from picloud_services.blobs.store import BlobStore
 from picloud_services.config import Settings
+from picloud_services.dispatch.placement import fits, need
 from picloud_services.gateway.words import Caller
 from picloud_services.jobs.service import JobService
 
@@ -119,17 +120,16 @@ class ServiceFacts:
 
 def _core_types(node: NodeReport | None) -> dict[str, Any]:
     """Return what each core type is worth here: its memory is cut to what the machine has."""
-    share_bytes = node.capacity.memory_bytes / max(1.0, node.capacity.cores) if node else None
     return {
         name: {
             "cores": [
-                n
-                for n in kind.core_counts
-                if node is None or n * kind.share <= node.capacity.cores
+                count
+                for count in kind.core_counts
+                if node is None or fits(need(name, count, node.capacity), node.capacity)
             ],
-            "memory_bytes": kind.memory_bytes
-            if share_bytes is None
-            else int(min(kind.memory_bytes, share_bytes)),
+            "memory_bytes": need(name, 1, node.capacity).memory_bytes
+            if node
+            else kind.memory_bytes,
             "share": kind.share,
             "price_per_core_hour": kind.price_per_core_hour,
         }

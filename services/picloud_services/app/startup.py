@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -72,8 +73,13 @@ async def _run(settings: Settings, note: str) -> None:
     # The agent comes first: it starts on another core while this process imports the rest.
     from picloud_services.agent.guardian import the_agent, watch
 
+    starts = itertools.count()
     guard = asyncio.create_task(
-        watch(the_agent(settings), wanted=lambda: True, intent=settings.paths.intent),
+        watch(
+            the_agent(settings),
+            wanted=lambda: settings.restart or next(starts) == 0,
+            intent=settings.paths.intent,
+        ),
         name="guardian of the agent",
     )
     await asyncio.sleep(0)

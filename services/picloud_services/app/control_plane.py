@@ -1,0 +1,257 @@
+"""The composition root: builds every part of the control plane, joins them, and ends them."""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from picloud_jupyter.protocol.frames import WIRE_VERSION
+from picloud_jupyter.protocol.nodes import NodeReport
+from picloud_jupyter.protocol.version import __version__
+from picloud_services.accounts.keys import KeyRing
+from picloud_services.agent import output_files
+from picloud_services.app.facts import ServiceFacts
+from picloud_services.app.upkeep import DAY_SECONDS, Upkeep, retention_limits
+from picloud_services.base.clock import SystemClock
+from picloud_services.base.connections import Source
+from picloud_services.base.cores_ledger import CoresLedger
+from picloud_services.base.database import Database
+from picloud_services.base.events import Events
+from picloud_services.base.filesystem import DiskWatch, write_atomically
+from picloud_services.base.single_instance import (
+    ServiceRecord,
+    boot_id,
+    host_id,
+    process_start_ticks,
+)
+from picloud_services.blobs.code_archives import CodeArchives
+from picloud_services.blobs.filesystem import FileBlobStore
+from picloud_services.blobs.uploads import Uploads
+from picloud_services.config import Settings
+from picloud_services.dispatch.dispatcher import Dispatcher
+from picloud_services.dispatch.local_engine import LocalEngine
+from picloud_services.environments.service import EnvironmentService
+from picloud_services.gateway.application import Gateway
+from picloud_services.gateway.services import Services
+from picloud_services.jobs.live import LiveJobs
+from picloud_services.jobs.retention import Retention
+from picloud_services.jobs.service import JobService
+from picloud_services.metrics.service import MetricsService
+
+UPKEEP_DELAY_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where this service keeps things."""
+
+    database: Database
+    metrics: MetricsService
+    blobs: FileBlobStore
+    code_blobs: FileBlobStore
+    keys: KeyRing
+    disk: DiskWatch
+
+
+class ControlPlane:
+    """One control plane, from its first file to its last. ``note`` is shown in its status."""
+
+    def __init__(self, settings: Settings, *, note: str = "") -> None:
+        self._settings = settings
+        self._note = note
+        self._clock = SystemClock()
+        self._events = Events()
+        self._stopping = asyncio.Event()
+        self._kill_jobs = False
+        self._purge = False
+        self._ends: list[tuple[str, Callable[[], Awaitable[object]]]] = []
+        self._record = ServiceRecord(
+            host_id=host_id(),
+            boot_id=boot_id(),
+            pid=os.getpid(),
+            process_start_ticks=process_start_ticks(os.getpid()),
+            version=__version__,
+            wire=WIRE_VERSION,
+            started_at=self._clock.now_at(),
+            home=str(settings.home),
+        )
+
+    async def run(self) -> None:
+        """Serve until `stop` is called or the process is told to end.
+
+        Raises:
+            CloudException, OSError, ValueError: it could not start; nothing is left running.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        try:
+            await self._start()
+            _log.info("the control plane serves %s", self._settings.paths.api_socket)
+            await self._stopping.wait()
+        finally:
+            await self._end()
+        if self._purge and self._note:
+            # The client removes the home that it knows; this one it cannot know.
+            await asyncio.to_thread(shutil.rmtree, self._settings.home, ignore_errors=True)
+
+    def stop(self, *, kill_jobs: bool = False, purge: bool = False) -> None:
+        """End soon. With ``kill_jobs`` the agent ends too, and with it what runs."""
+        self._kill_jobs, self._purge = kill_jobs, purge
+        if kill_jobs:
+            write_atomically(self._settings.paths.intent, b"down\n")
+        # The answer to the request that asked for it goes out first.
+        asyncio.get_running_loop().call_later(0.05, self._stopping.set)
+
+    async def _start(self) -> None:
+        stores = await self._open_stores()
+        engine = LocalEngine(
+            self._settings.paths.agent_socket,
+            output=output_files,
+            logs=self._settings.home / "logs",
+            ledger=CoresLedger(os.cpu_count() or 1),
+        )
+        jobs, dispatcher = await self._start_jobs(stores, engine)
+        services = self._services(stores, engine, jobs, dispatcher)
+        self._at_end("the agent", self._agent_stopper(engine))
+        self._record.write(self._settings.paths.record)
+        self._at_end("the record", self._remove_record)
+        gateway = Gateway(services)
+        await gateway.listen(self._settings.paths.api_socket, self._settings.paths.jobs_socket)
+        self._at_end("the gateway", gateway.close)
+        self._start_upkeep(stores, engine, jobs)
+
+    async def _open_stores(self) -> Stores:
+        settings = self._settings
+        database = Database(Source(settings.home / "store.db", settings.database_url))
+        await database.open()
+        self._at_end("the store", database.close)
+        metrics = MetricsService(
+            settings.home / "metrics.db",
+            retention_seconds=settings.metrics_days * DAY_SECONDS,
+            max_bytes=settings.metrics_bytes,
+        )
+        await metrics.start()
+        self._at_end("the samples", metrics.stop)
+        return Stores(
+            database,
+            metrics,
+            FileBlobStore(settings.home / "blobs"),
+            FileBlobStore(settings.home / "code"),
+            KeyRing.load(settings.home),
+            DiskWatch(settings.home, settings.disk_floor_bytes),
+        )
+
+    async def _start_jobs(
+        self, stores: Stores, engine: LocalEngine
+    ) -> tuple[JobService, Dispatcher]:
+        live = LiveJobs()
+        dispatcher = Dispatcher(
+            stores.database,
+            stores.blobs,
+            engine,
+            live,
+            self._events,
+            self._clock,
+            code_path=self._code(stores).path,
+            lease_key=stores.keys.lease_key,
+        )
+        jobs = JobService(
+            stores.database,
+            live,
+            dispatcher,
+            engine,
+            self._events,
+            self._clock,
+            cost_cap=self._settings.cost_cap,
+        )
+        self._events.listen("samples", stores.metrics.add)
+        self._events.listen("nodes", lambda _nodes: self._note_agent(dispatcher.nodes()))
+        self._at_end("the jobs", jobs.stop)
+        self._at_end("the dispatcher", dispatcher.stop)
+        await dispatcher.start(jobs.committed, await jobs.start())
+        return jobs, dispatcher
+
+    def _code(self, stores: Stores) -> CodeArchives:
+        limit_bytes = self._settings.max_code_bytes
+        return CodeArchives(stores.code_blobs, stores.disk, max_bytes=limit_bytes)
+
+    def _services(
+        self, stores: Stores, engine: LocalEngine, jobs: JobService, dispatcher: Dispatcher
+    ) -> Services:
+        facts = ServiceFacts(
+            self._settings,
+            lambda: self._record,
+            jobs=jobs,
+            blobs=stores.blobs,
+            disk=stores.disk,
+            nodes=dispatcher.nodes,
+            note=self._note,
+        )
+        limit_bytes = self._settings.max_upload_bytes
+        return Services(
+            jobs=jobs,
+            blobs=stores.blobs,
+            uploads=Uploads(stores.blobs, stores.keys, stores.disk, max_bytes=limit_bytes),
+            code=self._code(stores),
+            environments=EnvironmentService(self._clock),
+            keys=stores.keys,
+            disk=stores.disk,
+            events=self._events,
+            outputs=engine,
+            samples=stores.metrics,
+            nodes=dispatcher.nodes,
+            blocked=dispatcher.blocked,
+            describe=facts.describe,
+            stop=self.stop,
+        )
+
+    def _start_upkeep(self, stores: Stores, engine: LocalEngine, jobs: JobService) -> None:
+        limits = retention_limits(self._settings)
+        upkeep = Upkeep(
+            self._settings,
+            self._clock,
+            jobs,
+            Retention(stores.database, stores.blobs, engine, self._clock, limits),
+            stores.blobs,
+            stores.code_blobs,
+            stores.metrics,
+            stores.disk,
+        )
+        loop = asyncio.get_running_loop()
+        for ticker in upkeep.tickers():
+            # The first result must not wait for house-keeping.
+            loop.call_later(UPKEEP_DELAY_SECONDS, ticker.start)
+            self._at_end("upkeep", ticker.stop)
+
+    def _note_agent(self, nodes: list[NodeReport]) -> None:
+        """Write down which agent serves now, for `picloud status` and for those who wait for its end."""
+        if nodes and nodes[0].process_id != self._record.agent_pid:
+            self._record = replace(self._record, agent_pid=nodes[0].process_id)
+            self._record.write(self._settings.paths.record)
+
+    def _agent_stopper(self, engine: LocalEngine) -> Callable[[], Awaitable[None]]:
+        async def stop_agent() -> None:
+            if self._kill_jobs:
+                for node in engine.nodes():
+                    engine.stop_node(node.node, kill=True)
+
+        return stop_agent
+
+    async def _remove_record(self) -> None:
+        self._settings.paths.record.unlink(missing_ok=True)
+
+    def _at_end(self, name: str, end: Callable[[], Awaitable[object]]) -> None:
+        self._ends.append((name, end))
+
+    async def _end(self) -> None:
+        for name, end in reversed(self._ends):
+            try:
+                await end()
+            except Exception:  # noqa: BLE001  # the top of this loop: the others must end too
+                _log.exception("%s did not end well", name)
+        self._ends.clear()
