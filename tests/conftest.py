@@ -18,6 +18,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("service", kinds_of_this_machine(), indirect=True, scope="session")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, in words, what only root can do."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root: mounts, namespaces, cgroups"))
+
+
 @pytest.fixture(scope="session")
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

@@ -4,13 +4,16 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
-import psutil
 import pytest
+from container_start import ContainerStarts
 from measuring import PERF, bare_python_seconds, cpu_seconds, family, median, pss_bytes
 from service_under_test import ServiceUnderTest, kinds_of_this_machine
 
 from picloud_jupyter import cloud
+from picloud_services.agent import cgroup
+from picloud_services.agent.sampler import SampledContainer, Sampler
 
 pytestmark = pytest.mark.benchmark
 
@@ -86,14 +89,13 @@ def test_idle_cost(fresh, table):
     table.add("idle: share of a core", used * 100, 0.5, "%")
 
 
-def test_fresh_container(bench_service, table):
-    """Asks for single-use containers; the service reports when each runner's first line ran."""
-    from container_start import first_instruction_seconds
-
+def test_fresh_container(table, tmp_path):
+    starts = ContainerStarts(kinds_of_this_machine()[0], tmp_path)
+    starts.first_instruction_seconds()
     bare, ours = [], []
     for _ in range(15):
         bare.append(bare_python_seconds())
-        ours.append(first_instruction_seconds(bench_service.kind))
+        ours.append(starts.first_instruction_seconds())
     table.add(
         "fresh container to first Python instruction",
         median(ours) / median(bare),
@@ -118,15 +120,29 @@ def test_warm_runner(bench_service, table):
     table.add("warm runner: created to first instruction", median(gaps) * 1e3, 1.0, "ms")
 
 
-def test_sampling_a_hundred_containers(table):
-    from container_sampling import sampling_share
-
-    share = sampling_share(containers=100, ticks=20)
-    table.add("sampling 100 containers at 1 Hz", share * 100, 0.2, "% of core")
-
-
-def test_processes_are_gone(fresh):
-    fresh.start()
-    status = fresh.status()
-    fresh.cli("down")
-    assert not psutil.pid_exists(status["pid"])
+@pytest.mark.root
+async def test_sampling_a_hundred_containers(table):
+    tree = cgroup.detect()
+    assert tree is not None
+    sampler = Sampler(lambda _: None, lambda *_: None)
+    limits = cgroup.CgroupLimits(memory_bytes=200_000_000, cpu_cores=1.0, pids=20)
+    with ExitStack() as stack:
+        for i in range(100):
+            folders = cgroup.create(tree, f"bench-{os.getpid()}-{i}", limits)
+            process = subprocess.Popen(
+                ["sleep", "60"],
+                preexec_fn=lambda f=folders: cgroup.enter(f),  # noqa: PLW1509  # no threads here
+            )
+            stack.callback(cgroup.remove, folders)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            sampler.add(SampledContainer(str(i), os.getpid(), process.pid, folders))
+            sampler.set_running(str(i), i)
+        sampler.sample()
+        costs = []
+        for _ in range(20):
+            began = time.process_time()
+            assert len(sampler.sample()) == 100
+            costs.append(time.process_time() - began)
+    await sampler.stop()
+    table.add("sampling 100 containers at 1 Hz", median(costs) * 100, 0.2, "% of core")
