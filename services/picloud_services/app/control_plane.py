@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from picloud_jupyter.protocol.frames import WIRE_VERSION
 from picloud_jupyter.protocol.nodes import NodeReport
@@ -27,6 +28,7 @@ from picloud_services.base.single_instance import (
     host_id,
     process_start_ticks,
 )
+from picloud_services.base.ticker import Ticker
 from picloud_services.blobs.code_archives import CodeArchives
 from picloud_services.blobs.filesystem import FileBlobStore
 from picloud_services.blobs.uploads import Uploads
@@ -225,8 +227,8 @@ class ControlPlane:
         loop = asyncio.get_running_loop()
         for ticker in upkeep.tickers():
             # The first result must not wait for house-keeping.
-            loop.call_later(UPKEEP_DELAY_SECONDS, ticker.start)
-            self._at_end("upkeep", ticker.stop)
+            start = loop.call_later(UPKEEP_DELAY_SECONDS, ticker.start)
+            self._at_end("upkeep", partial(_end_ticker, start, ticker))
 
     def _note_agent(self, nodes: list[NodeReport]) -> None:
         """Write down which agent serves now, for `picloud status` and for those who wait for its end."""
@@ -255,3 +257,8 @@ class ControlPlane:
             except Exception:  # noqa: BLE001  # the top of this loop: the others must end too
                 _log.exception("%s did not end well", name)
         self._ends.clear()
+
+
+async def _end_ticker(start: asyncio.TimerHandle, ticker: Ticker) -> None:
+    start.cancel()
+    await ticker.stop()

@@ -1,0 +1,95 @@
+"""Where state goes, and how a failed start is put into words."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from picloud_jupyter.protocol.errors import DiskFull
+from picloud_jupyter.transport.paths import ServicePaths
+from picloud_services.app import startup
+from picloud_services.base.filesystem import DiskSpace
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> ServicePaths:
+    return ServicePaths(tmp_path / "home", tmp_path / "run")
+
+
+def test_prepare_when_local_then_the_home_itself_and_private(paths):
+    place = startup.prepare(paths)
+    assert (place.paths, place.note) == (paths, "")
+    assert paths.home.stat().st_mode & 0o777 == 0o700
+
+
+def test_prepare_when_on_a_network_file_system_then_local_and_said_so(
+    paths, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(startup, "network_file_system", lambda _path: "NFS")
+    monkeypatch.setattr(startup, "LOCAL_STATE", tmp_path / "var")
+    place = startup.prepare(paths)
+    assert place.paths.home.parent == tmp_path / "var"
+    assert place.paths.home.stat().st_mode & 0o777 == 0o700
+    assert place.paths.run == paths.run
+    assert "NFS" in place.note
+    assert str(place.paths.home) in place.note
+    assert not paths.home.exists()
+    assert startup.prepare(paths) == place  # the same place next time
+
+
+def test_prepare_when_the_local_folder_is_open_to_others_then_refused(
+    paths, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(startup, "network_file_system", lambda _path: "NFS")
+    monkeypatch.setattr(startup, "LOCAL_STATE", tmp_path / "var")
+    startup.prepare(paths).paths.home.chmod(0o777)
+    with pytest.raises(PermissionError, match="not a private folder"):
+        startup.prepare(paths)
+
+
+@pytest.mark.parametrize(("free", "fits"), [(15 * 2**20, False), (200 * 2**20, True)])
+def test_prepare_when_space_is_short_then_disk_full_and_256_mb_are_enough(
+    paths, monkeypatch, free, fits
+):
+    monkeypatch.setattr(startup, "disk_space", lambda _path: DiskSpace(256 * 2**20, free))
+    if fits:
+        startup.prepare(paths)
+        return
+    with pytest.raises(DiskFull, match="to start"):
+        startup.prepare(paths)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "disk_full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "platform_error"),
+        (PermissionError("words only"), "platform_error"),
+        (ValueError("cores must be"), "invalid_request"),
+        (DiskFull("as it is"), "disk_full"),
+    ],
+)
+def test_startup_error_when_raised_then_one_that_a_client_knows(error, code):
+    found = startup.as_startup_error(error)
+    assert found.code == code
+    text = error.parameter if isinstance(error, DiskFull) else error.args[0]
+    if isinstance(text, str):
+        assert text in found.parameter
+    if getattr(error, "filename", None):
+        assert error.filename in found.parameter
+
+
+def test_failure_when_run_cannot_be_written_then_at_least_printed(paths, capsys):
+    startup.report_failure(paths, DiskFull("there is no room"))
+    assert "there is no room" in capsys.readouterr().err
+    assert not paths.run.exists()
+
+
+def test_settings_when_nothing_is_set_then_traitlets_is_not_needed(paths, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("PICLOUD_"):
+            monkeypatch.delenv(name)
+    assert startup.load_settings(paths, []).paths == paths
+    assert startup.load_settings(paths, ["--cores=2"]).cores == 2
