@@ -301,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
             now = counts()
             over = all(status in FINISHED for status in now)
             if asked["until"] == "change":
-                return now != asked["counts_seen"]
+                return bool(now != asked["counts_seen"])
             return over or bool(
                 asked["until"] == "error" and set(now) - {"done", "queued", "processing"}
             )

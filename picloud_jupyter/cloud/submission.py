@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import picloud_jupyter
+from picloud_jupyter.cloud import kept_functions
 from picloud_jupyter.cloud.code import code_version
 from picloud_jupyter.cloud.functions import function_name
 from picloud_jupyter.cloud.host_python import host_python
@@ -55,12 +56,15 @@ class Submission:
 
 
 def dump_checked_function(func: Callable[..., object], references: References) -> bytes:
-    """Return ``func`` as bytes.
+    """Return ``func`` as bytes, and add what they mention to the empty ``references``.
 
     Raises:
         pickle.PicklingError: something it uses cannot be pickled; named by path.
         PayloadTooLarge: it takes along more than `cloud.config.max_closure_data`.
     """
+    kept = kept_functions.find(func, references)
+    if kept is not None:
+        return kept
     data = dump_function(func, references=references, file_limit_bytes=config.max_transmit_data)
     limit = config.max_closure_data
     if len(data) > limit:
@@ -73,6 +77,7 @@ def dump_checked_function(func: Callable[..., object], references: References) -
             f"the function {function_name(func)} takes along {len(data):,} bytes, more than the {limit:,} allowed; the largest: {largest}",
             hint="pass such data as an argument, or raise cloud.config.max_closure_data",
         )
+    kept_functions.keep(func, data, references)
     return data
 
 

@@ -1,0 +1,97 @@
+"""Functions that were pickled before and would give the same bytes again.
+
+Pickling a small function costs more than all else that the client does for a call. The bytes are used
+again only where nothing that they hold can have changed: a plain function without a closure,
+with immutable defaults, whose globals are modules.
+"""
+
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from picloud_jupyter.serialize.pickler import References
+
+_ATOMS = frozenset((int, float, str, bytes, bool, complex, type(None)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The bytes, what they mention, and the state in which they are right."""
+
+    data: bytes
+    own_code: types.CodeType
+    modules: frozenset[str]
+    code: tuple[types.CodeType, ...]
+    state: tuple[object, ...]
+    globals: tuple[tuple[str, object], ...]
+
+
+_kept: weakref.WeakKeyDictionary[types.FunctionType, _Kept] = weakref.WeakKeyDictionary()
+_ABSENT = object()
+
+
+def find(func: Callable[..., object], references: References) -> bytes | None:
+    """Return the bytes of ``func`` if they are still right, and add what they mention."""
+    if type(func) is not types.FunctionType:
+        return None
+    kept = _kept.get(func)
+    if kept is None or kept.own_code is not func.__code__ or kept.state != _state(func):
+        return None
+    names = func.__globals__
+    for name, value in kept.globals:
+        if names.get(name, _ABSENT) is not value:
+            return None
+    references.modules |= kept.modules
+    references.code += kept.code
+    return kept.data
+
+
+def keep(func: Callable[..., object], data: bytes, references: References) -> None:
+    """Remember that ``func`` was pickled as ``data``, if that can be told to stay right.
+
+    ``references`` must hold what was mentioned by this function alone.
+    """
+    if type(func) is not types.FunctionType or not _is_simple(func):
+        return
+    names = func.__globals__
+    used = {name: names.get(name, _ABSENT) for name in _global_names(func.__code__)}
+    if all(value is _ABSENT or isinstance(value, types.ModuleType) for value in used.values()):
+        _kept[func] = _Kept(
+            data,
+            func.__code__,
+            frozenset(references.modules),
+            tuple(references.code),
+            _state(func),
+            tuple(used.items()),
+        )
+
+
+def _is_simple(func: types.FunctionType) -> bool:
+    if func.__closure__ or func.__kwdefaults__ or func.__dict__:
+        return False
+    notes = func.__annotations__.values()
+    return all(type(value) in _ATOMS for value in func.__defaults__ or ()) and all(
+        type(note) is str or getattr(note, "__module__", "") == "builtins" for note in notes
+    )
+
+
+def _state(func: types.FunctionType) -> tuple[object, ...]:
+    """What is compared by value; ``len(sys.modules)``: cloudpickle looks for imported submodules."""
+    return (
+        func.__defaults__,
+        func.__kwdefaults__,
+        len(func.__dict__),
+        len(func.__annotations__),
+        func.__qualname__,
+        func.__module__,
+        len(sys.modules),
+    )
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
