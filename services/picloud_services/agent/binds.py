@@ -150,6 +150,7 @@ class Planner:
         self._foreign = request.host_uid != request.spec.user_id
         self._layer = Layer(request.layer_dir)
         self._masks = outermost(host.real(path) for path in HIDDEN if host.exists(path))
+        self._hidden = {host.real(path) for path in request.hidden}
         self._steps: dict[str, Step] = {}
 
     def plan(self) -> list[Step]:
@@ -199,6 +200,7 @@ class Planner:
         if not folder or is_under_any(folder, KERNEL) or folder in UNSHOWN:
             return
         self._need(folder)
+        self._check_not_ours(folder)
         self._links((folder,))
         target = self._host.real(folder)
         self._uncover(target)
@@ -243,13 +245,19 @@ class Planner:
 
     def _service(self) -> None:
         """The service's own folders are never seen, whatever was shown above them."""
-        for path in {self._host.real(path) for path in self._request.hidden}:
-            if self._host.exists(path) and not self._is_hidden(path):
-                self._add(Hide(path))
+        shown = [step for step in self._steps.values() if isinstance(step, Bind | Overlay)]
+        for path in self._hidden:
+            places = {
+                s.target + path[len(s.source) :] for s in shown if is_under(path, s.source)
+            }
+            for place in {path, *places}:
+                if self._host.exists(path) and not self._is_hidden(place):
+                    self._add(Hide(place))
 
     def _show(self, source: str, target: str, *, writable: bool = False) -> None:
         """Make ``source`` visible at ``target``, unless it is already."""
         self._need(source)
+        self._check_not_ours(source)
         source, target = self._host.real(source), self._host.real(target)
         closed = self._uncover(source)
         if source == target and not writable and not closed and not self._is_hidden(target):
@@ -291,6 +299,12 @@ class Planner:
             raise ContainerError(
                 f"{path} is not on this machine; submit the job again from an environment that is",
                 reason="env_missing",
+            )
+
+    def _check_not_ours(self, path: str) -> None:
+        if is_under_any(self._host.real(path), self._hidden):
+            raise ContainerError(
+                f"{path} belongs to the service and is never shown to a job; use another folder"
             )
 
     def _add(self, step: Step) -> None:

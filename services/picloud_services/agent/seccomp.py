@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 
 from picloud_services.agent import syscall_rules as rules
+from picloud_services.agent.container import ContainerError
 
 _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06  # BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_RET|K
 _EQUAL, _GREATER, _BITS = 0x15, 0x25, 0x45  # BPF_JMP | JEQ, JGT, JSET |K
@@ -23,8 +24,11 @@ def program(machine: str) -> bytes:
     """Return the filter for ``machine`` (os.uname().machine) as an array of struct sock_filter.
 
     Raises:
-        KeyError: the architecture is not known.
+        ContainerError: there are no rules for it.
     """
+    if machine not in rules.ARCHITECTURES:
+        known = " and ".join(rules.ARCHITECTURES)
+        raise ContainerError(f"jobs are isolated on {known} only; this machine is {machine}")
     column = list(rules.ARCHITECTURES).index(machine)
     code: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
