@@ -12,9 +12,10 @@ from picloud_services.base.database import Database
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.jobs.ending import Move, move, slices
 from picloud_services.jobs.gates import Gate
-from picloud_services.jobs.live import Change, LiveBatch, LiveJobs
+from picloud_services.jobs.live import Change, LiveJobs
 from picloud_services.jobs.ports import Dispatch
 from picloud_services.jobs.publishing import Publisher, ready_from
+from picloud_services.jobs.spans import LiveBatch
 from picloud_services.jobs.store import DEPENDENCIES_OF, check_dependencies
 
 RETRY_SECONDS = 1.0

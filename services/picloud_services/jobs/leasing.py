@@ -73,9 +73,18 @@ class Leased:
 
 
 def lease_jobs(tx: Transaction, wanted: LeaseRequest) -> Leased | None:
-    """Enter the lease and return what it runs; None if a job of it was killed meanwhile."""
-    first, last = wanted.first_jid, wanted.first_jid + wanted.count - 1
-    if tx.value(_STILL_QUEUED, first=first, last=last) != wanted.count:
+    """Enter the lease and return what it runs; None if a job of it was killed meanwhile.
+
+    Where the arguments must be read, the lease ends with their part: then it is shorter than wanted.
+    """
+    first, count = wanted.first_jid, wanted.count
+    part = None
+    arguments = wanted.arguments
+    if arguments is None:
+        part = read_part(tx, first)
+        count = min(count, part.first_jid + part.count - first)
+        arguments = part
+    if tx.value(_STILL_QUEUED, first=first, last=first + count - 1) != count:
         return None
     insert_lease(
         tx,
@@ -83,16 +92,11 @@ def lease_jobs(tx: Transaction, wanted: LeaseRequest) -> Leased | None:
         batch=wanted.batch,
         user_id=wanted.user_id,
         first_jid=first,
-        count=wanted.count,
+        count=count,
         at=wanted.at,
     )
-    part = None
-    arguments = wanted.arguments
-    if arguments is None:
-        part = read_part(tx, first)
-        arguments = part.cut(first, wanted.count)
     function = wanted.function or read_function(tx, wanted.function_digest)
-    return Leased(wanted, arguments, function, part)
+    return Leased(wanted, arguments.cut(first, count), function, part)
 
 
 def read_part(tx: Transaction, jid: int) -> Arguments:

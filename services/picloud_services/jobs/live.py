@@ -5,20 +5,19 @@ listing and dispatching cost nothing per job. A batch is forgotten when its last
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from picloud_jupyter.protocol.ids import JidRange
-from picloud_jupyter.protocol.jobs import JobSpec, Status
+from picloud_jupyter.protocol.jobs import Status
 from picloud_services.jobs.spans import (
     ABSENT,
     CODE_OF,
+    OPEN,
     STATUS_OF,
     UNFINISHED_CODES,
+    LiveBatch,
     Span,
     SpanIndex,
 )
-
-OPEN, SEALED, ABANDONED = "open", "sealed", "abandoned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +42,6 @@ class Ready:
     fresh: bool = False
     alone: bool = False
     delay_seconds: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class LiveBatch:
-    """A call or a map that is not finished. ``spec`` is shared by many and lacks what is here."""
-
-    batch: int
-    user_id: int
-    spec: JobSpec
-    function_digest: str
-    priority: int
-    label: str | None
-    state: str
-    size: int | None
-    created_at: float
-    depends_on: tuple[JidRange, ...] = ()
-    is_map: bool = False
-    spans: list[Span] = field(default_factory=list)
-    open: int = 0  # unfinished jobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs import cache, links, store
 from picloud_services.jobs.ending import Move, move, slices
 from picloud_services.jobs.leasing import Arguments
-from picloud_services.jobs.live import ABANDONED, OPEN, SEALED, Change, LiveBatch, Ready
+from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.publishing import Publisher
 from picloud_services.jobs.reasons import Facts, message
-from picloud_services.jobs.spans import CODE_OF
+from picloud_services.jobs.spans import ABANDONED, CODE_OF, OPEN, SEALED, LiveBatch
 from picloud_services.jobs.submit import Desk
 from picloud_services.jobs.words import Function, MapReceipt, PartReceipt
 

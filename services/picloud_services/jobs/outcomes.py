@@ -5,6 +5,7 @@ never started moves ``count`` down; the row goes when they meet. So whatever is 
 an attempt that lost its lease, finds nothing to change.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ _DONE = Statement(
 _DONE_BY = Statement(
     "SELECT jid FROM jobs WHERE jid BETWEEN :first AND :last AND result = :result ORDER BY jid"
 )
-_PAST = Statement(
+PAST = Statement(
     """SELECT attempt, losses, retries, fresh FROM jobs WHERE jid = :jid AND status = 'queued'"""
 )
 _END = Statement(
@@ -51,7 +52,7 @@ _AGAIN = Statement(
     """UPDATE jobs SET attempt = :attempt, losses = :losses, retries = :retries, fresh = :fresh,
       retry_at = :retry_at WHERE jid = :jid"""
 )
-_QUEUED = Statement(
+QUEUED = Statement(
     """SELECT jid, attempt, fresh FROM jobs
     WHERE jid BETWEEN :first AND :last AND status = 'queued' ORDER BY jid"""
 )
@@ -84,16 +85,15 @@ RulesOf = Callable[[Transaction, int], Rules]
 class Report:
     """Elements of a lease that ended, in order of position; ``body`` are their bytes, in order.
 
-    ``facts`` override those of the batch (an exit), ``reused`` says whether the interpreter had run
-    other jobs, ``usage`` what the whole chunk used, ``over`` that nothing more of the lease comes.
+    ``exit_text`` says how the container ended, ``usage`` what the whole chunk used, ``over`` that
+    nothing more of the lease comes.
     """
 
     lease: str
     items: Sequence[Item]
     body: bytes
     at: float
-    facts: Facts | None = None
-    reused: bool | None = None
+    exit_text: str = ""
     usage: dict[str, Any] | None = None
     over: bool = False
 
@@ -123,7 +123,9 @@ class KeptResult:
 
 
 @dataclass(slots=True)
-class _Lease:
+class LeaseRow:
+    """A live lease as the store has it."""
+
     lease: str
     batch: int
     user_id: int
@@ -135,13 +137,13 @@ class _Lease:
     node: str
 
 
-def find_lease(tx: Transaction, lease: str) -> "_Lease | None":
+def find_lease(tx: Transaction, lease: str) -> LeaseRow | None:
     """Return the row of a live lease."""
     row = tx.one(_LEASE, lease=lease)
     if row is None:
         return None
     batch, user_id, first_jid, count, next_position, attempt, fresh, node = row
-    return _Lease(
+    return LeaseRow(
         lease, batch, user_id, first_jid, count, next_position, attempt, bool(fresh), node
     )
 
@@ -158,7 +160,7 @@ def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
     if items:
         _record_items(tx, lease, items, body, report, rules_of(tx, lease.batch), outcome)
     if report.over and lease.next_position < lease.count:
-        outcome.ready += _still_queued(
+        outcome.ready += still_queued(
             tx,
             lease.batch,
             lease.first_jid + lease.next_position,
@@ -171,7 +173,7 @@ def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
 
 def _record_items(
     tx: Transaction,
-    lease: _Lease,
+    lease: LeaseRow,
     items: Sequence[Item],
     body: bytes,
     report: Report,
@@ -196,7 +198,7 @@ def _is_done(item: Item) -> bool:
     return bool(item[1] == "done")
 
 
-def _within(lease: _Lease, report: Report) -> tuple[Sequence[Item], bytes]:
+def _within(lease: LeaseRow, report: Report) -> tuple[Sequence[Item], bytes]:
     """Leave out what was reported before or is not leased any more."""
     items = report.items
     if items and items[0][0] >= lease.next_position and items[-1][0] < lease.count:
@@ -214,7 +216,7 @@ def _within(lease: _Lease, report: Report) -> tuple[Sequence[Item], bytes]:
 
 
 def requeue_unreported(
-    tx: Transaction, lease: _Lease, items: Sequence[Item], outcome: Outcome
+    tx: Transaction, lease: LeaseRow, items: Sequence[Item], outcome: Outcome
 ) -> None:
     """Queue elements that an event passed over: they would wait for ever otherwise."""
     if items[-1][0] - lease.next_position + 1 == len(items):
@@ -223,10 +225,10 @@ def requeue_unreported(
     for position in range(lease.next_position, items[-1][0]):
         if position not in told:
             jid = lease.first_jid + position
-            outcome.ready += _still_queued(tx, lease.batch, jid, jid)
+            outcome.ready += still_queued(tx, lease.batch, jid, jid)
 
 
-def settle(tx: Transaction, lease: _Lease, outcome: Outcome) -> None:
+def settle(tx: Transaction, lease: LeaseRow, outcome: Outcome) -> None:
     """Store what is left of a lease, or remove it."""
     if lease.next_position >= lease.count:
         tx.run(_DROP_LEASE, lease=lease.lease)
@@ -244,7 +246,7 @@ class _Writer:
     """Writes the ends of one report; counters and money are added up and written once."""
 
     def __init__(
-        self, tx: Transaction, lease: _Lease, rules: Rules, report: Report, outcome: Outcome
+        self, tx: Transaction, lease: LeaseRow, rules: Rules, report: Report, outcome: Outcome
     ) -> None:
         self.tx = tx
         self.lease = lease
@@ -281,17 +283,19 @@ class _Writer:
     def failed(self, item: Item) -> None:
         """End or queue again one element that did not return."""
         jid = self.lease.first_jid + item[0]
-        row = self.tx.one(_PAST, jid=jid)
+        row = self.tx.one(PAST, jid=jid)
         if row is None:
             return
         past = Past(row[0], row[1], row[2], bool(row[3]))
-        reused = self.report.reused
+        facts = self.rules.facts
+        if self.report.exit_text:
+            facts = dataclasses.replace(facts, exit_text=self.report.exit_text)
         decision = decide(
             _reason(item[1]),
             self.rules.terms,
             past,
-            reused=item[0] > 0 or not self.lease.fresh if reused is None else reused,
-            facts=self.report.facts or self.rules.facts,
+            reused=item[0] > 0 or not self.lease.fresh,
+            facts=facts,
         )
         if decision.again:
             self.outcome.ready.append(
@@ -394,9 +398,9 @@ def run_again(tx: Transaction, batch: int, jid: int, decision: Decision, at: flo
     )
 
 
-def _still_queued(tx: Transaction, batch: int, first: int, last: int) -> list[Ready]:
+def still_queued(tx: Transaction, batch: int, first: int, last: int) -> list[Ready]:
     """Return those of a range that are queued, as runs with the same attempt."""
-    rows = tx.all(_QUEUED, first=first, last=last)
+    rows = tx.all(QUEUED, first=first, last=last)
     found = []
     for (_, attempt, fresh), run in groupby(
         enumerate(rows), key=lambda pair: (pair[1][0] - pair[0], pair[1][1], pair[1][2])
@@ -413,65 +417,3 @@ def _still_queued(tx: Transaction, batch: int, first: int, last: int) -> list[Re
             )
         )
     return found
-
-
-def give_back(tx: Transaction, lease_id: str, first: int, count: int, *, over: bool) -> Outcome:
-    """Queue elements ``first`` .. of a lease that were never started; ``over``: no more will come."""
-    outcome = Outcome(lease_id)
-    lease = find_lease(tx, lease_id)
-    if lease is None:
-        outcome.late = True
-        return outcome
-    outcome.batch, outcome.user_id = lease.batch, lease.user_id
-    start = lease.next_position if over else max(first, lease.next_position)
-    stop = lease.count if over else min(first + count, lease.count)
-    if start < stop:
-        outcome.ready = _still_queued(
-            tx, lease.batch, lease.first_jid + start, lease.first_jid + stop - 1
-        )
-    if over:
-        lease.count = lease.next_position
-    elif stop == lease.count:
-        lease.count = max(start, lease.next_position)
-    settle(tx, lease, outcome)
-    return outcome
-
-
-def end_all(
-    tx: Transaction, lease_id: str, reason: EndReason, rules_of: RulesOf, at: float, detail: str
-) -> Outcome:
-    """Decide every element that a lease still covers for one reason: node_lost, start_failed ..."""
-    outcome = Outcome(lease_id)
-    lease = find_lease(tx, lease_id)
-    if lease is None:
-        outcome.late = True
-        return outcome
-    outcome.batch, outcome.user_id = lease.batch, lease.user_id
-    rules = rules_of(tx, lease.batch)
-    delta: Delta = Counter()
-    first = lease.first_jid + lease.next_position
-    last = lease.first_jid + lease.count - 1
-    for jid, *_ in tx.all(_QUEUED, first=first, last=last):
-        row = tx.one(_PAST, jid=jid)
-        assert row is not None
-        decision = decide(
-            reason,
-            rules.terms,
-            Past(row[0], row[1], row[2], bool(row[3])),
-            facts=Facts(node=lease.node, detail=detail),
-        )
-        if decision.again:
-            outcome.ready.append(run_again(tx, lease.batch, jid, decision, at))
-        else:
-            end_job(tx, jid, decision, at)
-            delta[Status.QUEUED] -= 1
-            delta[decision.status] += 1
-            outcome.changes.append(
-                Change(lease.batch, jid, jid, Status.QUEUED, decision.status)
-            )
-    if delta:
-        add_to_user(tx, lease.user_id, delta)
-        add_to_batch(tx, lease.batch, delta)
-    lease.next_position = lease.count
-    settle(tx, lease, outcome)
-    return outcome

@@ -1,26 +1,15 @@
 """What the job service needs from floors above it: given in by `picloud_services.app`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import JobSpec
 from picloud_services.jobs.leasing import Arguments
-from picloud_services.jobs.live import LiveBatch, Ready
-from picloud_services.jobs.outcomes import Outcome
+from picloud_services.jobs.live import Ready
+from picloud_services.jobs.spans import LiveBatch
 from picloud_services.jobs.store import NewLease
 from picloud_services.jobs.words import Function
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """What of a node jobs of one spec occupy each, after the cut to what the node has."""
-
-    cores: float
-    memory_bytes: int
-    node: str
-    container_kind: str
 
 
 class Dispatch(Protocol):
@@ -33,7 +22,9 @@ class Dispatch(Protocol):
             InvalidRequest: (``reason`` never_scheduled) none can; the message names the limit.
         """
 
-    def reserve(self, user_id: int, spec: JobSpec, priority: int) -> NewLease | None:
+    def reserve(
+        self, user_id: int, spec: JobSpec, priority: int, function_digest: str
+    ) -> NewLease | None:
         """Return a lease for one job that may start at once, or None if it must queue."""
 
     def cancel(self, lease: NewLease) -> None:
@@ -52,9 +43,6 @@ class Dispatch(Protocol):
     ) -> None:
         """Queue jobs; their payloads, where at hand, spare reading them again."""
 
-    def settled(self, outcome: Outcome) -> None:
-        """Take note of a committed outcome: a lease may be over, jobs queued again."""
-
     def killed(self, jids: Sequence[JidRange]) -> None:
         """Drop jobs that were ended by request from the queue and from leases."""
 
@@ -63,9 +51,6 @@ class Dispatch(Protocol):
 
     def why(self, jid: int) -> str:
         """Return why a queued job does not run yet: "queued because ..."."""
-
-    def placement(self, spec: JobSpec) -> Placement | None:
-        """Return what a job of ``spec`` occupies; None while no node is known."""
 
     def lease_of(self, jid: int) -> NewLease | None:
         """Return the lease that a job is given out under, running or not."""

@@ -7,8 +7,8 @@ from picloud_jupyter.protocol.jobs import JobSpec, Status
 from picloud_services.base import codec
 from picloud_services.base.sql import Row, Statement, Transaction
 from picloud_services.jobs.links import SpecBook
-from picloud_services.jobs.live import LiveBatch, LiveJobs, Ready
-from picloud_services.jobs.spans import CODE_OF
+from picloud_services.jobs.live import LiveJobs, Ready
+from picloud_services.jobs.spans import CODE_OF, LiveBatch
 
 _BATCHES = Statement(
     """SELECT batch, user_id, spec, function_digest, label, priority, depends_on, size, first_jid,
@@ -75,7 +75,7 @@ class Loaded:
 
 def load(tx: Transaction, book: SpecBook, now_at: float) -> Loaded:
     """Read everything unfinished."""
-    leases = [KnownLease(*row[:9], bool(row[9])) for row in tx.all(_LEASES)]
+    leases = [_lease(row) for row in tx.all(_LEASES)]
     leased: dict[int, set[int]] = {}
     for lease in leases:
         jids = range(lease.first_jid + lease.next_position, lease.first_jid + lease.count)
@@ -93,6 +93,22 @@ def load(tx: Transaction, book: SpecBook, now_at: float) -> Loaded:
             found.parts.append(_part(row[0], first_jid, first_index, count, jobs, away, now_at))
         batches.append(found)
     return Loaded(batches, leases)
+
+
+def _lease(row: Row) -> KnownLease:
+    lease, batch, user_id, first_jid, count, next_position, attempt, node, slot, fresh = row
+    return KnownLease(
+        lease,
+        batch,
+        user_id,
+        first_jid,
+        count,
+        next_position,
+        attempt=attempt,
+        node=node,
+        slot=slot,
+        fresh=bool(fresh),
+    )
 
 
 def _batch(row: Row, spec: JobSpec) -> LoadedBatch:

@@ -3,14 +3,13 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from picloud_jupyter.protocol.jobs import Status
-
-if TYPE_CHECKING:
-    from picloud_services.jobs.live import LiveBatch
+from picloud_jupyter.protocol.ids import JidRange
+from picloud_jupyter.protocol.jobs import JobSpec, Status
 
 BLOCK_BITS = 12
+OPEN, SEALED, ABANDONED = "open", "sealed", "abandoned"  # states of a batch
 
 CODE_OF = {
     Status.WAITING: ord("w"),
@@ -26,12 +25,31 @@ UNFINISHED_CODES = (CODE_OF[Status.WAITING], CODE_OF[Status.QUEUED])
 
 
 @dataclass(slots=True, eq=False)
+class LiveBatch:
+    """A call or a map that is not finished. ``spec`` is shared by many and lacks what is here."""
+
+    batch: int
+    user_id: int
+    spec: JobSpec
+    function_digest: str
+    priority: int
+    label: str | None
+    state: str
+    size: int | None
+    created_at: float
+    depends_on: tuple[JidRange, ...] = ()
+    is_map: bool = False
+    spans: "list[Span]" = field(default_factory=list)
+    open: int = 0  # unfinished jobs
+
+
+@dataclass(slots=True, eq=False)
 class Span:
     """Contiguous jids of one unfinished batch, one status code each."""
 
     first_jid: int
     codes: bytearray
-    batch: "LiveBatch"
+    batch: LiveBatch
     first_index: int
     watchers: list["Watcher"] = field(default_factory=list)
 

@@ -12,8 +12,8 @@ from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs import links
 from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
 from picloud_services.jobs.lifecycle import after_dependencies
-from picloud_services.jobs.live import OPEN, SEALED
 from picloud_services.jobs.reasons import Facts, message
+from picloud_services.jobs.spans import OPEN, SEALED
 from picloud_services.jobs.words import Cached, Function
 
 MET, WAITING, FAILED = "met", "waiting", "failed"

@@ -16,9 +16,9 @@ from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs import cache, links, store
 from picloud_services.jobs.dependencies import Dependencies
 from picloud_services.jobs.leasing import Arguments
-from picloud_services.jobs.live import SEALED, LiveBatch, LiveJobs, Ready
+from picloud_services.jobs.live import LiveJobs, Ready
 from picloud_services.jobs.ports import Dispatch
-from picloud_services.jobs.spans import CODE_OF
+from picloud_services.jobs.spans import CODE_OF, SEALED, LiveBatch
 from picloud_services.jobs.words import CallReceipt, Function, Payload
 
 MAX_LABEL_CHARACTERS = 200
@@ -148,7 +148,7 @@ class Calls:
         desk.dispatch.check(new.spec)
         lease = None
         if not spec.depends_on and not spec.cache:
-            lease = desk.dispatch.reserve(user_id, new.spec, spec.priority)
+            lease = desk.dispatch.reserve(user_id, new.spec, spec.priority, function.digest)
         future = desk.database.write(
             partial(_enter_call, new, desk.book, arguments, lease),
             partial(self._entered, new, arguments, lease),

@@ -1,0 +1,341 @@
+"""Gives queued jobs to runners, and takes back what became of them.
+
+All state here is a cache of the store: after a restart it is built again from queued jobs, known
+leases and what nodes say that they still hold.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.ids import JidRange
+from picloud_jupyter.protocol.jobs import EndReason, JobSpec
+from picloud_jupyter.protocol.nodes import NodeReport
+from picloud_services.base.clock import Clock
+from picloud_services.base.database import Database
+from picloud_services.base.events import Events
+from picloud_services.blobs.store import BlobStore
+from picloud_services.dispatch.assigning import Assigner
+from picloud_services.dispatch.cluster import Cluster, HeldLease, Slot
+from picloud_services.dispatch.engine import Engine, EngineEvent
+from picloud_services.dispatch.estimate import Estimates
+from picloud_services.dispatch.fairness import FairShare
+from picloud_services.dispatch.giving import Giving
+from picloud_services.dispatch.payloads import ChunkBuilder, CodePath
+from picloud_services.dispatch.placement import need, never_fits
+from picloud_services.dispatch.recorder import RECORDED, Recorded, Recorder
+from picloud_services.dispatch.sandbox import check_spec, single_use
+from picloud_services.dispatch.settling import Settling
+from picloud_services.dispatch.upkeep import AWAY_SECONDS, DOUBT_SECONDS, Upkeep
+from picloud_services.dispatch.why import why_queued
+from picloud_services.dispatch.work_queue import WorkQueue, work_from
+from picloud_services.jobs.leasing import Arguments
+from picloud_services.jobs.live import LiveJobs, Ready
+from picloud_services.jobs.outcomes import Outcome
+from picloud_services.jobs.recovery import KnownLease
+from picloud_services.jobs.spans import LiveBatch
+from picloud_services.jobs.store import NewLease
+from picloud_services.jobs.words import Function
+
+TICK_SECONDS = 0.25
+OUTPUT_TOPIC, SAMPLES_TOPIC, NODES_TOPIC = "jobs.output", "samples", "nodes"
+_log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """The `jobs.ports.Dispatch` of the service. On the event loop alone."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        engine: Engine,
+        live: LiveJobs,
+        events: Events,
+        clock: Clock,
+        *,
+        code_path: CodePath,
+        lease_key: Callable[[str], str],
+    ) -> None:
+        self._engine = engine
+        self._live = live
+        self._events = events
+        self._clock = clock
+        self._cluster = Cluster()
+        self._queue = WorkQueue()
+        self._assigner = Assigner(self._cluster, self._queue, Estimates(), FairShare())
+        self._upkeep = Upkeep(self._assigner, engine, self._lose)
+        self._settling = Settling(
+            self._assigner, engine, live, self._upkeep, clock, add=self.add
+        )
+        self._recorder = Recorder(
+            database, blobs, live, clock, self._settling.rules_of, self._committed
+        )
+        self._giving = Giving(
+            database,
+            engine,
+            self._assigner,
+            ChunkBuilder(blobs, code_path, lease_key),
+            clock,
+            claim=self._upkeep.claim,
+            requeue=lambda ready: self.add([ready]),
+            report=self._recorder.take,
+        )
+        self._on_committed: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None
+        self._delayed: dict[int, tuple[float, Ready]] = {}  # first jid -> when (steady)
+        self._known: dict[str, KnownLease] = {}  # of before the start, until their node is here
+        self._ticking: asyncio.Task[None] | None = None
+
+    # ----------------------------------------------------------------------------------- process
+    async def start(
+        self, on_committed: Callable[[Sequence[Outcome]], None], leases: Sequence[KnownLease]
+    ) -> None:
+        """Begin; ``leases`` were live before, and are lost unless their node still holds them.
+
+        ``on_committed`` gets every committed outcome, in commit order (`JobService.committed`).
+        """
+        self._on_committed = on_committed
+        now = self._clock.steady_seconds()
+        for known in leases:
+            self._known[known.lease] = known
+            self._upkeep.doubt(known.lease, known.node, AWAY_SECONDS, now)
+        await self._engine.start(self._on_event)
+        self._ticking = asyncio.get_running_loop().create_task(self._tick())
+
+    async def stop(self) -> None:
+        """Disconnect; what runs goes on and is taken up again by the next start."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._giving.stop()
+        await self._engine.stop()
+        self._recorder.stop()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                self._upkeep.tick(self._clock.steady_seconds())
+                self._push_delayed()
+                self._giving.pump()
+            except Exception:  # noqa: BLE001  # the top of a loop that must go on
+                _log.exception("upkeep failed")
+
+    def nodes(self) -> list[NodeReport]:
+        """Return the nodes that are connected."""
+        return self._engine.nodes()
+
+    # -------------------------------------------------------------------------------- submitting
+    def check(self, spec: JobSpec) -> None:
+        """Return if jobs of ``spec`` can be held by some node; see `jobs.ports.Dispatch`."""
+        check_spec(spec, self._cluster.kinds())
+        capacities = [report.capacity for report in self._cluster.known.values()]
+        if words := never_fits(spec.core_type, spec.cores, capacities):
+            raise InvalidRequest(
+                words,
+                reason=EndReason.NEVER_SCHEDULED,
+                hint="ask for fewer cores or another _type",
+            )
+
+    def reserve(
+        self, user_id: int, spec: JobSpec, priority: int, function_digest: str
+    ) -> NewLease | None:
+        """Return a lease for a call that may start at once; see `jobs.ports.Dispatch`."""
+        self._upkeep.claim(self._clock.steady_seconds(), more=1)
+        slot = self._assigner.reserve(user_id, spec, priority, function_digest)
+        if slot is None:
+            return None
+        key = (function_digest, spec.core_type)
+        lease, _ = self._giving.new_lease(slot, key, fresh=single_use(spec))
+        return lease
+
+    def cancel(self, lease: NewLease) -> None:
+        """Give back a reserved lease."""
+        held = self._cluster.leases.get(lease.lease)
+        if held is not None:
+            self._cluster.remove(held, self._clock.steady_seconds())
+            self._giving.wake()
+
+    def launch(
+        self, lease: NewLease, batch: LiveBatch, arguments: Arguments, function: Function
+    ) -> None:
+        """Start the job of a reserved lease that is committed."""
+        held = self._cluster.leases[lease.lease]
+        held.first_jid, held.count = arguments.first_jid, arguments.count
+        self._giving.send(held, batch.spec, arguments, function)
+
+    def add(
+        self,
+        ready: Sequence[Ready],
+        arguments: Arguments | None = None,
+        function: Function | None = None,
+    ) -> None:
+        """Queue jobs that may run, and look for what can be given out."""
+        now = self._clock.steady_seconds()
+        for item in ready:
+            batch = self._live.batches.get(item.batch)
+            if batch is None:
+                continue
+            if item.delay_seconds:
+                self._delayed[item.first_jid] = now + item.delay_seconds, item
+            else:
+                self._queue.push(work_from(item, batch, now, arguments, function))
+        self._giving.wake()
+
+    def _push_delayed(self) -> None:
+        now = self._clock.steady_seconds()
+        for jid, (due, ready) in tuple(self._delayed.items()):
+            batch = self._live.batches.get(ready.batch)
+            if batch is None:
+                del self._delayed[jid]
+            elif due <= now:
+                del self._delayed[jid]
+                self._queue.push(work_from(ready, batch, now))
+
+    # ------------------------------------------------------------------------------------ ending
+    def killed(self, jids: Sequence[JidRange]) -> None:
+        """Take note of jobs that were ended by request: those given out must not start."""
+        for first, last in jids:
+            for held in self._cluster.leases_within(first, last):
+                held.unwanted = True
+                if held.sent:
+                    self._engine.revoke(held.slot.node, held.lease)
+                    if (
+                        held.running is not None
+                        and first <= held.first_jid + held.running <= last
+                    ):
+                        self._settling.started(held, held.running, None)
+        self._giving.wake()
+
+    def kill_running(self, jids: Sequence[int]) -> None:
+        """End elements that run now."""
+        for jid in jids:
+            running = self._live.running.get(jid)
+            if running is not None:
+                self._engine.kill(running.node, running.lease, running.position, "killed")
+
+    # ------------------------------------------------------------------------------------ asking
+    def why(self, jid: int) -> str:
+        """Return why a queued job does not run yet."""
+        span = self._live.find(jid)
+        if span is None:
+            return ""
+        delayed = self._delayed.get(jid)
+        delay = delayed[0] - self._clock.steady_seconds() if delayed else None
+        return why_queued(jid, span.batch, self._cluster, self._queue, delay)
+
+    def lease_of(self, jid: int) -> NewLease | None:
+        """Return the lease that a job is out under."""
+        held = self._cluster.lease_with(jid)
+        if held is None:
+            return None
+        slot = held.slot
+        return NewLease(held.lease, slot.node, slot.slot, held.fresh, held.attempt)
+
+    @contextlib.contextmanager
+    def blocked(self, jid: int) -> Iterator[None]:
+        """While inside: the job waits for other jobs, and does not hold its cores."""
+        held = self._cluster.lease_with(jid)
+        if held is None:
+            yield
+            return
+        slot = held.slot
+        if self._cluster.block(slot):
+            for waiting in tuple(slot.leases):
+                self._upkeep.take_back(waiting)
+        self._giving.wake()
+        try:
+            yield
+        finally:
+            self._cluster.unblock(slot)
+
+    # ------------------------------------------------------------------------- events of the engine
+    def _on_event(self, event: EngineEvent) -> None:
+        if event.name in RECORDED:
+            self._recorder.take(event)
+        elif event.name == "started":
+            held = self._cluster.leases.get(event.lease)
+            if held is not None:
+                self._settling.started(held, event.fields["position"], event.fields.get("at"))
+        elif event.name == "output":
+            self._events.publish(OUTPUT_TOPIC, event)
+        elif event.name == "samples":
+            self._events.publish(SAMPLES_TOPIC, event.fields["items"])
+        elif event.name == "node_up":
+            self._node_up(event)
+        elif event.name == "node_down":
+            self._node_down(event)
+
+    def _committed(self, recorded: Recorded) -> None:
+        self._on_committed([outcome for _, outcome in recorded])
+        self._settling.settle(recorded)
+
+    def _node_up(self, event: EngineEvent) -> None:
+        now = self._clock.steady_seconds()
+        node, listed = event.node, event.fields["leases"]
+        self._cluster.node_up(event.fields["report"])
+        for lease, slot in dict(listed).items():
+            self._upkeep.trust(lease)
+            if lease in self._cluster.leases:
+                continue
+            known = self._known.pop(lease, None)
+            if known is not None:
+                self._take_up(known, slot)
+            else:  # of a job that ended meanwhile
+                self._engine.revoke(node, lease)
+        for held in tuple(self._cluster.leases.values()):
+            if held.slot.node == node and held.count and held.lease not in listed:
+                self._upkeep.doubt(held.lease, node, DOUBT_SECONDS, now)
+        for known in self._known.values():
+            if known.node == node:
+                self._upkeep.doubt(known.lease, node, DOUBT_SECONDS, now)
+        self._events.publish(NODES_TOPIC, event)
+        self._giving.wake()
+
+    def _node_down(self, event: EngineEvent) -> None:
+        now = self._clock.steady_seconds()
+        self._cluster.node_down(event.node)
+        for held in self._cluster.leases.values():
+            if held.slot.node == event.node:
+                self._upkeep.doubt(held.lease, event.node, AWAY_SECONDS, now)
+        self._events.publish(NODES_TOPIC, event)
+
+    def _take_up(self, known: KnownLease, slot_name: str) -> None:
+        """Enter a lease of before the start that its node still holds."""
+        batch = self._live.batches.get(known.batch)
+        if batch is None:
+            self._engine.revoke(known.node, known.lease)
+            return
+        spec = batch.spec
+        slot = self._cluster.slots.get(slot_name)
+        if slot is None:
+            capacity = self._cluster.nodes[known.node].capacity
+            wanted = need(spec.core_type, spec.cores, capacity)
+            sandbox = self._assigner.sandbox(spec, known.user_id, known.node)[1]
+            slot = Slot(slot_name, known.node, sandbox, wanted, known.user_id)
+            self._cluster.slots[slot_name] = slot
+        self._cluster.hold(slot)
+        held = HeldLease(
+            known.lease,
+            slot,
+            known.first_jid,
+            known.count,
+            attempt=known.attempt,
+            fresh=known.fresh,
+            key=(batch.function_digest, spec.core_type),
+            next_position=known.next_position,
+            sent=True,
+            progress_at=self._clock.steady_seconds(),
+        )
+        self._cluster.enter(held)
+        if (
+            held is slot.leases[0]
+        ):  # which element runs is said by the next report; this is the first
+            self._settling.started(held, held.next_position, None)
+
+    def _lose(self, lease: str, node: str) -> None:
+        """Nobody holds ``lease`` any more: its jobs are queued again, or end."""
+        self._known.pop(lease, None)
+        _log.warning("lease %s on node %s is lost", lease, node)
+        self._recorder.take(EngineEvent(node, "lease_lost", 0, lease))

@@ -1,0 +1,219 @@
+"""What engines report becomes truth: events wait here while one transaction is on its way.
+
+Events of all nodes are taken in order, and those that gathered meanwhile share the next transaction;
+it is repeated until it succeeds, so no event overtakes another. An event is acknowledged after its commit.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from picloud_jupyter.protocol.errors import CloudException, Corrupt, NotFound
+from picloud_jupyter.protocol.jobs import EndReason
+from picloud_services.base.clock import Clock
+from picloud_services.base.database import Database
+from picloud_services.base.sql import Transaction
+from picloud_services.blobs.store import BlobStore
+from picloud_services.dispatch.engine import EngineEvent
+from picloud_services.jobs.lifecycle import classify_exit, exit_text
+from picloud_services.jobs.live import LiveJobs
+from picloud_services.jobs.outcomes import Outcome, Report, Rules, record
+from picloud_services.jobs.returns import end_all, give_back
+
+RETRY_SECONDS = 1.0
+RECORDED = frozenset({"batch", "exited", "returned", "start_failed", "lease_lost"})
+_log = logging.getLogger(__name__)
+
+RulesOf = Callable[[str, int], Rules]  # (lease, batch): called on the writer's thread
+Recorded = Sequence[tuple[EngineEvent, Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """An event with what only the loop knows of it."""
+
+    event: EngineEvent
+    started_at: float
+    now_at: float
+
+
+class Recorder:
+    """Commits events in order. ``on_committed`` gets them with their outcomes, on the loop."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        live: LiveJobs,
+        clock: Clock,
+        rules_of: RulesOf,
+        on_committed: Callable[[Recorded], None],
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._live = live
+        self._clock = clock
+        self._rules_of = rules_of
+        self._on_committed = on_committed
+        self._waiting: list[EngineEvent] = []
+        self._busy = False
+        self._stopped = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def take(self, event: EngineEvent) -> None:
+        """Commit ``event`` after those taken before it."""
+        self._waiting.append(event)
+        self._idle.clear()
+        if not self._busy:
+            self._next()
+
+    async def drain(self) -> None:
+        """Return when everything taken is committed."""
+        await self._idle.wait()
+
+    def stop(self) -> None:
+        """Take nothing more to the store; what is not acknowledged comes again."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _next(self) -> None:
+        events, self._waiting = self._waiting, []
+        if not events or self._stopped:
+            self._busy = False
+            self._idle.set()
+            return
+        self._busy = True
+        if any(_names_files(event) for event in events):
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._adopt_and_write(events))
+        else:
+            self._write(events)
+
+    def _write(self, events: list[EngineEvent]) -> None:
+        now_at = self._clock.now_at()
+        steps = [_Step(event, self._started_at(event), now_at) for event in events]
+        future = self._database.write(
+            lambda tx: [self._apply(tx, step) for step in steps],
+            lambda outcomes: self._on_committed(list(zip(events, outcomes, strict=True))),
+            essential=True,
+        )
+        future.add_done_callback(lambda done: self._written(done, events))
+
+    def _written(
+        self, done: "asyncio.Future[list[Outcome]]", events: list[EngineEvent]
+    ) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is None:
+            self._next()
+            return
+        known = isinstance(error, CloudException)
+        _log.error("%d events wait: %s", len(events), error, exc_info=None if known else error)
+        self._waiting[:0] = events
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._next)
+
+    # ---------------------------------------------------------------------------- large results
+    async def _adopt_and_write(self, events: list[EngineEvent]) -> None:
+        for event in events:
+            if _names_files(event):
+                for item in event.fields["items"]:
+                    await self._adopt(item)
+        self._write(events)
+
+    async def _adopt(self, item: list[Any]) -> None:
+        """Make the file that holds a large result a blob, durable before a row names it."""
+        extra = item[7]
+        if not extra or not extra.get("file"):
+            return
+        while True:
+            try:
+                ref = await self._blobs.adopt(
+                    extra["file"], size_bytes=extra["size"], digest=extra.get("digest", "")
+                )
+            except (NotFound, Corrupt) as exc:
+                _log.error("the file of a large result is gone: %s", exc)
+                item[1] = str(EndReason.NODE_LOST)
+                item[7] = None
+                return
+            except CloudException as exc:
+                _log.warning("a large result cannot be kept yet: %s", exc)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                item[7] = {key: value for key, value in extra.items() if key != "file"}
+                item[7] |= {"blob": ref.blob, "size": ref.size_bytes, "digest": ref.digest}
+                return
+
+    # ------------------------------------------------------------------------ in the transaction
+    def _started_at(self, event: EngineEvent) -> float:
+        if event.name == "exited" and event.fields.get("position") is not None:
+            for running in self._live.running.values():
+                if (running.lease, running.position) == (event.lease, event.fields["position"]):
+                    return running.started_at
+        return 0.0
+
+    def _apply(self, tx: Transaction, step: _Step) -> Outcome:
+        event, fields, at = step.event, step.event.fields, step.now_at
+
+        def rules_of(_tx: Transaction, batch: int) -> Rules:
+            return self._rules_of(event.lease, batch)
+
+        if event.name == "batch":
+            report = Report(
+                event.lease,
+                fields["items"],
+                event.body,
+                at,
+                usage=fields.get("usage"),
+                over=bool(fields.get("end")),
+            )
+            return record(tx, report, rules_of)
+        if event.name == "returned":
+            over = bool(fields.get("over"))
+            return give_back(tx, event.lease, fields["first"], fields["count"], over=over)
+        if event.name == "exited" and fields.get("position") is not None:
+            return record(tx, _exit_report(step), rules_of)
+        if event.name == "exited" and not fields.get("lost"):
+            return give_back(tx, event.lease, 0, 0, over=True)
+        reason = EndReason.NODE_LOST
+        if event.name == "start_failed":
+            reason = _start_reason(fields.get("reason"))
+        detail = str(fields.get("message") or "")
+        return end_all(tx, event.lease, reason, rules_of, at, detail)
+
+
+def _exit_report(step: _Step) -> Report:
+    fields, at = step.event.fields, step.now_at
+    wait_status = int(fields.get("wait_status") or 0)
+    reason = classify_exit(wait_status, fields.get("oom_count") or 0, fields.get("asked"))
+    started_at = step.started_at or at
+    text = exit_text(wait_status)
+    note = str(fields.get("message") or "")
+    item = [
+        *(fields["position"], str(reason), started_at, max(at - started_at, 0.0)),
+        *(0.0, 0.0, 0, {"exit": text, "note": note}),
+    ]
+    return Report(
+        step.event.lease,
+        [item],
+        b"",
+        at,
+        exit_text=f"{text}, {note}" if note else text,
+        over=True,
+    )
+
+
+def _start_reason(word: object) -> EndReason:
+    try:
+        return EndReason(str(word))
+    except ValueError:
+        return EndReason.START_FAILED
+
+
+def _names_files(event: EngineEvent) -> bool:
+    return event.name == "batch" and any(
+        item[7] and item[7].get("file") for item in event.fields["items"]
+    )

@@ -1,0 +1,83 @@
+"""What an engine gives back without having run it, or lost: queued again, or ended. See outcomes."""
+
+from collections import Counter
+
+from picloud_jupyter.protocol.jobs import EndReason, Status
+from picloud_services.base.sql import Transaction
+from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
+from picloud_services.jobs.lifecycle import Past, decide
+from picloud_services.jobs.live import Change
+from picloud_services.jobs.outcomes import (
+    PAST,
+    QUEUED,
+    Outcome,
+    RulesOf,
+    end_job,
+    find_lease,
+    run_again,
+    settle,
+    still_queued,
+)
+from picloud_services.jobs.reasons import Facts
+
+
+def give_back(tx: Transaction, lease_id: str, first: int, count: int, *, over: bool) -> Outcome:
+    """Queue elements ``first`` .. of a lease that were never started; ``over``: no more will come."""
+    outcome = Outcome(lease_id)
+    lease = find_lease(tx, lease_id)
+    if lease is None:
+        outcome.late = True
+        return outcome
+    outcome.batch, outcome.user_id = lease.batch, lease.user_id
+    start = lease.next_position if over else max(first, lease.next_position)
+    stop = lease.count if over else min(first + count, lease.count)
+    if start < stop:
+        outcome.ready = still_queued(
+            tx, lease.batch, lease.first_jid + start, lease.first_jid + stop - 1
+        )
+    if over:
+        lease.count = lease.next_position
+    elif stop == lease.count:
+        lease.count = max(start, lease.next_position)
+    settle(tx, lease, outcome)
+    return outcome
+
+
+def end_all(
+    tx: Transaction, lease_id: str, reason: EndReason, rules_of: RulesOf, at: float, detail: str
+) -> Outcome:
+    """Decide every element that a lease still covers for one reason: node_lost, start_failed ..."""
+    outcome = Outcome(lease_id)
+    lease = find_lease(tx, lease_id)
+    if lease is None:
+        outcome.late = True
+        return outcome
+    outcome.batch, outcome.user_id = lease.batch, lease.user_id
+    rules = rules_of(tx, lease.batch)
+    delta: Delta = Counter()
+    first = lease.first_jid + lease.next_position
+    last = lease.first_jid + lease.count - 1
+    for jid, *_ in tx.all(QUEUED, first=first, last=last):
+        row = tx.one(PAST, jid=jid)
+        assert row is not None
+        decision = decide(
+            reason,
+            rules.terms,
+            Past(row[0], row[1], row[2], bool(row[3])),
+            facts=Facts(node=lease.node, detail=detail),
+        )
+        if decision.again:
+            outcome.ready.append(run_again(tx, lease.batch, jid, decision, at))
+        else:
+            end_job(tx, jid, decision, at)
+            delta[Status.QUEUED] -= 1
+            delta[decision.status] += 1
+            outcome.changes.append(
+                Change(lease.batch, jid, jid, Status.QUEUED, decision.status)
+            )
+    if delta:
+        add_to_user(tx, lease.user_id, delta)
+        add_to_batch(tx, lease.batch, delta)
+    lease.next_position = lease.count
+    settle(tx, lease, outcome)
+    return outcome
