@@ -374,8 +374,12 @@ class _Handler(BaseHTTPRequestHandler):
                 "memory.max_usage": 5,
                 "attributes": job["spec"],
             }
+            place = {
+                name: job["spec"].get(name)
+                for name in ("host_python", "folder", "code_version")
+            }
             names = list(known) if fields == ["all"] else fields
-            found[str(jid)] = {name: known[name] for name in names}
+            found[str(jid)] = {name: (known | place)[name] for name in names}
         return {"info": found}
 
     def kill(self, body: bytes, _query: str) -> Any:

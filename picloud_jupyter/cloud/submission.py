@@ -1,7 +1,6 @@
 """What a call and a map have in common: the function as bytes, and the spec."""
 
 import functools
-import json
 import os
 import secrets
 import socket
@@ -112,17 +111,15 @@ def _place(session: Session) -> Place:
 
 def _place_of_job(session: Session, jid: int) -> Place:
     """Where this job runs: what it submits runs there too, its code included."""
-    request = {"jids": [(jid, jid)], "fields": ["attributes"]}
-    spec = session.client.post(routes.INFO, request)["info"][str(jid)]["attributes"]
-    if isinstance(spec, str):
-        spec = json.loads(spec)
+    request = {"jids": [(jid, jid)], "fields": ["host_python", "folder", "code_version"]}
+    found = session.client.post(routes.INFO, request)["info"][str(jid)]
     try:
-        host = from_wire(HostPython, spec.get("host_python"))
+        host = from_wire(HostPython, found.get("host_python"))
     except ValueError as exc:
         raise InternalError(
             f"the control plane does not say which Python runs this job: {exc}"
         ) from exc
-    return Place(host, spec.get("folder") or "", spec.get("code_version") or "")
+    return Place(host, found.get("folder") or "", found.get("code_version") or "")
 
 
 @functools.lru_cache(maxsize=64)

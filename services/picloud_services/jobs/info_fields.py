@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from picloud_jupyter.protocol.codec import to_wire
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.frames import FrameError, split_frame
 from picloud_jupyter.protocol.jobs import CORE_TYPES, JobSpec, Status
@@ -35,6 +36,7 @@ FIELDS = (
     *("map", "parent_jid", "cached_from", "note", "usage_shared", "environment_id"),
     *(name for group in GROUPS.values() for name in group),
 )
+PLACE_FIELDS = ("host_python", "folder")  # for jobs that submit jobs; too long for "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def expand(asked: Sequence[str] | None) -> tuple[str, ...]:
             names += FIELDS
         elif name in GROUPS:
             names += GROUPS[name]
-        elif name in FIELDS:
+        elif name in FIELDS or name in PLACE_FIELDS:
             names.append(name)
         else:
             near = difflib.get_close_matches(name, [*FIELDS, *GROUPS, "all"], n=3)
@@ -92,6 +94,8 @@ def values(facts: JobFacts, fields: Sequence[str]) -> dict[str, Any]:
     for name in fields:
         if name not in OUTPUT_FIELDS:
             found[name] = table.get(name)
+    if "host_python" in found:
+        found["host_python"] = to_wire(facts.spec.host_python)
     return found
 
 
@@ -118,6 +122,7 @@ def _table(facts: JobFacts) -> dict[str, Any]:
         "label": facts.label,
         "function": spec.function_name,
         "attributes": _attributes(facts),
+        "folder": spec.folder,
         "profile": extra.get("profile"),
         "code_version": spec.code_version or None,
         "ports": {},
@@ -184,6 +189,7 @@ def _attributes(facts: JobFacts) -> dict[str, Any]:
         "fast_serialization": spec.fast_serialization,
         "depends_on_errors": spec.depends_on_errors,
         "folder": spec.folder,
+        "parent_jid": facts.parent_jid,
         "host_name": spec.host_name,
         "process_id": spec.process_id,
         "client_version": spec.client_version,
