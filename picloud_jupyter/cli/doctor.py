@@ -9,9 +9,8 @@ from typing import Any
 from picloud_jupyter.cli.command import Command
 from picloud_jupyter.cli.exit_codes import REFUSED, ExitWith
 from picloud_jupyter.cli.output import Text
-from picloud_jupyter.cli.service import isolation_words
+from picloud_jupyter.cli.service import isolation_words, read_service
 from picloud_jupyter.cloud.session import session
-from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import CloudException
 from picloud_jupyter.transport.embedded import service_environment
 
@@ -24,7 +23,7 @@ _TRY_KINDS = (
 
 def _run(_arguments: argparse.Namespace) -> Text | ExitWith:
     try:
-        service = session().client.get(routes.SERVICE)
+        service = read_service(session().client)
     except CloudException as exc:
         if session().client.endpoint.embedded is None:
             raise

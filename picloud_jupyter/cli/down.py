@@ -11,7 +11,7 @@ from picloud_jupyter.transport.paths import service_paths
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--purge", action="store_true", help="also remove all jobs, results, logs and settings"
+        "--purge", action="store_true", help="also remove all jobs, results and logs"
     )
 
 

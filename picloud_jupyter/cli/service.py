@@ -1,11 +1,33 @@
 """What the words about the service share."""
 
+import time
 from typing import Any
 
 from picloud_jupyter.cli.output import format_bytes
 from picloud_jupyter.cloud.progress import format_seconds
 from picloud_jupyter.cloud.session import running_on_cloud
+from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import NotAllowed
+from picloud_jupyter.transport.client import Client
+
+
+AGENT_SECONDS = 10.0
+
+
+def read_service(client: Client) -> dict[str, Any]:
+    """Return what the control plane says of the service, once its agent has reported.
+
+    Only a service that was started just now has to be asked again; after ten seconds it is taken as
+    it is.
+    """
+    deadline_at = time.monotonic() + AGENT_SECONDS
+    pause = 0.01
+    while True:
+        service: dict[str, Any] = client.get(routes.SERVICE)
+        if service.get("container_kind") or time.monotonic() > deadline_at:
+            return service
+        time.sleep(pause)
+        pause = min(0.2, pause * 1.5)
 
 
 def refuse_inside_a_job(word: str) -> None:

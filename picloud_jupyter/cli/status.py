@@ -5,16 +5,15 @@ import time
 
 from picloud_jupyter.cli.command import Command, add_jids
 from picloud_jupyter.cli.output import Table, Text
-from picloud_jupyter.cli.service import describe_service
+from picloud_jupyter.cli.service import describe_service, read_service
 from picloud_jupyter.cloud import results
 from picloud_jupyter.cloud.jid_ranges import JidRanges
 from picloud_jupyter.cloud.session import session
-from picloud_jupyter.protocol import routes
 
 
 def _run(arguments: argparse.Namespace) -> Table | Text:
     if arguments.jids is None:
-        service = session().client.get(routes.SERVICE)
+        service = read_service(session().client)
         return Text(describe_service(service, time.time()), service)
     jids = JidRanges.of_pairs(arguments.jids)
     return Table(("jid", "status"), list(zip(jids, results.status(jids), strict=True)))

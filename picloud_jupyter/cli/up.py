@@ -4,8 +4,7 @@ import argparse
 
 from picloud_jupyter.cli.command import Command
 from picloud_jupyter.cli.output import Text
-from picloud_jupyter.cli.service import refuse_inside_a_job
-from picloud_jupyter.protocol import routes
+from picloud_jupyter.cli.service import read_service, refuse_inside_a_job
 from picloud_jupyter.transport.embedded import embedded_client, ensure_running, stop
 from picloud_jupyter.transport.paths import service_paths
 
@@ -25,7 +24,7 @@ def _run(arguments: argparse.Namespace) -> Text:
     started = ensure_running(paths)
     client = embedded_client(paths, start=True)
     try:
-        service = client.get(routes.SERVICE)
+        service = read_service(client)
     finally:
         client.close()
     word = "replaced" if replaced else "started" if started else "runs already"

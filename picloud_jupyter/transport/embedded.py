@@ -25,7 +25,8 @@ from picloud_jupyter.transport.retry import RetryLimits
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 _STATE = (
-    *("store.db", "store.db-*", "metrics.db", "metrics.db-*", "lock", "secret", "ballast"),
+    *("store.db", "store.db-*", "store.db.*", "metrics.db", "metrics.db-*", "metrics.db.*"),
+    *("lock", "secret", "ballast"),
     *("blobs", "code", "logs", "bundle", "layers"),
     *("service.log", "service.log.*", "agent.log", "agent.log.*"),
 )
