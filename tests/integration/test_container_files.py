@@ -132,3 +132,21 @@ def test_try_kinds_then_each_kind_works_or_says_why() -> None:
         assert not (found.works and found.mend)
     best = ContainerKind.ROOT if os.geteuid() == 0 else ContainerKind.ROOTLESS
     assert trial.choose(trials, best.value).works, trials
+
+
+@pytest.mark.isolation
+def test_try_kinds_then_the_process_adopts_no_orphans_afterwards() -> None:
+    trial.try_kinds()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        child = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == child:
+                os.sched_yield()
+            os.write(write, str(os.getppid()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with open(read, "rb") as file:
+        assert int(file.read()) != os.getpid()

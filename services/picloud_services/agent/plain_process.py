@@ -49,7 +49,7 @@ class PlainProcess:
         group: tuple[str, ...] = ()
         try:
             _check_python(spec.host_python.executable)
-            syscalls.become_subreaper()
+            syscalls.adopt_orphans(wanted=True)
             overlay.prepare(request, identity(spec.user_id))
             if self._tree is not None:
                 limits = cgroup.CgroupLimits(spec.memory_bytes, spec.cpu_cores, spec.pids)

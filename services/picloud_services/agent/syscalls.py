@@ -94,9 +94,11 @@ def attach_mount(tree: int, target: str) -> None:
         os.close(tree)
 
 
-def become_subreaper() -> None:
-    """Make orphaned grandchildren of this process its children."""
-    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
+def adopt_orphans(*, wanted: bool) -> None:
+    """Make orphaned descendants of this process its children, or no longer."""
+    _checked(
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0), "PR_SET_CHILD_SUBREAPER"
+    )
 
 
 def forgo_privileges() -> None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from picloud_jupyter.protocol.jobs import ContainerKind, HostPython, SandboxSpec
 from picloud_jupyter.protocol.nodes import KindTrial
+from picloud_services.agent import syscalls
 from picloud_services.agent.container import Container, ContainerError, ContainerRequest
 from picloud_services.agent.kinds import make_container
 from picloud_services.agent.trial_words import HostFacts, mend
@@ -126,6 +127,10 @@ def _run(container: Container, scratch: str | None) -> str:
             return _run_in(container, folder)
         except (ContainerError, OSError) as exc:
             return str(exc)
+        finally:
+            syscalls.adopt_orphans(
+                wanted=False
+            )  # the plain kind began it; this is no supervisor
 
 
 def _run_in(container: Container, folder: str) -> str:
