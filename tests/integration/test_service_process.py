@@ -1,12 +1,19 @@
 """The control plane as a process: how it starts, how it refuses, how it ends."""
 
+import contextlib
 import fcntl
 import json
 import os
+import signal
+import socket
+import sqlite3
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +35,7 @@ class Place:
 
     home: Path
     run: Path
+    started: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     def command(self, *options: str) -> list[str]:
         return [
@@ -49,14 +57,84 @@ class Place:
             check=False,
         )
 
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
+        """Start and return as soon as the API answers."""
+        self.home.mkdir(exist_ok=True)
+        with (self.home / "service.log").open("ab") as log:
+            process = subprocess.Popen(
+                self.command(*options), env=self.environment, stdout=log, stderr=log
+            )
+        self.started.append(process)
+        deadline = time.monotonic() + 30
+        while not self.listens():
+            assert process.poll() is None, (self.home / "service.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return process
+
+    def listens(self) -> bool:
+        try:
+            self.ask("GET", "/v1/nodes")
+        except OSError:
+            return False
+        return True
+
+    def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, Any]:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(20)
+            peer.connect(str(self.run / "api.sock"))
+            head = (
+                f"{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {len(body)}"
+            )
+            peer.sendall(head.encode() + b"\r\n\r\n" + body)
+            answer = b"".join(iter(lambda: peer.recv(65536), b""))
+        first, _, rest = answer.partition(b"\r\n")
+        return int(first.split()[1]), json.loads(rest.partition(b"\r\n\r\n")[2])
+
+    def node_is_up(self) -> bool:
+        return bool(self.ask("GET", "/v1/nodes")[1]["nodes"])
+
+    def end(self) -> None:
+        """End whatever still runs here."""
+        if self.listens():
+            eventually(self.node_is_up)
+            self.ask("POST", "/v1/stop", b'{"kill_jobs":true}')
+        for process in self.started:
+            if process.poll() is None:
+                process.wait(20)
+        self.end_agent()
+        eventually(lambda: not self.agent_runs())
+
+    def end_agent(self) -> None:
+        """An agent that nobody needs leaves by itself, but only after a minute."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = json.loads((self.run / "agent.json").read_bytes())["pid"]
+            os.kill(pid, signal.SIGTERM)
+
+    def agent_runs(self) -> bool:
+        try:
+            pid = json.loads((self.run / "agent.json").read_bytes())["pid"]
+            return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        except (OSError, ValueError):
+            return False
+
     @property
     def startup_error(self) -> CloudException:
         return error_from_wire(json.loads((self.run / "startup-error.json").read_bytes()))
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "home", tmp_path / "run")
+def place(tmp_path: Path) -> Iterator[Place]:
+    used = Place(tmp_path / "home", tmp_path / "run")
+    yield used
+    used.end()
+
+
+def eventually(check: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, f"{check} is not so within {seconds} s"
+        time.sleep(0.02)
 
 
 def run_words(*words: str) -> subprocess.CompletedProcess[str]:
@@ -139,3 +217,95 @@ def test_start_when_the_disk_is_full_then_disk_full_in_words(place):
         assert "PICLOUD_HOME" in (place.startup_error.hint or "")
     finally:
         subprocess.run(["umount", str(place.home)], check=True)
+
+
+def test_start_when_well_then_it_describes_itself_and_its_agent(place):
+    process = place.start()
+    eventually(place.node_is_up)
+    status, facts = place.ask("GET", "/v1/service")
+    assert status == 200
+    assert facts["pid"] == process.pid
+    assert facts["agent_pid"] not in (0, process.pid)
+    assert facts["home"] == str(place.home)
+    assert facts["container_kind"] in ("root", "rootless", "plain")
+    assert {trial["kind"] for trial in facts["trials"]} == {"root", "rootless", "plain"}
+    assert facts["uploads_local"] is True
+    assert facts["core_types"]["c1"]["cores"] == [1]
+    record = json.loads((place.run / "record.json").read_bytes())
+    assert (record["pid"], record["agent_pid"]) == (process.pid, facts["agent_pid"])
+    assert (place.home / "secret").stat().st_mode & 0o077 == 0
+
+
+def test_stop_when_asked_with_jobs_then_both_processes_leave_and_nothing_restarts_them(place):
+    process = place.start()
+    eventually(place.node_is_up)
+    assert place.ask("POST", "/v1/stop", b'{"kill_jobs":true}') == (200, {})
+    assert process.wait(20) == 0
+    eventually(lambda: not place.agent_runs())
+    assert not (place.run / "api.sock").exists()
+    assert not (place.run / "jobs.sock").exists()
+    assert not (place.run / "record.json").exists()
+    assert (place.run / "intent").exists()
+    (place.run / "intent").unlink()
+
+
+def test_terminate_when_sent_then_a_clean_end_and_the_agent_stays(place):
+    process = place.start()
+    eventually(place.node_is_up)
+    process.terminate()
+    assert process.wait(20) == 0
+    assert not (place.run / "record.json").exists()
+    assert place.agent_runs()
+    again = place.start()  # takes the same agent over
+    eventually(place.node_is_up)
+    assert place.ask("GET", "/v1/service")[1]["pid"] == again.pid
+
+
+def test_kill_when_the_agent_dies_then_another_one_serves_within_five_seconds(place):
+    place.start()
+    eventually(place.node_is_up)
+    first = place.ask("GET", "/v1/service")[1]["agent_pid"]
+    os.kill(first, signal.SIGKILL)
+    began = time.monotonic()
+    eventually(lambda: place.ask("GET", "/v1/service")[1]["agent_pid"] not in (0, first))
+    eventually(place.node_is_up)
+    assert time.monotonic() - began < 5
+
+
+def test_kill_when_the_control_plane_dies_then_its_socket_is_taken_over(place):
+    process = place.start()
+    eventually(place.node_is_up)
+    process.kill()
+    process.wait(20)
+    assert (place.run / "api.sock").exists()
+    place.start()
+    assert place.listens()
+
+
+def test_start_when_one_runs_already_then_it_is_not_disturbed(place):
+    process = place.start()
+    done = place.try_start()
+    assert done.returncode == 1
+    assert f"process {process.pid}" in done.stderr
+    assert place.listens()
+    assert not (place.run / "startup-error.json").exists()
+
+
+def test_start_when_the_store_is_no_database_then_corrupt_in_words(place):
+    place.home.mkdir()
+    (place.home / "store.db").write_bytes(b"nonsense" * 1000)
+    assert place.try_start().returncode == 1
+    assert place.startup_error.code == "corrupt"
+    assert str(place.home / "store.db") in place.startup_error.parameter
+
+
+def test_start_when_the_store_is_of_a_newer_version_then_incompatible_in_words(place):
+    process = place.start()
+    process.terminate()
+    process.wait(20)
+    store = sqlite3.connect(place.home / "store.db")
+    with store:
+        store.execute("INSERT INTO schema_versions VALUES (999, 'later', 0)")
+    store.close()
+    assert place.try_start().returncode == 1
+    assert place.startup_error.code == "incompatible"
