@@ -10,7 +10,6 @@ from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import NotAllowed
 from picloud_jupyter.transport.client import Client
 
-
 AGENT_SECONDS = 10.0
 
 
