@@ -19,7 +19,7 @@ _WRITER_PRAGMAS = (
     "PRAGMA synchronous=FULL",  # NORMAL lost acknowledged rows in power cuts
     "PRAGMA cache_size=-16000",
     "PRAGMA temp_store=MEMORY",
-    "PRAGMA wal_autocheckpoint=4000",
+    "PRAGMA wal_autocheckpoint=0",  # database.py does it, off the loop
     "PRAGMA journal_size_limit=67108864",
 )
 

@@ -3,11 +3,17 @@
 Writing work is queued and run by one thread; whatever has gathered meanwhile shares one COMMIT,
 which is where the disk is waited for. Results are handed back on the event loop in the order of the
 commits, so what ``committed`` callbacks build up is an exact image of the store.
+
+A single short piece of work is run on the loop itself while nothing else is queued and the disk is
+known to be fast: two thread switches cost more than the whole transaction.
 """
 
 import asyncio
 import logging
+import sqlite3
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +30,12 @@ T = TypeVar("T")
 GROUP_LIMIT = 64  # pieces of work that share one commit at most
 BALLAST_BYTES = 4 * 1024 * 1024
 READERS = 2
+INLINE_PIECES = 2  # more than this gathers for the thread
+INLINE_SECONDS = 0.0015  # the loop is not held by a disk whose commits mostly take longer
+MEASURED_COMMITS = 15
+CHECKPOINT_BYTES = 16 * 1024 * 1024  # a longer log is folded in, on the thread
+CHECKPOINT_EVERY = 64  # commits between two looks at its size
+_CHECKPOINT, _NOTHING = "checkpoint", ""
 _log = logging.getLogger(__name__)
 _QUICK_CHECK = Statement("PRAGMA quick_check(5)")
 
@@ -34,6 +46,7 @@ class _Job(Generic[T]):
     committed: Callable[[T], None] | None
     future: asyncio.Future[T]
     essential: bool
+    quick: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -44,7 +57,7 @@ class Database:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._dialect = source.dialect
-        self._queue: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Job[Any] | str | None] = SimpleQueue()
         self._ballast = source.file.with_name(source.file.name + ".ballast")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -52,6 +65,11 @@ class Database:
         self._reading = threading.local()
         self._reader_connections: list[Any] = []
         self._connection: Any = None
+        self._gathered: list[_Job[Any]] = []
+        self._queued = 0  # pieces given to the thread and not delivered yet
+        self._commit_seconds: deque[float] = deque(maxlen=MEASURED_COMMITS)
+        self._is_fast = True
+        self._commits = 0
 
     @property
     def dialect(self) -> str:
@@ -76,6 +94,8 @@ class Database:
         """Finish what is queued and disconnect."""
         if self._thread is None:
             return
+        if self._gathered:
+            self._flush()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._thread = None
@@ -92,12 +112,13 @@ class Database:
         committed: Callable[[T], None] | None = None,
         *,
         essential: bool = False,
+        quick: bool = False,
     ) -> asyncio.Future[T]:
         """Run ``work`` in a transaction; the future is done when it is durable.
 
         ``committed`` gets the result on the loop, in commit order, before anybody who awaits the
         future. Raised exceptions undo this work alone. ``essential`` work (the end of a job) may
-        use the last reserve of a full disk.
+        use the last reserve of a full disk; ``quick`` work touches a few rows only.
 
         Raises:
             DiskFull, Corrupt, Unavailable: through the future.
@@ -105,8 +126,50 @@ class Database:
         if self._loop is None or self._thread is None:
             raise Unavailable("The store is closed.")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Job(work, committed, future, essential))
+        if not self._gathered:
+            self._loop.call_soon(self._flush)
+        self._gathered.append(_Job(work, committed, future, essential, quick))
         return future
+
+    def _flush(self) -> None:
+        """Run what one turn of the loop has gathered: here if it is short, else on the thread."""
+        group, self._gathered = self._gathered, []
+        if self._may_run_here(group):
+            started = time.perf_counter()
+            self._run_group(group)
+            self._measure(time.perf_counter() - started)
+            self._look_after_log()
+            self._deliver(group)
+        else:
+            self._queued += len(group)
+            for job in group:
+                self._queue.put(job)
+
+    def _may_run_here(self, group: list[_Job[Any]]) -> bool:
+        if self._queued or not self._is_fast or len(group) > INLINE_PIECES:
+            return False
+        return self._dialect == "sqlite" and all(job.quick for job in group)
+
+    def _measure(self, seconds: float) -> None:
+        """Note how long a short commit took."""
+        known = self._commit_seconds
+        known.append(seconds)
+        self._is_fast = sorted(known)[len(known) // 2] <= INLINE_SECONDS
+
+    def _look_after_log(self) -> None:
+        """Have a long write-ahead log folded into the file, on the thread."""
+        self._commits += 1
+        if self._commits % CHECKPOINT_EVERY or self._dialect != "sqlite":
+            return
+        if self._log_bytes() >= CHECKPOINT_BYTES:
+            self._queued += 1  # nothing runs on the loop meanwhile
+            self._queue.put(_CHECKPOINT)
+
+    def _log_bytes(self) -> int:
+        try:
+            return self.source.file.with_name(self.source.file.name + "-wal").stat().st_size
+        except OSError:
+            return 0
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run ``work`` on a connection that cannot write, on one snapshot; return its result."""
@@ -164,22 +227,42 @@ class Database:
     def _write_all(self) -> None:
         queue = self._queue
         while (job := queue.get()) is not None:
+            if isinstance(job, str):
+                self._fold_in_log()
+                continue
             group = [job]
-            stop = False
+            after: _Job[Any] | str | None = _NOTHING
             while len(group) < GROUP_LIMIT:
                 try:
-                    more = queue.get_nowait()
+                    after = queue.get_nowait()
                 except Empty:
                     break
-                if more is None:
-                    stop = True
+                if not isinstance(after, _Job):
                     break
-                group.append(more)
+                group.append(after)
             self._write_group(group)
-            if stop:
+            if after is None:
                 return
+            if after == _CHECKPOINT:
+                self._fold_in_log()
+
+    def _fold_in_log(self) -> None:
+        """Move the write-ahead log into the file: only this connection ever does."""
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as exc:
+            _log.warning("the log of the store could not be folded in yet: %s", exc)
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._folded_in)
 
     def _write_group(self, group: list[_Job[Any]]) -> None:
+        started = time.perf_counter()
+        self._run_group(group)
+        seconds = time.perf_counter() - started
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._delivered, group, seconds)
+
+    def _run_group(self, group: list[_Job[Any]]) -> None:
         try:
             self._commit(group)
         except Exception as exc:  # noqa: BLE001  # one bad piece must not fail the others
@@ -189,8 +272,6 @@ class Database:
                 for job in group:
                     job.result = job.error = None
                     self._write_alone(job)
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._deliver, group)
 
     def _write_alone(self, job: _Job[Any]) -> None:
         try:
@@ -273,6 +354,16 @@ class Database:
         await asyncio.to_thread(self._fill_ballast)
 
     # ------------------------------------------------------------------------------ on the loop
+    def _folded_in(self) -> None:
+        self._queued -= 1
+
+    def _delivered(self, group: list[_Job[Any]], seconds: float) -> None:
+        self._queued -= len(group)
+        if len(group) == 1 and group[0].quick:
+            self._measure(seconds)
+        self._look_after_log()
+        self._deliver(group)
+
     @staticmethod
     def _deliver(group: list[_Job[Any]]) -> None:
         for job in group:

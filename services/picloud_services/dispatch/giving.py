@@ -22,6 +22,7 @@ from picloud_services.jobs.store import NewLease
 from picloud_services.jobs.words import Function
 
 RETRY_SECONDS = 1.0
+QUICK_COUNT = 16  # jobs leased on the loop's own time
 _log = logging.getLogger(__name__)
 
 
@@ -124,7 +125,9 @@ class Giving:
             taken.function or self._builder.function(batch.function_digest),
         )
         future = self._database.write(
-            partial(lease_jobs, wanted=wanted), partial(self._leased, held, taken)
+            partial(lease_jobs, wanted=wanted),
+            partial(self._leased, held, taken),
+            quick=taken.count <= QUICK_COUNT,
         )
         future.add_done_callback(partial(self._written, held, taken))
 

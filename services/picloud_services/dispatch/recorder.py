@@ -23,6 +23,7 @@ from picloud_services.jobs.outcomes import Outcome, Report, Rules, record
 from picloud_services.jobs.returns import end_all, give_back
 
 RETRY_SECONDS = 1.0
+QUICK_COUNT = 16  # elements recorded on the loop's own time
 RECORDED = frozenset({"batch", "exited", "returned", "start_failed", "lease_lost"})
 _log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Recorder:
             lambda tx: [self._apply(tx, step) for step in steps],
             lambda outcomes: self._on_committed(list(zip(events, outcomes, strict=True))),
             essential=True,
+            quick=len(events) == 1 and _is_short(events[0]),
         )
         future.add_done_callback(lambda done: self._written(done, events))
 
@@ -217,3 +219,7 @@ def _names_files(event: EngineEvent) -> bool:
     return event.name == "batch" and any(
         item[7] and item[7].get("file") for item in event.fields["items"]
     )
+
+
+def _is_short(event: EngineEvent) -> bool:
+    return event.name == "batch" and len(event.fields["items"]) <= QUICK_COUNT

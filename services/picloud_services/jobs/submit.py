@@ -152,6 +152,7 @@ class Calls:
         future = desk.database.write(
             partial(_enter_call, new, desk.book, arguments, lease),
             partial(self._entered, new, arguments, lease),
+            quick=not spec.depends_on,
         )
         if lease is not None:
             future.add_done_callback(_unless_written(partial(desk.dispatch.cancel, lease)))
