@@ -7,7 +7,7 @@ from typing import Any
 from picloud_jupyter.cloud.functions import check_arguments
 from picloud_jupyter.cloud.handles import Jid
 from picloud_jupyter.cloud.keywords import take_options
-from picloud_jupyter.cloud.session import session
+from picloud_jupyter.cloud.session import session, show_warnings
 from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.cloud.submission import dump_checked_function, prepare
 from picloud_jupyter.cloud.uploads import place
@@ -57,7 +57,7 @@ def call(func: Callable[..., object], *args: Any, **kwargs: Any) -> Jid:  # noqa
         (*submission.function_parts, *parts),
     )
     if answer.get("warnings"):
-        current.show_warnings(answer["warnings"])
+        show_warnings(answer["warnings"])
     jid = Jid(answer["jid"])
     if options.callbacks or options.callbacks_on_error:
         run_callbacks(jid, options.callbacks, options.callbacks_on_error)

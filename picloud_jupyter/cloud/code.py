@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from picloud_jupyter.cloud.session import Session, whitelist
+from picloud_jupyter.cloud.session import Session, show_warnings, whitelist
 from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import NotFound
@@ -27,7 +27,7 @@ def code_version(session: Session, func: Callable[..., object], references: Refe
         references.modules.add(module)
     with _lock:
         shipment = _current_finder().ship(references, main=sys.modules.get("__main__"))
-    session.show_warnings(shipment.warnings)
+    show_warnings(shipment.warnings)
     if shipment.digest and shipment.digest not in session.codes:
         _send(session, shipment.digest, shipment.data)
         session.codes.add(shipment.digest)

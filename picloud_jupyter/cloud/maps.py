@@ -14,7 +14,7 @@ from picloud_jupyter.cloud.calls import check_size
 from picloud_jupyter.cloud.handles import Jids
 from picloud_jupyter.cloud.keywords import take_options
 from picloud_jupyter.cloud.results import kill
-from picloud_jupyter.cloud.session import Session, session
+from picloud_jupyter.cloud.session import Session, session, show_warnings
 from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.cloud.submission import dump_checked_function, prepare
 from picloud_jupyter.cloud.uploads import upload
@@ -66,7 +66,7 @@ def map(func: Callable[..., object], *iterables: Iterable[Any], **reserved: Any)
         submission.function_parts,
     )
     if answer.get("warnings"):
-        current.show_warnings(answer["warnings"])
+        show_warnings(answer["warnings"])
     return _Sender(current, answer["map"]).send(first, parts)
 
 

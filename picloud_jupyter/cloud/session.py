@@ -23,7 +23,6 @@ class Session:
     client: Client
     job: CurrentJob | None
     codes: set[str] = field(default_factory=set)
-    shown_warnings: set[str] = field(default_factory=set)
     place: object = None  # where this job's own submits run, see `submission`
 
     @property
@@ -31,12 +30,13 @@ class Session:
         """Whether this user's own service on this machine serves it."""
         return self.client.endpoint.local
 
-    def show_warnings(self, texts: Iterable[str]) -> None:
-        """Show each of ``texts`` once."""
-        for text in texts:
-            if text not in self.shown_warnings:
-                self.shown_warnings.add(text)
-                warnings.warn(text, UserWarning, stacklevel=5)
+
+def show_warnings(texts: Iterable[str]) -> None:
+    """Show each of ``texts`` once in the life of this process."""
+    for text in texts:
+        if text not in _shown_warnings:
+            _shown_warnings.add(text)
+            warnings.warn(text, UserWarning, stacklevel=5)
 
 
 @dataclass(slots=True)
@@ -50,6 +50,7 @@ class _Choice:
 
 
 _lock = threading.RLock()
+_shown_warnings: set[str] = set()
 _choice = _Choice()
 _current: Session | None = None
 _on_close: list[Callable[[], object]] = []
