@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from picloud_jupyter.protocol import routes
-from picloud_jupyter.protocol.errors import CloudException, Unreachable, error_from_wire
+from picloud_jupyter.protocol.errors import (
+    CloudException,
+    Conflict,
+    Unreachable,
+    error_from_wire,
+)
 from picloud_jupyter.transport.client import Client
 from picloud_jupyter.transport.connection import Connection
 from picloud_jupyter.transport.endpoint import Endpoint
@@ -24,6 +29,7 @@ from picloud_jupyter.transport.retry import RetryLimits
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+_LEAVING_SECONDS = 0.2
 _STATE = (
     *("store.db", "store.db-*", "store.db.*", "metrics.db", "metrics.db-*", "metrics.db.*"),
     *("lock", "secret", "ballast"),
@@ -100,7 +106,8 @@ def stop(paths: ServicePaths, *, kill_jobs: bool, purge: bool = False) -> bool:
         Unreachable: its processes did not leave within 20 seconds.
     """
     found = state(paths)
-    if listens(paths):
+    ran = listens(paths)
+    if ran:
         if kill_jobs:
             _write_intent(paths)
         client = embedded_client(paths, start=False)
@@ -122,7 +129,7 @@ def stop(paths: ServicePaths, *, kill_jobs: bool, purge: bool = False) -> bool:
         time.sleep(pause)
     if purge:
         _remove_state(paths)
-    return bool(found.process_id)
+    return ran or bool(found.process_id)
 
 
 def state(paths: ServicePaths) -> ServiceState:
@@ -215,18 +222,20 @@ def service_environment() -> dict[str, str]:
 def _wait_for_start(
     paths: ServicePaths, process: "subprocess.Popen[bytes]", deadline_at: float
 ) -> None:
+    failure: CloudException | None = None
     for pause in _growing_pauses():
         if listens(paths):
             return
-        if process.poll() is not None and not _another_runs(paths):
-            raise _start_failure(paths, process.returncode)
         if time.monotonic() > deadline_at:
-            raise _too_slow(paths)
+            raise failure or _too_slow(paths)
+        if process.poll() is not None:
+            failure = _start_failure(paths, process.returncode)
+            if not isinstance(failure, Conflict):
+                raise failure
+            time.sleep(_LEAVING_SECONDS)  # the one before is just leaving, or about to listen
+            if not listens(paths):
+                process = _start(paths)
         time.sleep(pause)
-
-
-def _another_runs(paths: ServicePaths) -> bool:
-    return state(paths).process_id != 0
 
 
 def _start_failure(paths: ServicePaths, code: int) -> CloudException:

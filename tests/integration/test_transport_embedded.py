@@ -34,19 +34,24 @@ SERVICE = """
         error = {"code": "disk_full", "message": "the disk of the home is full"}
         (run / "startup-error.json").write_text(json.dumps({"error": error}))
         sys.exit(3)
+    if mode == "conflict":
+        (home / "mode").unlink()
+        error = {"code": "conflict", "message": "process 1 serves this home already"}
+        (run / "startup-error.json").write_text(json.dumps({"error": error}))
+        sys.exit(1)
     if mode == "crash":
         raise RuntimeError("something broke in the service")
     from play_gateway import PlayedGateway
-    gateway = PlayedGateway(run / "api.sock", home)
+    import play_gateway
     record = {"pid": os.getpid(), "agent_pid": 0}
     (run / "record.json").write_text(json.dumps(record))
-    import play_gateway
     def stop(self, body, query):
         (home / "stop").write_bytes(body)
         threading.Timer(0.02, lambda: ((run / "api.sock").unlink(), os._exit(0))).start()
         return {}
     play_gateway._Handler.stop = stop
     play_gateway._ROUTES += (("POST /v1/stop", "stop"),)
+    gateway = PlayedGateway(run / "api.sock", home)
     time.sleep(60)
 """
 
@@ -143,6 +148,19 @@ def test_start_removes_an_earlier_intent(paths):
 def test_refused_start_raises_the_words_of_the_service(paths):
     (paths.home / "mode").write_text("refuse")
     with pytest.raises(DiskFull, match="the disk of the home is full"):
+        ensure_running(paths)
+
+
+def test_start_is_repeated_while_the_one_before_leaves(paths):
+    (paths.home / "mode").write_text("conflict")
+    assert ensure_running(paths) is True
+    assert len(starts(paths)) == 2
+
+
+def test_start_that_stays_in_conflict_raises_its_words(paths, monkeypatch):
+    monkeypatch.setattr(embedded, "START_SECONDS", 0.0)
+    (paths.home / "mode").write_text("conflict")
+    with pytest.raises(CloudException, match=r"process 1 serves|did not listen"):
         ensure_running(paths)
 
 
