@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 
 T = TypeVar("T")
+Raw = msgspec.Raw  # a field of a word whose JSON is kept as it came
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()

@@ -67,8 +67,8 @@ def _depth(value: object) -> int:
     return depth
 
 
-def read_frame(data: bytes) -> tuple[dict[str, Any], memoryview]:
-    """Return (header, body) of the one frame in ``data``; the header as strict as `read_json`.
+def split_frame(data: bytes) -> tuple[memoryview, memoryview]:
+    """Return (header, body) of the one frame in ``data``, neither of them read.
 
     Raises:
         InvalidRequest: it is not one frame.
@@ -80,7 +80,17 @@ def read_frame(data: bytes) -> tuple[dict[str, Any], memoryview]:
     start = PREFIX.size + header_bytes
     if start + body_bytes != len(view):
         raise InvalidRequest("the sizes in the frame's prefix do not match the body's length")
-    return read_json(view[PREFIX.size : start]), view[start:]
+    return view[PREFIX.size : start], view[start:]
+
+
+def read_frame(data: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Return (header, body) of the one frame in ``data``; the header as strict as `read_json`.
+
+    Raises:
+        InvalidRequest: it is not one frame.
+    """
+    header, body = split_frame(data)
+    return read_json(header), body
 
 
 def read_as(kind: type[T], value: object, name: str) -> T:

@@ -5,11 +5,13 @@ general HTTP server takes, which is most of what a warm `call` waits for.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from picloud_jupyter.protocol.errors import CloudException, InvalidRequest
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
+KEPT_HEADS = 256
 MAX_CHUNK_LINE_BYTES = 64
 END_OF_HEAD = b"\r\n\r\n"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
@@ -18,7 +20,7 @@ _DIGITS = frozenset("0123456789")
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """The first lines of a request. Names of headers are in lower case.
 
@@ -33,8 +35,11 @@ class Head:
     keep_alive: bool
 
 
+@lru_cache(maxsize=KEPT_HEADS)
 def parse_head(data: bytes) -> Head:
     """Return the head in ``data``, which ends before the empty line.
+
+    A client's heads are alike to the byte, so they are kept.
 
     Raises:
         CloudException: it is no HTTP/1.1 request, or one that could be read in two ways.

@@ -8,7 +8,6 @@ from picloud_jupyter.protocol.jobs import Status
 from picloud_services.base import codec
 from picloud_services.gateway.decode import (
     read_as,
-    read_frame,
     read_int,
     read_json,
     read_ranges,
@@ -16,11 +15,10 @@ from picloud_services.gateway.decode import (
     read_text,
 )
 from picloud_services.gateway.payloads import (
-    Body,
     read_function,
-    read_key,
     read_payload,
     read_spec,
+    read_submit,
 )
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Caller, Reply, Request, json_reply
@@ -32,15 +30,17 @@ MAX_INFO = 10_000
 
 async def create_call(services: Services, request: Request) -> Reply:
     """POST /v1/calls."""
-    header, view = read_frame(request.body)
-    body = Body(view)
+    header, body = read_submit(request.body)
     caller = request.caller
+    if header.arguments is None:
+        raise InvalidRequest("arguments is missing: where the pickled arguments are")
     spec = await read_spec(services, caller, header)
-    key = read_key(header)
-    function = await read_function(services, caller, header.get("function"), body)
-    arguments = await read_payload(services, caller, header.get("arguments"), "arguments", body)
+    function = await read_function(services, caller, header.function, body)
+    arguments = await read_payload(services, caller, header.arguments, "arguments", body)
     body.end()
-    receipt = await services.jobs.submit_call(caller.user_id, spec, key, function, arguments)
+    receipt = await services.jobs.submit_call(
+        caller.user_id, spec, header.key, function, arguments
+    )
     return json_reply(
         {
             "jid": receipt.jid,

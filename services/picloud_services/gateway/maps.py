@@ -6,24 +6,22 @@ from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import MAX_MAP_COUNT, MAX_PART_COUNT, PayloadRef
 from picloud_services.blobs.store import BlobRef
 from picloud_services.gateway.decode import read_as, read_frame, read_int, read_json
-from picloud_services.gateway.payloads import Body, read_function, read_key, read_spec
+from picloud_services.gateway.payloads import read_function, read_spec, read_submit
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Caller, Reply, Request, json_reply
 
 
 async def create_map(services: Services, request: Request) -> Reply:
     """POST /v1/maps."""
-    header, view = read_frame(request.body)
-    body = Body(view)
+    header, body = read_submit(request.body)
     caller = request.caller
     spec = await read_spec(services, caller, header)
-    key = read_key(header)
-    function = await read_function(services, caller, header.get("function"), body)
+    function = await read_function(services, caller, header.function, body)
     body.end()
-    count = None
-    if header.get("count") is not None:
-        count = read_int(header, "count", high=MAX_MAP_COUNT)
-    receipt = await services.jobs.create_map(caller.user_id, spec, key, count, function)
+    count = header.count
+    if count is not None and not 0 <= count <= MAX_MAP_COUNT:
+        raise InvalidRequest(f"count must be from 0 to {MAX_MAP_COUNT}, got {count}")
+    receipt = await services.jobs.create_map(caller.user_id, spec, header.key, count, function)
     return json_reply(
         {"map": receipt.map, "first_jid": receipt.first_jid, "warnings": receipt.warnings}
     )

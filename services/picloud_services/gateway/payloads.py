@@ -1,18 +1,31 @@
 """Specs and payloads out of a submit: bytes in the body, or uploads that came before."""
 
 import hashlib
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, JobSpec, PayloadRef
+from picloud_services.base import codec
 from picloud_services.blobs.store import BlobRef
-from picloud_services.gateway.decode import read_as, read_text
+from picloud_services.gateway.decode import read_as, read_json, split_frame
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Caller
 from picloud_services.jobs.words import Function, Payload
 
-KEY_DIGITS = 64
+MAX_KEY_CHARACTERS = 64
+KEPT_SPECS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitHeader:
+    """The header of a submit. ``key`` names it, so that a repetition gives the first answer."""
+
+    spec: codec.Raw
+    function: PayloadRef
+    key: str = ""
+    arguments: PayloadRef | None = None
+    count: int | None = None
 
 
 class Body:
@@ -46,7 +59,31 @@ class Body:
             )
 
 
-async def read_spec(services: Services, caller: Caller, header: dict[str, Any]) -> JobSpec:
+def read_submit(data: bytes) -> tuple[SubmitHeader, Body]:
+    """Return the header of a submit and the bytes that it describes.
+
+    Raises:
+        InvalidRequest: it is no frame, or its header lacks something.
+    """
+    head, body = split_frame(data)
+    try:
+        header = codec.read(SubmitHeader, bytes(head))
+    except ValueError as exc:
+        raise InvalidRequest(f"the header of the frame: {exc}") from exc
+    if not 0 < len(header.key) <= MAX_KEY_CHARACTERS:
+        raise InvalidRequest(
+            "key is missing or too long: 32 random hex digits that name this very submit"
+        )
+    return header, Body(body)
+
+
+@lru_cache(maxsize=KEPT_SPECS)
+def parse_spec(data: bytes) -> JobSpec:
+    """Return the spec whose JSON ``data`` is. One notebook sends the same bytes again and again."""
+    return read_as(JobSpec, read_json(data), "spec")
+
+
+async def read_spec(services: Services, caller: Caller, header: SubmitHeader) -> JobSpec:
     """Return the spec of a submit; its Python and its code are here, its parent is who asks.
 
     Raises:
@@ -55,7 +92,7 @@ async def read_spec(services: Services, caller: Caller, header: dict[str, Any]) 
         DiskFull: the disk is down to its floor; what runs goes on, nothing new is taken.
     """
     services.disk.require()
-    spec = read_as(JobSpec, header.get("spec"), "spec")
+    spec = parse_spec(bytes(header.spec))
     services.environments.check(spec.host_python, spec.folder)
     if spec.code_version:
         await services.code.require(spec.code_version)
@@ -63,20 +100,8 @@ async def read_spec(services: Services, caller: Caller, header: dict[str, Any]) 
     return spec if parent_jid == spec.parent_jid else replace(spec, parent_jid=parent_jid)
 
 
-def read_key(header: dict[str, Any]) -> str:
-    """Return the idempotency key of a submit.
-
-    Raises:
-        InvalidRequest: it is missing or too long.
-    """
-    key = read_text(header, "key", longest=KEY_DIGITS)
-    if not key:
-        raise InvalidRequest("key is missing: 32 random hex digits that name this very submit")
-    return key
-
-
 async def read_payload(
-    services: Services, caller: Caller, value: object, name: str, body: Body
+    services: Services, caller: Caller, ref: PayloadRef, name: str, body: Body
 ) -> Payload:
     """Return one payload: its bytes out of ``body``, or the blob that its upload became.
 
@@ -84,7 +109,6 @@ async def read_payload(
         InvalidRequest: sizes do not fit, or it is too large to travel in the body.
         NotFound: the upload is not finished or not the caller's.
     """
-    ref = read_as(PayloadRef, value, name)
     if ref.upload is not None:
         return await services.uploads.take(caller.user_id, ref)
     if ref.size_bytes > INLINE_BYTES:
@@ -95,7 +119,7 @@ async def read_payload(
 
 
 async def read_function(
-    services: Services, caller: Caller, value: object, body: Body
+    services: Services, caller: Caller, ref: PayloadRef, body: Body
 ) -> Function:
     """Return the function of a submit, its digest checked: runners keep functions by it.
 
@@ -103,8 +127,8 @@ async def read_function(
         InvalidRequest: the bytes have another digest. Otherwise as `read_payload`.
         Corrupt: an uploaded one has another digest.
     """
-    payload = await read_payload(services, caller, value, "function", body)
-    digest = read_as(PayloadRef, value, "function").digest
+    payload = await read_payload(services, caller, ref, "function", body)
+    digest = ref.digest
     if isinstance(payload, BlobRef):
         if not digest:
             raise InvalidRequest("function.digest is missing: the sha256 in hex of its bytes")

@@ -30,9 +30,7 @@ class OutputReader(Protocol):
 class Samples(Protocol):
     """Where resource samples are read."""
 
-    async def samples(
-        self, jid: int, since_at: float, max_points: int
-    ) -> list[ResourceSample]:
+    async def samples(self, jid: int, since_at: float, max_points: int) -> list[ResourceSample]:
         """Return at most ``max_points`` samples of ``jid`` after ``since_at``."""
 
 
