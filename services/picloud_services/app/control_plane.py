@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from picloud_jupyter.protocol.frames import WIRE_VERSION
+from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_jupyter.protocol.version import __version__
 from picloud_services.accounts.keys import KeyRing
 from picloud_services.agent import output_files
 from picloud_services.app.facts import ServiceFacts
 from picloud_services.app.upkeep import DAY_SECONDS, Upkeep, retention_limits
+from picloud_services.base import codec
 from picloud_services.base.clock import SystemClock
 from picloud_services.base.connections import Source
 from picloud_services.base.cores_ledger import CoresLedger
@@ -171,7 +173,10 @@ class ControlPlane:
             self._clock,
             cost_cap=self._settings.cost_cap,
         )
-        self._events.listen("samples", stores.metrics.add)
+        self._events.listen(
+            "samples",
+            lambda items: stores.metrics.add(codec.convert(list[ResourceSample], items)),
+        )
         self._events.listen("nodes", lambda _nodes: self._note_agent(dispatcher.nodes()))
         self._at_end("the jobs", jobs.stop)
         self._at_end("the dispatcher", dispatcher.stop)
