@@ -106,7 +106,7 @@ class Listener:
             and (
                 e.name in ("exited", "start_failed")
                 or (e.name == "batch" and e.fields["end"])
-                or (e.name == "returned" and e.fields["over"])
+                or (e.name == "returned" and e.fields.get("over"))
             )
             for e in self.events
         )
@@ -161,8 +161,8 @@ def make_spec(**changes) -> SandboxSpec:
 _next_jid = iter(range(1, 1_000_000_000, 1_000))
 
 
-def make_chunk(function, arguments, *, spec: SandboxSpec | None = None, **changes) -> Chunk:
-    """A chunk that calls ``function`` with each of ``arguments``."""
+def make_chunk(function, values, *, spec: SandboxSpec | None = None, **changes) -> Chunk:
+    """A chunk that calls ``function`` with each of ``values``."""
     spec = spec or make_spec()
     code = dump_function(function)
     first = next(_next_jid)
@@ -173,8 +173,8 @@ def make_chunk(function, arguments, *, spec: SandboxSpec | None = None, **change
         "sandbox": spec,
         "function_digest": hashlib.sha256(code).hexdigest(),
         "function": code,
-        "arguments": pack_records([b"".join(dump_call((a,), {})) for a in arguments]),
-        "jids": ((first, first + len(arguments) - 1),),
+        "arguments": pack_records([b"".join(dump_call((a,), {})) for a in values]),
+        "jids": ((first, first + len(values) - 1),),
         "user_id": os.getuid(),
         **changes,
     }
@@ -202,4 +202,6 @@ async def connected(settings: Settings) -> AsyncIterator[tuple[LocalEngine, List
         await until(engine.nodes)
         yield engine, listener
     finally:
+        if engine.nodes():
+            engine.acknowledge(NODE, max((event.n for event in listener.events), default=0))
         await engine.stop()

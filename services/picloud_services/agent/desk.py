@@ -20,7 +20,7 @@ from picloud_services.agent.control_link import ControlServer
 from picloud_services.agent.node_facts import available_bytes
 from picloud_services.agent.stock import Action, Demand, Sandbox, Send, Start, Stock, Wear
 from picloud_services.agent.supervisor_client import SupervisorClient
-from picloud_services.agent.upstream import Upstream
+from picloud_services.agent.upstream import Upstream, returned
 from picloud_services.base.frame_link import hello
 from picloud_services.config import Settings
 
@@ -78,7 +78,7 @@ class Desk:
         self._epoch = ""
         containers.on_frame = self._upstream.on_frame
         containers.on_failed = self._on_failed
-        containers.on_lost = self._on_lost
+        containers.on_lost = self._upstream.lost
         containers.on_adopted = self._take_books
         self._commands: dict[str, Callable[[dict[str, Any], bytes, bytes], None]] = {
             "chunk": self._chunk,
@@ -155,9 +155,7 @@ class Desk:
         if not self._stock.withdraw(lease):
             return False
         del self._leases[lease]
-        count = count_ranges(held.jids)
-        words = {"t": "returned", "n": 0, "lease": lease, "first": 0, "count": count}
-        self._upstream.report({**words, "over": True})
+        self._upstream.report(returned(lease, count_ranges(held.jids)))
         return True
 
     def _release(self, header: dict[str, Any], _data: bytes, _body: bytes) -> None:
@@ -191,6 +189,10 @@ class Desk:
         client.send_chunk(payload.raw, payload.header, payload.function, payload.arguments)
 
     # ------------------------------------------------------------------------------ the containers
+    def count_of(self, lease: str) -> int:
+        """Return how many elements the chunk of ``lease`` has."""
+        return count_ranges(self._leases[lease].jids)
+
     def lease_over(
         self, client: SupervisorClient, lease: str, usage: dict[str, Any] | None
     ) -> None:
@@ -234,24 +236,6 @@ class Desk:
     def _report_failed(self, lease: str, error: ContainerError) -> None:
         words = {"t": "start_failed", "n": 0, "lease": lease}
         self._upstream.report({**words, "reason": error.reason, "message": str(error)})
-
-    def _on_lost(self, client: SupervisorClient) -> None:
-        """The supervisor itself was lost: nobody knows how far its chunks were."""
-        for lease in client.leases:
-            self._upstream.report(
-                {
-                    "t": "exited",
-                    "n": 0,
-                    "lease": lease,
-                    "position": None,
-                    "wait_status": 9,
-                    "oom_count": 0,
-                    "asked": None,
-                    "lost": True,
-                    "message": "the process that supervised its container was killed",
-                }
-            )
-        self.container_dead(client)
 
     def _take_books(self, client: SupervisorClient) -> None:
         """An earlier agent started this container: its supervisor says what it runs."""

@@ -54,7 +54,10 @@ class SupervisorClient:
         self._on_gone = on_gone
         self._link: FrameLink | None = None
         self._is_open = False
-        self._queue: list[bytes] = []
+        self._is_ready = (
+            False  # the runner said hello: two chunks may be there, before that one
+        )
+        self._queue: deque[tuple[str, bytes]] = deque()  # lease of a chunk, or ""; frame
         self._functions: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._is_leaving = False
@@ -97,6 +100,7 @@ class SupervisorClient:
         assert self._link is not None
         self.facts = header
         self._link.on_frame = lambda head, body: self._on_frame(self, head, body)
+        self._is_ready = header["ready"]
         self._on_hello(self)
 
     def _on_lost(self, _link: FrameLink) -> None:
@@ -120,27 +124,43 @@ class SupervisorClient:
     # ------------------------------------------------------------------------------------- sending
     @property
     def is_open(self) -> bool:
-        """Whether frames go out as they are sent."""
+        """Whether chunks may go out."""
         return self._is_open
 
     def open(self) -> None:
         """Send what waited, and from now on everything at once."""
-        if self._link is None:
-            return
-        self._is_open = True
-        queue, self._queue = self._queue, []
-        if queue:
-            self._link.send_packed(b"".join(queue))
+        self._is_open = self._link is not None
+        self._flush()
 
     def shut(self) -> None:
-        """Let chunks wait until `open`."""
+        """Let frames wait until `open`."""
         self._is_open = False
+
+    def be_ready(self) -> None:
+        """The runner is there: the chunk behind the first one may go out, too."""
+        self._is_ready = True
+        self._flush()
+
+    def take_unsent(self) -> list[str]:
+        """Return the leases whose chunks never left, and forget these."""
+        unsent = [lease for lease, _ in self._queue if lease]
+        self._queue.clear()
+        return unsent
+
+    def _flush(self) -> None:
+        """Send in order what may go out now."""
+        while self._queue and self._is_open and self._link is not None:
+            lease, frame = self._queue[0]
+            if lease and not self._is_ready and next(iter(self.leases), lease) != lease:
+                break
+            self._queue.popleft()
+            self._link.send_packed(frame)
 
     def send_chunk(
         self, raw: bytes, header: dict[str, Any], function: bytes, arguments: Buffer
     ) -> None:
         """Send a chunk; ``raw`` is its header as it came, with or without the function."""
-        if not self._is_open:
+        if not (self._is_open and self._is_ready):
             pass  # it may go out on another connection, so it brings its function along
         elif function and header["function"] not in self._functions:
             self._functions[header["function"]] = None
@@ -149,17 +169,14 @@ class SupervisorClient:
         else:
             function = b""
         if header["function_bytes"] == len(function):
-            self._send(pack_raw(raw, function, arguments))
+            frame = pack_raw(raw, function, arguments)
         else:
-            self._send(
-                pack_frame({**header, "function_bytes": len(function)}, function, arguments)
-            )
+            frame = pack_frame({**header, "function_bytes": len(function)}, function, arguments)
+        self._send(frame, header["lease"])
 
-    def _send(self, data: bytes) -> None:
-        if self._is_open and self._link is not None:
-            self._link.send_packed(data)
-        else:
-            self._queue.append(data)
+    def _send(self, frame: bytes, lease: str = "") -> None:
+        self._queue.append((lease, frame))
+        self._flush()
 
     def revoke(self, lease: str) -> None:
         """Take back what of ``lease`` has not started."""

@@ -21,8 +21,30 @@ FULL_BYTES = 64 * 1024 * 1024  # of unacknowledged events: supervisors keep what
 BATCH = b'{"t":"batch"'
 
 
+LOST = {
+    "t": "exited",
+    "n": 0,
+    "lease": "",
+    "position": None,
+    "wait_status": 9,
+    "oom_count": 0,
+    "asked": None,
+    "lost": True,
+    "message": "the process that supervised its container was killed",
+}
+
+
+def returned(lease: str, count: int) -> dict[str, Any]:
+    """Return the event that gives a whole chunk back."""
+    words = {"t": "returned", "n": 0, "lease": lease, "first": 0, "count": count}
+    return {**words, "over": True}
+
+
 class Books(Protocol):
     """Who must know how leases and containers fare: the desk."""
+
+    def count_of(self, lease: str) -> int:
+        """Return how many elements the chunk of ``lease`` has."""
 
     def lease_over(
         self, client: SupervisorClient, lease: str, usage: dict[str, Any] | None
@@ -64,7 +86,7 @@ class Upstream:
             "started": self._started,
             "output": self._volatile,
             "made": lambda client, header, *_: containers.on_made(client, header),
-            "ready": lambda *_: None,
+            "ready": lambda client, *_: client.be_ready(),
         }
 
     @property
@@ -176,6 +198,20 @@ class Upstream:
             self._keep_silent(client, header["n"])
             if header["asked"] is None:
                 log.warning("idle container %s ended by itself: %s", client.container, header)
+        self._return_unsent(client)
+        self._books.container_dead(client)
+
+    def _return_unsent(self, client: SupervisorClient) -> None:
+        """Give back the chunks that never reached the supervisor."""
+        for lease in client.take_unsent():
+            self.report(returned(lease, self._books.count_of(lease)))
+            client.leases.pop(lease, None)
+
+    def lost(self, client: SupervisorClient) -> None:
+        """The supervisor itself was lost: nobody knows how far its chunks were."""
+        self._return_unsent(client)
+        for lease in client.leases:
+            self.report({**LOST, "lease": lease})
         self._books.container_dead(client)
 
     def _start_failed(
