@@ -1,6 +1,7 @@
 """What goes wrong, each with a clear end from the closed list, and nothing else hurt."""
 
 import ctypes
+import operator
 import os
 import sys
 import time
@@ -121,7 +122,7 @@ def test_output_that_is_not_text():
 def test_arguments_that_do_not_load_there():
     class Trap:
         def __reduce__(self):
-            return (__import__("operator").truediv, (1, 0))
+            return (operator.truediv, (1, 0))
 
     status, reason, text = end(cloud.call(lambda x: x, Trap()))
     assert (status, reason) == ("error", "input_undeserializable")
@@ -131,7 +132,7 @@ def test_arguments_that_do_not_load_there():
 def test_result_that_does_not_load_here():
     class Trap:
         def __reduce__(self):
-            return (__import__("operator").truediv, (1, 0))
+            return (operator.truediv, (1, 0))
 
     jid = cloud.call(Trap)
     with pytest.raises(cloud.CloudException, match="load"):

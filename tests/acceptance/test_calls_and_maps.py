@@ -264,10 +264,7 @@ def test_connection_functions(service):
     assert info["opened"] is True
     assert cloud.running_on_cloud() is False
     assert cloud.is_simulated() is False
-    assert (
-        cloud.result(cloud.call(__import__("picloud_jupyter").cloud.running_on_cloud))
-        is True
-    )
+    assert cloud.result(cloud.call(cloud.running_on_cloud)) is True
     assert cloud.close() is True
     assert cloud.close() is False
     assert cloud.result(cloud.call(lambda: 1)) == 1

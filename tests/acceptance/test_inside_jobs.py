@@ -37,7 +37,7 @@ def test_children_know_their_parent():
 
     jid = cloud.call(parent)
     child = cloud.result(jid)
-    assert cloud.info(child, "attributes")[child]["parent_jid"] == jid
+    assert cloud.info(child, "attributes")[child]["attributes"]["parent_jid"] == jid
 
 
 def test_picloud_command_works_inside():

@@ -132,7 +132,7 @@ def test_argument_guard_can_be_set():
 
 def test_unpicklable_result_is_named():
     with pytest.raises(cloud.CloudException, match="lock"):
-        cloud.result(cloud.call(lambda: {"a": __import__("threading").Lock()}))
+        cloud.result(cloud.call(lambda: {"a": threading.Lock()}))
 
 
 def run_script(folder, text):

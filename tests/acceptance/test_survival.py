@@ -1,6 +1,7 @@
 """What is promised across crashes of our own processes, each on a service of its own."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,20 +12,9 @@ import pytest
 from service_under_test import eventually
 
 from picloud_jupyter import cloud
+from picloud_jupyter.transport.paths import service_paths
 
 pytestmark = pytest.mark.isolation
-
-
-def slow_count(path, seconds):
-    """A job that notes each start of itself in ``path`` and then takes its time."""
-    import os
-    import time
-
-    with open(path, "ab") as f:
-        f.write(b"x")
-        os.fsync(f.fileno())
-    time.sleep(seconds)
-    return os.getpid()
 
 
 @pytest.fixture
@@ -121,27 +111,19 @@ def test_killed_container_of_a_job_that_may_not_restart_ends_with_a_reason(own_s
 
 
 def kill_runners_of(service):
-    """kill -9 each resident interpreter of this service, as an unlucky machine would."""
+    """kill -9 each container's processes of this service, as an unlucky machine would."""
     killed = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{name}/cmdline", "rb") as f:
-                    words = f.read().split(b"\0")
-                if (
-                    any(w.endswith(b"picloud_kernels/runner/main.py") for w in words)
-                    and b"bwrap" not in words[0]
-                    and str(service.home).encode()
-                    in b"".join(words) + open(f"/proc/{name}/mountinfo", "rb").read()
-                ):
-                    os.kill(int(name), signal.SIGKILL)
-                    killed += 1
+    for status in service_paths(service.home).run.glob("c/*/status.json"):
+        init_pid = json.loads(status.read_text()).get("init_pid")
+        if init_pid:
+            os.kill(init_pid, signal.SIGKILL)
+            killed += 1
     assert killed
 
 
 def test_queued_jobs_survive_a_stop_and_a_start(own_service):
     own_service.start()
-    jids = cloud.map(lambda x: __import__("time").sleep(0.3) or x, range(12))
+    jids = cloud.map(lambda x: time.sleep(0.3) or x, range(12))
     cloud.close()
     own_service.cli("down")
     assert cloud.result(jids, timeout=40) == list(range(12))
@@ -168,7 +150,12 @@ def test_second_service_on_the_same_home_is_refused(own_service):
     own_service.start()
     pid = own_service.status()["pid"]
     second = subprocess.run(
-        [sys.executable, "-m", "picloud_services", "control", "--home", str(own_service.home)],
+        [
+            sys.executable,
+            *("-m", "picloud_services", "control"),
+            *("--home", str(own_service.home)),
+            *("--run", str(service_paths(own_service.home).run)),
+        ],
         env={**os.environ, **own_service.environment},
         capture_output=True,
         text=True,
