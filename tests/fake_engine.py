@@ -179,7 +179,9 @@ class FakeEngine:
 
     def running(self) -> int:
         """Return how many slots work."""
-        return sum(bool(queue) for node in self._nodes.values() for queue in node.slots.values())
+        return sum(
+            bool(queue) for node in self._nodes.values() for queue in node.slots.values()
+        )
 
     def _find(self, node: str, lease: str) -> tuple[str, _Running] | None:
         for slot, queue in self._nodes[node].slots.items():
@@ -239,7 +241,16 @@ class FakeEngine:
                 self._exit(node, slot, does.exits)
                 return
             items.append(
-                [running.position, does.reason, 1e9, does.seconds, 0, 0, len(does.body), does.extra]
+                [
+                    running.position,
+                    does.reason,
+                    1e9,
+                    does.seconds,
+                    0,
+                    0,
+                    len(does.body),
+                    does.extra,
+                ]
             )
             bodies.append(does.body)
             running.position += 1

@@ -151,9 +151,7 @@ async def running_system(
         code_path=code_path,
         lease_key=lambda lease: "k" + lease,
     )
-    service = JobService(
-        database, live, dispatcher, engine, events, clock, cost_cap=cost_cap
-    )
+    service = JobService(database, live, dispatcher, engine, events, clock, cost_cap=cost_cap)
     leases = await service.start()
     await dispatcher.start(service.committed, leases)
     try:

@@ -4,12 +4,13 @@ import errno
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from sqlalchemy.engine import make_url
-
 from picloud_jupyter.protocol.errors import CloudException, Corrupt, DiskFull, Unavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 BUSY_SECONDS = 30.0
 _DISK_FULL_CODES = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE"}
@@ -34,7 +35,7 @@ class Source:
     @property
     def dialect(self) -> str:
         """Return "sqlite" or "postgresql"."""
-        name = make_url(self.url).get_backend_name() if self.url else "sqlite"
+        name = _parse(self.url).get_backend_name() if self.url else "sqlite"
         if name not in ("sqlite", "postgresql"):
             raise ValueError(
                 f"database_url must begin with sqlite: or postgresql:, got {name!r}"
@@ -44,13 +45,19 @@ class Source:
     @property
     def file(self) -> Path:
         """Return the SQLite file."""
-        database = make_url(self.url).database if self.url else None
+        database = _parse(self.url).database if self.url else None
         return Path(database) if database else self.path
 
     def __str__(self) -> str:
         if self.dialect == "sqlite":
             return str(self.file)
-        return make_url(self.url).render_as_string(hide_password=True)
+        return str(_parse(self.url).render_as_string(hide_password=True))
+
+
+def _parse(url: str) -> "URL":
+    from sqlalchemy.engine import make_url  # half of a start's time: see base/sql.py
+
+    return make_url(url)
 
 
 def connect(source: Source, *, read_only: bool = False) -> Any:  # noqa: ANN401  # two drivers
@@ -89,7 +96,7 @@ def _connect_sqlite(path: Path, *, read_only: bool) -> sqlite3.Connection:
 def _connect_postgresql(url: str, *, read_only: bool) -> Any:  # noqa: ANN401
     import psycopg  # only where PostgreSQL is used
 
-    dsn = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    dsn = _parse(url).set(drivername="postgresql").render_as_string(hide_password=False)
     connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=3)
     connection.execute("SET synchronous_commit = on")
     if read_only:

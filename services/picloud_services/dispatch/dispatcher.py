@@ -285,7 +285,7 @@ class Dispatcher:
             else:  # of a job that ended meanwhile
                 self._engine.revoke(node, lease)
         for held in tuple(self._cluster.leases.values()):
-            if held.slot.node == node and held.count and held.lease not in listed:
+            if held.slot.node == node and held.sent and held.lease not in listed:
                 self._upkeep.doubt(held.lease, node, DOUBT_SECONDS, now)
         for known in self._known.values():
             if known.node == node:
@@ -297,7 +297,7 @@ class Dispatcher:
         now = self._clock.steady_seconds()
         self._cluster.node_down(event.node)
         for held in self._cluster.leases.values():
-            if held.slot.node == event.node:
+            if held.slot.node == event.node and held.sent:
                 self._upkeep.doubt(held.lease, event.node, AWAY_SECONDS, now)
         self._events.publish(NODES_TOPIC, event)
 

@@ -204,7 +204,11 @@ class Giving:
         files: tuple[FilePayload, ...] = (),
     ) -> None:
         slot = held.slot
-        if slot.node not in self._cluster.nodes:  # it will not list the lease when it is back
+        if (
+            slot.node not in self._cluster.nodes
+        ):  # its link broke meanwhile: nothing was started
+            fields = {"first": 0, "count": held.count, "over": True}
+            self._report(EngineEvent(slot.node, "returned", 0, held.lease, fields))
             return
         estimate = self._assigner.estimates.get(held.key)
         chunk = self._builder.build(

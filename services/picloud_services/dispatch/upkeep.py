@@ -66,7 +66,7 @@ class Upkeep:
             if node is None or not slot.leases or slot.blocked:
                 continue
             lease = slot.leases[0]
-            idle_cores = node.available.cores >= slot.wanted.cores
+            idle_cores = node.free.cores >= slot.wanted.cores
             wanted_elsewhere = bool(self._assigner.starving - {slot.user_id})
             if not (idle_cores or wanted_elsewhere):
                 continue
