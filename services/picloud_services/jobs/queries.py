@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from picloud_jupyter.protocol.errors import NotFound
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import MAX_RESULT_COUNT, EndReason, Status
 from picloud_services.base import codec
@@ -59,6 +60,13 @@ _FAILED_JIDS = Statement(
     """SELECT jid FROM jobs WHERE user_id = :user_id AND status = :status AND jid < :before
     AND status IN ('error', 'killed', 'stalled') ORDER BY jid DESC LIMIT :limit"""
 )
+
+
+def unknown(first: int, last: int) -> NotFound:
+    """Return the error for jobs that do not exist or are somebody else's."""
+    if first == last:
+        return NotFound(f"There is no job {first}.", jid=first)
+    return NotFound(f"Not every one of the jobs {first}-{last} exists.")
 
 
 def count_owned(tx: Transaction, user_id: int, jids: Sequence[JidRange]) -> JidRange | None:
@@ -188,28 +196,40 @@ class ResultReader:
 def read_results(
     tx: Transaction, user_id: int, jids: Sequence[JidRange], limit_bytes: int
 ) -> tuple[list[ResultItem], bool, set[int]]:
-    """Return the finished ones of ``jids`` in that order, whether more are left, and what was read."""
+    """Return the finished ones of ``jids`` in that order, whether more are left, and what was read.
+
+    Raises:
+        NotFound: one of those looked at is not the user's.
+    """
     reader = ResultReader(tx)
     items: list[ResultItem] = []
     size = 0
-    for first, last in jids:
-        at = first
-        while at <= last:
-            left = MAX_RESULT_COUNT - len(items)
-            if not left:
+    for first, last in _pieces(jids):
+        if tx.value(_COUNT, first=first, last=last, user_id=user_id) != last - first + 1:
+            raise unknown(first, last)
+        for row in tx.all(
+            _FINISHED,
+            first=first,
+            last=last,
+            user_id=user_id,
+            limit=MAX_RESULT_COUNT + 1 - len(items),
+        ):
+            if len(items) == MAX_RESULT_COUNT:
                 return items, True, reader.touched
-            rows = tx.all(_FINISHED, first=at, last=last, user_id=user_id, limit=min(left, 500))
-            for row in rows:
-                item = reader.item(row)
-                inline = len(item.body) if item.body else 0
-                if items and size + inline > limit_bytes:
-                    return items, True, reader.touched
-                size += inline
-                items.append(item)
-            if len(rows) < min(left, 500):
-                break
-            at = rows[-1][0] + 1
+            item = reader.item(row)
+            inline = len(item.body) if item.body else 0
+            if items and size + inline > limit_bytes:
+                return items, True, reader.touched
+            size += inline
+            items.append(item)
     return items, False, reader.touched
+
+
+def _pieces(jids: Sequence[JidRange]) -> Iterator[JidRange]:
+    """Yield ``jids`` in pieces: most of a long range is not looked at by one request."""
+    for first, last in jids:
+        for start in range(first, last + 1, MAX_RESULT_COUNT):
+            yield start, min(start + MAX_RESULT_COUNT - 1, last)
 
 
 # -------------------------------------------------------------------------------------- listings

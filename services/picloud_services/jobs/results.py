@@ -54,7 +54,6 @@ class Results:
             if kept is not None and kept[0] == user_id:
                 self._read.add(kept[1])
                 return ResultsAnswer([kept[2]])
-        await self._waiting.require(user_id, jids)
         items, more, touched = await self._database.read(
             partial(queries.read_results, user_id=user_id, jids=jids, limit_bytes=limit_bytes)
         )

@@ -29,12 +29,13 @@ from picloud_services.jobs.maps import Maps
 from picloud_services.jobs.outcomes import Outcome
 from picloud_services.jobs.ports import Dispatch, OutputReader
 from picloud_services.jobs.publishing import Publisher
+from picloud_services.jobs.queries import unknown
 from picloud_services.jobs.reasoning import Whys
 from picloud_services.jobs.recovery import KnownLease, load, restore
 from picloud_services.jobs.removal import Removal
 from picloud_services.jobs.results import Results
 from picloud_services.jobs.submit import Calls, Desk
-from picloud_services.jobs.waiting import Waiting, unknown
+from picloud_services.jobs.waiting import Waiting
 from picloud_services.jobs.words import (
     CallReceipt,
     Function,

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from picloud_jupyter.protocol.errors import InvalidRequest, NotFound
+from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import Status
 from picloud_services.base.database import Database
 from picloud_services.jobs import queries
 from picloud_services.jobs.gates import Gate
 from picloud_services.jobs.live import LiveJobs
+from picloud_services.jobs.queries import unknown
 from picloud_services.jobs.reasoning import Whys
 from picloud_services.jobs.words import Ranges, WaitAnswer
 
@@ -159,13 +160,6 @@ class Waiting:
         pending = _pending(gate) if gate.unfinished else []
         why = {first: text for first, _ in pending[:MAX_WHY] if (text := self._whys.why(first))}
         return WaitAnswer(not gate.unfinished, counts, failed, pending, why)
-
-
-def unknown(first: int, last: int) -> NotFound:
-    """Return the error for jobs that do not exist or are somebody else's."""
-    if first == last:
-        return NotFound(f"There is no job {first}.", jid=first)
-    return NotFound(f"Not every one of the jobs {first}-{last} exists.")
 
 
 def _all_finished(gate: Gate) -> bool:
