@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.integration.gateway_harness import GatewayUnderTest, Peer, call_frame, start_gateway
 
 from picloud_jupyter.protocol.errors import DiskFull
 from picloud_jupyter.protocol.frames import pack_frame, split_frame
 from picloud_services.jobs.words import ResultItem
+from tests.integration.gateway_harness import GatewayUnderTest, Peer, call_frame, start_gateway
 
 
 @pytest.fixture
@@ -150,7 +150,9 @@ async def test_call_when_its_python_is_not_here_then_env_missing_names_the_path(
     assert "/nowhere/lib" in error["message"]
 
 
-async def test_call_when_the_disk_is_down_to_its_floor_then_507_and_reading_goes_on(gateway, peer):
+async def test_call_when_the_disk_is_down_to_its_floor_then_507_and_reading_goes_on(
+    gateway, peer
+):
     gateway.disk.floor_bytes = 2**62
     answer = await peer.ask("POST", "/v1/calls", call_frame(b"f", b"a"))
     assert (answer.status, code_of(answer)) == (507, "disk_full")

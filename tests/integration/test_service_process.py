@@ -24,6 +24,7 @@ from picloud_services.base.single_instance import (
     host_id,
     process_start_ticks,
 )
+from tests.integration.gateway_harness import call_frame
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "services")]
@@ -309,3 +310,33 @@ def test_start_when_the_store_is_of_a_newer_version_then_incompatible_in_words(p
     store.close()
     assert place.try_start().returncode == 1
     assert place.startup_error.code == "incompatible"
+
+
+@pytest.mark.root
+def test_home_of_256_mb_when_it_fills_then_submits_are_refused_and_taken_again_when_freed(
+    place,
+):
+    place.home.mkdir()
+    size = ["-o", "size=256m"]
+    subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", str(place.home)], check=True)
+    try:
+        place.start()
+        eventually(place.node_is_up)
+        free = place.ask("GET", "/v1/service")[1]["disk"]["free_bytes"]
+        filler = place.home / "filler"
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free - 4 * 2**20)
+        eventually(lambda: submit(place)[0] == 507)
+        status, answer = submit(place)
+        assert (status, answer["error"]["code"]) == (507, "disk_full")
+        assert place.ask("GET", "/v1/service")[0] == 200
+        filler.unlink()
+        eventually(lambda: submit(place)[0] == 200)
+    finally:
+        place.end()
+        subprocess.run(["umount", "-l", str(place.home)], check=True)
+
+
+def submit(place: Place) -> tuple[int, Any]:
+    key = os.urandom(16).hex()
+    return place.ask("POST", "/v1/calls", call_frame(b"f", b"a", key=key))
