@@ -203,5 +203,6 @@ async def connected(settings: Settings) -> AsyncIterator[tuple[LocalEngine, List
         yield engine, listener
     finally:
         if engine.nodes():
-            engine.acknowledge(NODE, max((event.n for event in listener.events), default=0))
+            last_n = max((event.n for event in listener.events), default=0)
+            engine.acknowledge(engine.nodes()[0].node, last_n)
         await engine.stop()

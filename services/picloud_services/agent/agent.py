@@ -131,12 +131,14 @@ class Agent:
 
     async def _close(self) -> None:
         await self._ticker.stop()
-        await self._desk.control.close()
         for client in self._containers.all():
             if self._kills or not client.leases:
                 client.kill("shutdown")
-        if self._kills:
+        if (
+            self._kills
+        ):  # with the link open: what ended is acknowledged, so nothing stays behind
             await self._containers.wait_gone(KILL_SECONDS)
+        await self._desk.control.close()
         await self._containers.close()
         await self._sampler.stop()
         await self._surroundings.close()

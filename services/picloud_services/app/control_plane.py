@@ -245,7 +245,7 @@ class ControlPlane:
         async def stop_agent() -> None:
             if self._kill_jobs:
                 for node in engine.nodes():
-                    engine.stop_node(node.node, kill=True)
+                    await engine.stop_node(node.node, kill=True)
 
         return stop_agent
 

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.1
 HELLO_SECONDS = 10.0
 RENEW_SECONDS = 10.0
+STOP_SECONDS = 10.0
 KEPT_KEYS = 256  # docs/internals.md 5: functions and sandboxes that both ends of this link keep
 
 
@@ -248,10 +249,20 @@ class LocalEngine:
         wanted = min(wanted, self._report.capacity.cores)
         return min(wanted, self._ledger.claim(wanted)) if self._ledger else wanted
 
-    def stop_node(self, node: str, *, kill: bool) -> None:
-        """Have the agent of ``node`` leave: at once with all jobs, or when the running ones ended."""
-        if (link := self._link_to(node)) is not None:
-            link.send({"t": "stop", "kill": kill})
+    async def stop_node(self, node: str, *, kill: bool) -> None:
+        """Have the agent of ``node`` leave, with ``kill`` after all jobs; returns when it did.
+
+        Events go on meanwhile: acknowledge them, for what is not stays with its supervisor. An agent
+        that does not leave is given up after 10 seconds.
+        """
+        if (link := self._link_to(node)) is None:
+            return
+        link.send({"t": "stop", "kill": kill})
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._closed.wait()
+        except TimeoutError:
+            log.warning("the agent did not leave within %s s", STOP_SECONDS)
 
     async def read_output(
         self, node: str, lease: str, position: int, stream: str, offset: int, limit: int
