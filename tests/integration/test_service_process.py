@@ -107,10 +107,13 @@ class Place:
         eventually(lambda: not self.agent_runs())
 
     def end_agent(self) -> None:
-        """An agent that nobody needs leaves by itself, but only after a minute."""
-        with contextlib.suppress(OSError, ValueError):
-            pid = json.loads((self.run / "agent.json").read_bytes())["pid"]
-            os.kill(pid, signal.SIGTERM)
+        """An agent that nobody needs leaves by itself, but only after a minute; one may just begin."""
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdecimal() and (
+                    f"agent\0--home\0{self.home}\0" in (entry / "cmdline").read_text()
+                ):
+                    os.kill(int(entry.name), signal.SIGTERM)
 
     def agent_runs(self) -> bool:
         try:

@@ -46,6 +46,7 @@ from picloud_services.jobs.service import JobService
 from picloud_services.metrics.service import MetricsService
 
 UPKEEP_DELAY_SECONDS = 5.0
+END_SECONDS = 12.0  # of one part; the process leaves even if that part does not
 _log = logging.getLogger(__name__)
 
 
@@ -258,7 +259,8 @@ class ControlPlane:
     async def _end(self) -> None:
         for name, end in reversed(self._ends):
             try:
-                await end()
+                async with asyncio.timeout(END_SECONDS):
+                    await end()
             except Exception:  # noqa: BLE001  # the top of this loop: the others must end too
                 _log.exception("%s did not end well", name)
         self._ends.clear()

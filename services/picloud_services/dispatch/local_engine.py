@@ -132,7 +132,9 @@ class LocalEngine:
         wait_seconds = HELLO_SECONDS
         while not self._closed.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), wait_seconds)
+                # Not wait_for: before Python 3.12 it swallows a cancellation that comes with the result.
+                async with asyncio.timeout(wait_seconds):
+                    await self._closed.wait()
                 return
             if self._report is None:
                 log.warning(
