@@ -17,15 +17,13 @@ _FIND = Statement(
     WHERE c.user_id = :user_id AND c.digest = :digest AND j.status = 'done'
       AND j.result IS NOT NULL ORDER BY c.jid DESC LIMIT 1"""
 )
-_NEXT_RESULT = Statement("UPDATE sequences SET result = result + 1 RETURNING result")
 _COPY = Statement(
-    """INSERT INTO results (result, user_id, batch, first_jid, attempt, node, lease,
-      first_position, items, data, links, bytes, files, seen_seconds, finished_at)
-    SELECT CAST(:result AS BIGINT), user_id, CAST(:batch AS BIGINT), CAST(:jid AS BIGINT), attempt,
-      node, '', 0, CAST(:items AS TEXT), :data, 1, CAST(:bytes AS BIGINT),
-      CAST(:files AS BIGINT), (SELECT seen_seconds FROM sequences),
-      CAST(:at AS DOUBLE PRECISION)
-    FROM results WHERE result = :source"""
+    """INSERT INTO results (user_id, batch, first_jid, attempt, node, first_position, items, data,
+      links, bytes, files, seen_seconds, finished_at)
+    SELECT user_id, CAST(:batch AS BIGINT), CAST(:jid AS BIGINT), attempt, node, 0,
+      CAST(:items AS TEXT), :data, 1, CAST(:bytes AS BIGINT), CAST(:files AS BIGINT),
+      (SELECT seen_seconds FROM sequences), CAST(:at AS DOUBLE PRECISION)
+    FROM results WHERE result = :source RETURNING result"""
 )
 _FINISH = Statement("UPDATE jobs SET result = :result, finished_at = :at WHERE jid = :jid")
 
@@ -71,10 +69,8 @@ def take_cached(tx: Transaction, cached: Cached, *, jid: int, batch: int, at: fl
         link_blob(tx, BlobRef(extra["blob"], extra["size"], extra["digest"]))
         size += extra["size"]
         files = 1
-    result = tx.value(_NEXT_RESULT)
-    tx.run(
+    result = tx.value(
         _COPY,
-        result=result,
         source=cached.result,
         batch=batch,
         jid=jid,

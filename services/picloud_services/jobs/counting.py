@@ -17,7 +17,10 @@ Delta = Counter[Status]
 
 _ADDITIONS = ", ".join(f"{s} = {s} + :{s}" for s in STORED_STATUSES)
 _COLUMNS = ", ".join(STORED_STATUSES)
-_USER = Statement(f"UPDATE users SET {_ADDITIONS} WHERE user_id = :user_id")  # noqa: S608
+_USER = Statement(
+    f"""UPDATE users SET {_ADDITIONS}, core_seconds = core_seconds + :core_seconds,
+    cost = cost + :cost WHERE user_id = :user_id RETURNING cost, cost_cap"""  # noqa: S608
+)
 _NEW_USER = Statement(
     "INSERT INTO users (user_id) VALUES (:user_id) ON CONFLICT (user_id) DO NOTHING"
 )
@@ -29,10 +32,6 @@ _BATCH = Statement(
 )
 _READ_USER = Statement(f"SELECT {_COLUMNS} FROM users WHERE user_id = :user_id")  # noqa: S608
 _READ_BATCH = Statement(f"SELECT {_COLUMNS} FROM batches WHERE batch = :batch")  # noqa: S608
-_COST = Statement(
-    """UPDATE users SET core_seconds = core_seconds + :core_seconds, cost = cost + :cost
-    WHERE user_id = :user_id"""
-)
 
 
 def moved(old: Status, new: Status, count: int) -> Delta:
@@ -43,12 +42,22 @@ def moved(old: Status, new: Status, count: int) -> Delta:
     return delta
 
 
-def add_to_user(tx: Transaction, user_id: int, delta: Delta) -> None:
-    """Change the counters of a user, who is entered if new."""
+def add_to_user(
+    tx: Transaction,
+    user_id: int,
+    delta: Delta,
+    *,
+    core_seconds: float = 0.0,
+    cost: float = 0.0,
+) -> tuple[float, float | None]:
+    """Change the counters of a user, who is entered if new; return what was spent, and the cap."""
     values = {str(s): delta[s] for s in STORED_STATUSES}
-    if not tx.run(_USER, user_id=user_id, **values):
+    row = tx.one(_USER, user_id=user_id, core_seconds=core_seconds, cost=cost, **values)
+    if row is None:
         tx.run(_NEW_USER, user_id=user_id)
-        tx.run(_USER, user_id=user_id, **values)
+        row = tx.one(_USER, user_id=user_id, core_seconds=core_seconds, cost=cost, **values)
+    assert row is not None
+    return row[0], row[1]
 
 
 def add_to_batch(tx: Transaction, batch: int, delta: Delta) -> None:
@@ -56,11 +65,6 @@ def add_to_batch(tx: Transaction, batch: int, delta: Delta) -> None:
     values = {str(s): delta[s] for s in STORED_STATUSES}
     still_open = sum(n for s, n in delta.items() if s not in FINISHED_STATUSES)
     tx.run(_BATCH, batch=batch, open=still_open, **values)
-
-
-def add_cost(tx: Transaction, user_id: int, core_seconds: float, cost: float) -> None:
-    """Charge a user for winning attempts."""
-    tx.run(_COST, user_id=user_id, core_seconds=core_seconds, cost=cost)
 
 
 def user_counts(tx: Transaction, user_id: int) -> Delta:

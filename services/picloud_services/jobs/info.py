@@ -23,6 +23,7 @@ from picloud_services.jobs.links import SpecBook
 from picloud_services.jobs.live import LiveJobs
 from picloud_services.jobs.ports import Dispatch, OutputReader
 from picloud_services.jobs.reasoning import Whys
+from picloud_services.jobs.store import lease_text
 from picloud_services.jobs.waiting import Waiting
 from picloud_services.jobs.words import JobLine, OutputPlace, Ranges
 
@@ -40,7 +41,7 @@ _ROWS = Statement(
 _USAGE = Statement("SELECT usage FROM results WHERE lease = :lease AND usage IS NOT NULL")
 _PLACE = Statement(
     """SELECT r.node, r.lease, r.first_position + j.jid - r.first_jid
-    FROM jobs j JOIN results r ON r.result = j.result WHERE j.jid = :jid AND r.lease <> ''"""
+    FROM jobs j JOIN results r ON r.result = j.result WHERE j.jid = :jid AND r.lease IS NOT NULL"""
 )
 
 
@@ -169,7 +170,7 @@ class Information:
         if self._live.status(jid) in (Status.WAITING, Status.QUEUED):
             return None
         row = await self._database.read(lambda tx: tx.one(_PLACE, jid=jid))
-        return OutputPlace(row[0], row[1], row[2], finished=True) if row else None
+        return OutputPlace(row[0], lease_text(row[1]), row[2], finished=True) if row else None
 
     # --------------------------------------------------------------------------------- listings
     async def list_jobs(

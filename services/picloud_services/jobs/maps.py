@@ -109,6 +109,7 @@ class Maps:
             arguments=arguments.pack,
             at=desk.clock.now_at(),
             files=[(index, ref) for index, ref in arguments.files],
+            cost_cap=desk.cost_cap,
         )
         _check_part(rows)
         spec = batch.spec if batch is not None and batch.spec.cache else None

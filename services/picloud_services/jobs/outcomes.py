@@ -16,11 +16,12 @@ from picloud_jupyter.protocol.jobs import EndReason, Status
 from picloud_services.base import codec
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
-from picloud_services.jobs.counting import Delta, add_cost, add_to_batch, add_to_user
+from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
 from picloud_services.jobs.lifecycle import Decision, Past, Terms, decide
 from picloud_services.jobs.links import link_blob
 from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.reasons import Facts
+from picloud_services.jobs.store import lease_number
 
 Item = Sequence[Any]  # position, reason, started_at, runtime, cpu_user, cpu_system, size, extra
 ITEM_OVERHEAD_BYTES = 64
@@ -56,16 +57,14 @@ QUEUED = Statement(
     """SELECT jid, attempt, fresh FROM jobs
     WHERE jid BETWEEN :first AND :last AND status = 'queued' ORDER BY jid"""
 )
-_NEXT_RESULT = Statement("UPDATE sequences SET result = result + 1 RETURNING result")
 _INSERT_RESULT = Statement(
-    """INSERT INTO results (result, user_id, batch, first_jid, attempt, node, lease,
-      first_position, items, data, usage, links, bytes, files, seen_seconds, finished_at)
-    SELECT CAST(:result AS BIGINT), CAST(:user_id AS BIGINT), CAST(:batch AS BIGINT),
-      CAST(:first_jid AS BIGINT), CAST(:attempt AS BIGINT), CAST(:node AS TEXT),
-      CAST(:lease AS TEXT), CAST(:first_position AS BIGINT), CAST(:items AS TEXT), :data,
-      CAST(:usage AS TEXT), CAST(:links AS BIGINT), CAST(:bytes AS BIGINT), CAST(:files AS BIGINT), seen_seconds,
-      CAST(:at AS DOUBLE PRECISION) FROM sequences"""
+    """INSERT INTO results (user_id, batch, first_jid, attempt, node, lease, first_position,
+      items, data, usage, links, bytes, files, seen_seconds, finished_at)
+    VALUES (:user_id, :batch, :first_jid, :attempt, :node, :lease, :first_position,
+      :items, :data, :usage, :links, :bytes, :files,
+      (SELECT seen_seconds FROM sequences), :at) RETURNING result"""
 )
+_SET_LINKS = Statement("UPDATE results SET links = :links WHERE result = :result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ class LeaseRow:
 
 def find_lease(tx: Transaction, lease: str) -> LeaseRow | None:
     """Return the row of a live lease."""
-    row = tx.one(_LEASE, lease=lease)
+    row = tx.one(_LEASE, lease=lease_number(lease))
     if row is None:
         return None
     batch, user_id, first_jid, count, next_position, attempt, fresh, node = row
@@ -181,7 +180,7 @@ def _record_items(
     outcome: Outcome,
 ) -> None:
     writer = _Writer(tx, lease, rules, report, outcome)
-    writer.result = tx.value(_NEXT_RESULT)
+    writer.begin(items, body)
     for is_done, group in groupby(items, key=_is_done):
         members = list(group)
         if is_done:
@@ -189,7 +188,7 @@ def _record_items(
         else:
             for item in members:
                 writer.failed(item)
-    writer.finish(items, body)
+    writer.finish()
     requeue_unreported(tx, lease, items, outcome)
     lease.next_position = items[-1][0] + 1
 
@@ -231,12 +230,12 @@ def requeue_unreported(
 def settle(tx: Transaction, lease: LeaseRow, outcome: Outcome) -> None:
     """Store what is left of a lease, or remove it."""
     if lease.next_position >= lease.count:
-        tx.run(_DROP_LEASE, lease=lease.lease)
+        tx.run(_DROP_LEASE, lease=lease_number(lease.lease))
         outcome.lease_over = True
     else:
         tx.run(
             _SET_LEASE,
-            lease=lease.lease,
+            lease=lease_number(lease.lease),
             next_position=lease.next_position,
             count=lease.count,
         )
@@ -255,6 +254,7 @@ class _Writer:
         self.outcome = outcome
         self.result = 0
         self.links = 0
+        self.expected = 0
         self.core_seconds = 0.0
         self.delta: Delta = Counter()
 
@@ -313,8 +313,8 @@ class _Writer:
         self.delta[new] += count
         self.outcome.changes.append(Change(self.lease.batch, first, last, Status.QUEUED, new))
 
-    def finish(self, items: Sequence[Item], body: bytes) -> None:
-        """Write the record of what came back, the counters and the cost."""
+    def begin(self, items: Sequence[Item], body: bytes) -> None:
+        """Write the record of what came back."""
         lease, tx = self.lease, self.tx
         files = 0
         size = len(body) + ITEM_OVERHEAD_BYTES * len(items)
@@ -324,31 +324,42 @@ class _Writer:
                 link_blob(tx, BlobRef(extra["blob"], extra["size"], extra["digest"]))
                 files += 1
                 size += extra["size"]
-        tx.run(
+        first_jid = lease.first_jid + items[0][0]
+        self.expected = len(items)
+        self.result = tx.value(
             _INSERT_RESULT,
-            result=self.result,
             user_id=lease.user_id,
             batch=lease.batch,
-            first_jid=lease.first_jid + items[0][0],
+            first_jid=first_jid,
             attempt=lease.attempt,
             node=lease.node,
-            lease=lease.lease,
+            lease=lease_number(lease.lease),
             first_position=items[0][0],
             items=codec.encode([item[1:] for item in items]).decode(),
             data=body or None,
             usage=codec.encode(self.report.usage).decode() if self.report.usage else None,
-            links=self.links,
+            links=self.expected,
             bytes=size,
             files=files,
             at=self.report.at,
         )
+        self.outcome.kept = KeptResult(self.result, first_jid, items, body)
+
+    def finish(self) -> None:
+        """Write the counters and the cost, and how many jobs point at the record."""
+        lease, tx = self.lease, self.tx
+        if self.links != self.expected:
+            tx.run(_SET_LINKS, result=self.result, links=self.links)
         if self.delta:
-            add_to_user(tx, lease.user_id, self.delta)
-            add_to_batch(tx, lease.batch, self.delta)
-        if self.core_seconds:
             core_seconds = self.core_seconds * self.rules.cores
-            add_cost(tx, lease.user_id, core_seconds, core_seconds * self.rules.charge)
-        self.outcome.kept = KeptResult(self.result, lease.first_jid + items[0][0], items, body)
+            add_to_user(
+                tx,
+                lease.user_id,
+                self.delta,
+                core_seconds=core_seconds,
+                cost=core_seconds * self.rules.charge,
+            )
+            add_to_batch(tx, lease.batch, self.delta)
 
 
 def _reason(word: str) -> EndReason:

@@ -127,7 +127,7 @@ class ResultRow:
     first_jid: int
     items: list[list[Any]]  # reason, started_at, runtime, cpu_user, cpu_system, size, extra
     data: bytes
-    lease: str
+    lease: int | None
     node: str
     first_position: int
     ends: list[int]

@@ -9,6 +9,7 @@ from picloud_services.base.sql import Row, Statement, Transaction
 from picloud_services.jobs.links import SpecBook
 from picloud_services.jobs.live import LiveJobs, Ready
 from picloud_services.jobs.spans import CODE_OF, LiveBatch
+from picloud_services.jobs.store import lease_text
 
 _BATCHES = Statement(
     """SELECT batch, user_id, spec, function_digest, label, priority, depends_on, size, first_jid,
@@ -98,7 +99,7 @@ def load(tx: Transaction, book: SpecBook, now_at: float) -> Loaded:
 def _lease(row: Row) -> KnownLease:
     lease, batch, user_id, first_jid, count, next_position, attempt, node, slot, fresh = row
     return KnownLease(
-        lease,
+        lease_text(lease),
         batch,
         user_id,
         first_jid,

@@ -22,6 +22,7 @@ from picloud_services.jobs.ports import Dispatch, OutputReader
 from picloud_services.jobs.publishing import Publisher
 from picloud_services.jobs.reasons import Facts, message
 from picloud_services.jobs.spans import Span
+from picloud_services.jobs.store import lease_text
 from picloud_services.jobs.waiting import Waiting
 from picloud_services.jobs.words import Ranges
 
@@ -43,7 +44,7 @@ _UNLINK_RESULT = Statement(
     """UPDATE results SET links = links - :count WHERE result = :result
     RETURNING links, node, lease, files, items"""
 )
-_LEASE_IN_USE = Statement("SELECT 1 FROM results WHERE lease = :lease AND lease <> '' LIMIT 1")
+_LEASE_IN_USE = Statement("SELECT 1 FROM results WHERE lease = :lease LIMIT 1")
 _DELETE_RESULT = Statement("DELETE FROM results WHERE result = :result")
 _PARTS = Statement(
     """SELECT first_jid, count, links, files FROM parts
@@ -239,7 +240,7 @@ def unlink_result(
         unlink_item_blobs(tx, items, at)
     tx.run(_DELETE_RESULT, result=result)
     if lease and not tx.one(_LEASE_IN_USE, lease=lease):
-        removed.outputs.setdefault(node, []).append(lease)
+        removed.outputs.setdefault(node, []).append(lease_text(lease))
 
 
 def unlink_item_blobs(tx: Transaction, items: str, at: float) -> None:

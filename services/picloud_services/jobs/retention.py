@@ -16,6 +16,7 @@ from picloud_services.blobs.store import GRACE_SECONDS, BlobStore
 from picloud_services.jobs.ending import slices
 from picloud_services.jobs.ports import OutputReader
 from picloud_services.jobs.removal import Removed, delete_jobs, unlink_item_blobs
+from picloud_services.jobs.store import lease_text
 
 DAY_SECONDS = 86_400.0
 RESULTS_PER_SLICE = 100
@@ -29,7 +30,7 @@ _OLDEST = Statement(
     ORDER BY seen_seconds LIMIT :limit"""
 )
 _DELETE_RESULT = Statement("DELETE FROM results WHERE result = :result")
-_LEASE_IN_USE = Statement("SELECT 1 FROM results WHERE lease = :lease AND lease <> '' LIMIT 1")
+_LEASE_IN_USE = Statement("SELECT 1 FROM results WHERE lease = :lease LIMIT 1")
 _FORGET_KEYS = Statement(
     """UPDATE batches SET request_key = NULL
     WHERE request_key IS NOT NULL AND finished_seen_seconds < :before"""
@@ -173,7 +174,7 @@ def _remove_results(
         removed.count += 1
         size += count
         if lease and not tx.one(_LEASE_IN_USE, lease=lease):
-            removed.outputs.setdefault(node, []).append(lease)
+            removed.outputs.setdefault(node, []).append(lease_text(lease))
     return removed, size
 
 

@@ -16,6 +16,7 @@ from picloud_services.jobs.reasons import Facts, message
 from picloud_services.jobs.spans import OPEN, SEALED
 from picloud_services.jobs.words import Cached, Function
 
+MAX_NUMBER = 2**63 - 1
 MET, WAITING, FAILED = "met", "waiting", "failed"
 DEPENDENCIES_OF = {Status.QUEUED: MET, Status.WAITING: WAITING, Status.STALLED: FAILED}
 STATUS_BY_DEPENDENCIES = {text: status for status, text in DEPENDENCIES_OF.items()}
@@ -29,9 +30,10 @@ _NUMBERS = Statement(
 _INSERT_BATCH = Statement(
     """INSERT INTO batches (batch, user_id, kind, is_map, spec, function_digest, label, priority,
       request_key, parent_jid, depends_on, dependencies, size, first_jid, state, created_at,
-      heard_at, open)
+      heard_at, open, waiting, queued)
     VALUES (:batch, :user_id, :kind, :is_map, :spec, :function, :label, :priority,
-      :key, :parent, :depends_on, :dependencies, :size, :first_jid, :state, :at, :at, 0)"""
+      :key, :parent, :depends_on, :dependencies, :size, :first_jid, :state, :at, :at,
+      :waiting + :queued, :waiting, :queued)"""
 )
 _INSERT_PART = Statement(
     """INSERT INTO parts (first_jid, batch, user_id, part, first_index, count, arguments, files,
@@ -69,7 +71,6 @@ _DEPENDENCIES = Statement(
       MIN(CASE WHEN status IN ('error', 'killed', 'stalled') THEN jid ELSE NULL END)
     FROM jobs WHERE jid BETWEEN :first AND :last AND user_id = :user_id"""
 )
-_SPENT = Statement("SELECT cost, cost_cap FROM users WHERE user_id = :user_id")
 _INSERT_CACHE_KEY = Statement(
     "INSERT INTO cache_keys (jid, user_id, digest) VALUES (:jid, :user_id, :digest)"
 )
@@ -130,10 +131,25 @@ class PartRows:
     status: Status = Status.QUEUED
     text: str = ""
     files: list[tuple[int, BlobRef]] = field(default_factory=list)  # index in part
+    cost_cap: float = 0.0
+    counted: bool = False  # the batch was entered with its counters set already
     cache_digests: list[str] = field(default_factory=list)
     cached: "list[tuple[int, Cached]]" = field(
         default_factory=list
     )  # jids that take a kept result
+
+
+def lease_number(lease: str) -> int:
+    """Return what the store calls the lease with these hex digits; 0 (none) for other text."""
+    try:
+        return int(lease, 16) & MAX_NUMBER
+    except ValueError:
+        return 0
+
+
+def lease_text(number: int) -> str:
+    """Return the 16 hex digits that the wire and the output files show of a lease."""
+    return f"{number:016x}"
 
 
 def find_by_key(tx: Transaction, user_id: int, key: str) -> Entered | None:
@@ -149,18 +165,16 @@ def take_numbers(tx: Transaction, *, jids: int, batches: int) -> tuple[int, int]
     return row[0] - jids, row[1] - batches
 
 
-def check_cap(tx: Transaction, user_id: int, default_cap: float) -> None:
-    """Return if the user may spend more.
+def check_cap(cost: float, own_cap: float | None, default_cap: float) -> None:
+    """Return if a user may spend more.
 
     Raises:
         QuotaExceeded: what was spent has reached the cap.
     """
-    row = tx.one(_SPENT, user_id=user_id)
-    cost, cap = row or (0.0, None)
-    limit = cap if cap is not None else default_cap
+    limit = own_cap if own_cap is not None else default_cap
     if limit and cost >= limit:
         raise QuotaExceeded(
-            f"Your jobs have cost {cost:.2f}, and your cap is {limit:.2f}.",
+            f"Your jobs have cost {cost:.2g}, and your cap is {limit:.2g}.",
             reason=EndReason.CAP_REACHED,
             hint="raise the cap (setting cost_cap)",
         )
@@ -209,9 +223,12 @@ def insert_batch(
     *,
     size: int | None,
     is_map: bool,
+    counted: bool = False,
 ) -> Entered:
-    """Enter a batch without jobs; jids are taken for its ``size`` (None: with each part)."""
-    check_cap(tx, new.user_id, new.cost_cap)
+    """Enter a batch without jobs; jids are taken for its ``size`` (None: with each part).
+
+    ``counted``: the counters of its one job, waiting or queued, are set at once.
+    """
     status, text = (
         check_dependencies(
             tx,
@@ -244,12 +261,18 @@ def insert_batch(
         first_jid=first_jid,
         state=OPEN if is_map else SEALED,
         at=new.at,
+        waiting=int(counted and status is Status.WAITING),
+        queued=int(counted and status is Status.QUEUED),
     )
     return Entered(batch, first_jid, status, spec, text=text)
 
 
 def insert_part(tx: Transaction, rows: PartRows) -> None:
-    """Enter the jobs of a part with their arguments, and count them."""
+    """Enter the jobs of a part with their arguments, and count them.
+
+    Raises:
+        QuotaExceeded: the user's cap is reached.
+    """
     first, last = rows.first_jid, rows.first_jid + rows.count - 1
     tx.run(
         _INSERT_PART,
@@ -293,8 +316,9 @@ def insert_part(tx: Transaction, rows: PartRows) -> None:
             ],
         )
     delta: Delta = Counter({rows.status: rows.count})
-    add_to_user(tx, rows.user_id, delta)
-    add_to_batch(tx, rows.batch, delta)
+    check_cap(*add_to_user(tx, rows.user_id, delta), rows.cost_cap)
+    if not rows.counted:
+        add_to_batch(tx, rows.batch, delta)
 
 
 def insert_lease(
@@ -310,7 +334,7 @@ def insert_lease(
     """Enter a lease over ``count`` jobs from ``first_jid`` on."""
     tx.run(
         _INSERT_LEASE,
-        lease=lease.lease,
+        lease=lease_number(lease.lease),
         batch=batch,
         user_id=user_id,
         first_jid=first_jid,

@@ -221,7 +221,8 @@ def _enter_call(
     if new.spec.cache:
         digests = [cache.cache_digest(new.spec, new.function.digest, arguments)]
         cached = cache.find_cached(tx, new.user_id, digests[0])
-    entered = store.insert_batch(tx, new, book, size=1, is_map=False)
+    counted = cached is None
+    entered = store.insert_batch(tx, new, book, size=1, is_map=False, counted=counted)
     jid = entered.first_jid
     assert jid is not None
     pack = _pack(jid, arguments)
@@ -239,6 +240,8 @@ def _enter_call(
             status=Status.DONE if cached else entered.status,
             text=entered.text,
             files=[(0, ref) for _, ref in pack.files],
+            cost_cap=new.cost_cap,
+            counted=counted and entered.status is not Status.STALLED,
             cache_digests=digests,
         ),
     )
