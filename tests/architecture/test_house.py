@@ -100,3 +100,9 @@ def test_architecture_page_names_only_files_that_exist():
     )
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_end_reasons_page_is_what_the_code_says():
+    from picloud_services.jobs.reasons import end_reasons_markdown
+
+    assert (ROOT / "docs" / "end-reasons.md").read_text() == end_reasons_markdown()
