@@ -126,7 +126,7 @@ def print_usage(jids: "cloud.Jids") -> None:
     peak = max(job["memory.max_usage"] or 0 for job in found)
     cost = sum(job["cost"] or 0 for job in found)
     print(
-        f"used: {runtime:.2f} s in jobs, {cpu:.2f} s of CPU, largest memory {peak / 2**20:.0f} MiB, cost {cost:.6f} core hours' price"
+        f"used: {runtime:.2f} s in jobs, {cpu:.2f} s of CPU, largest memory {peak / 2**20:.0f} MiB, cost ${cost:.6f}"
     )
 
 

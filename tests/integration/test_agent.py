@@ -1,6 +1,7 @@
 """The agent as a process of its own: what survives it, what it leaves, whom it listens to."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -212,11 +213,23 @@ async def test_socket_when_another_user_connects_then_it_cannot_or_is_refused(ag
 
 
 async def test_newest_when_a_second_control_plane_connects_then_the_first_is_closed(agent):
-    async with connected(agent.settings) as (first, said):
-        await first.stop()  # it would connect again at once, and so for ever
-        said.events.clear()
-        async with connected(agent.settings) as (second, _):
-            assert second.nodes()
+    def connect():
+        peer = socket.socket(socket.AF_UNIX)
+        peer.settimeout(10)
+        peer.connect(str(agent.settings.paths.agent_socket))
+        peer.sendall(pack_frame(hello("control", epoch="e")))
+        ((header, _),) = FrameReader().feed(peer.recv(65536))
+        assert header["t"] == "hello"
+        return peer
+
+    with connect() as first, connect() as second:
+        while first.recv(65536):  # until its end; a timeout fails the test
+            pass
+        second.sendall(pack_frame({"t": "renew", "leases": []}))
+        second.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                assert second.recv(65536), "the newest was closed, too"
 
 
 async def test_idle_when_containers_end_by_themselves_then_nobody_is_told(tmp_path):

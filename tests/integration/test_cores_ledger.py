@@ -1,0 +1,93 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from picloud_services.base.cores_ledger import CoresLedger
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cores"
+
+
+def test_claim_when_nobody_else_is_there_then_all_that_is_wanted_is_granted(folder):
+    ledger = CoresLedger(4, folder)
+    assert ledger.claim(2.2) == 3
+    assert ledger.claim(100) == 4
+    assert ledger.claim(1) == 1
+    ledger.close()
+    assert ledger.held == 0
+
+
+def test_claim_when_another_has_some_then_the_rest_is_granted(folder):
+    first, second = CoresLedger(4, folder), CoresLedger(4, folder)
+    assert first.claim(3) == 3
+    assert second.claim(4) == 1
+    first.close()
+    assert second.claim(4) == 4
+    second.close()
+
+
+def test_claim_when_another_has_none_then_one_goes_down_to_half(folder):
+    first, second = CoresLedger(4, folder), CoresLedger(4, folder)
+    assert first.claim(4) == 4
+    assert second.claim(4) == 0
+    assert first.claim(4) == 2
+    assert second.claim(4) == 2
+    assert first.claim(4) == 2, "nobody is hungry now, and nothing is free"
+    second.close()
+    assert first.claim(4) == 4
+    first.close()
+
+
+def test_claim_when_there_is_one_core_then_two_services_take_turns(folder):
+    first, second = CoresLedger(1, folder), CoresLedger(1, folder)
+    grants = []
+    assert first.claim(1) == 1
+    for _ in range(3):
+        grants += [second.claim(1), first.claim(1)]
+    assert 1 in grants[::2]
+    assert 1 in grants[1::2]
+    assert all(a + b <= 1 for a, b in zip(grants, grants[1:], strict=False))
+    first.close()
+    second.close()
+
+
+def test_claim_when_the_other_process_is_killed_then_its_cores_are_free(folder):
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from picloud_services.base.cores_ledger import CoresLedger\n"
+        "ledger = CoresLedger(2, Path(sys.argv[1])); print(ledger.claim(2), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": f"{root}:{root}/services"},
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "2\n"
+        ledger = CoresLedger(2, folder)
+        assert ledger.claim(2) == 0
+        other.kill()
+        other.wait(20)
+    assert ledger.claim(2) == 2
+    ledger.close()
+
+
+def test_claim_when_the_folder_is_a_file_then_everything_is_granted(folder):
+    folder.write_text("in the way")
+    assert CoresLedger(2, folder).claim(2) == 2
+
+
+def test_claim_when_a_link_is_planted_then_it_is_not_followed(folder, tmp_path):
+    target = tmp_path / "target"
+    ledger = CoresLedger(1, folder)
+    (folder / "core-0").symlink_to(target)
+    assert ledger.claim(1) == 0
+    assert not target.exists()
