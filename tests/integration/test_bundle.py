@@ -28,6 +28,7 @@ def test_bundle_when_a_bare_python_uses_it_then_it_needs_nothing_else(bundle):
         [sys.executable, "-S", "-E", "-s", "-c", script],
         capture_output=True,
         text=True,
+        cwd="/",
         timeout=30,
         check=True,
     )

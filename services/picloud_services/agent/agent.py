@@ -163,6 +163,7 @@ def run_agent(settings: Settings) -> int:
         settings.home / "agent.log", level=settings.log_level, max_bytes=settings.log_bytes
     )
     os.umask(0o077)
+    os.chdir("/")  # no mount is kept busy for our sake
     try:
         asyncio.run(_main(settings))
     except (ContainerError, OSError, ImportError) as exc:

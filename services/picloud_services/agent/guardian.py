@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,27 +100,32 @@ def read_agent_process(path: Path) -> Process | None:
     return process if find_process(process.pid) == process else None
 
 
-def start_detached(other: Other) -> subprocess.Popen[bytes]:
-    """Start ``other`` in a session of its own, its output appended to its log.
+def start_detached(other: Other) -> int:
+    """Start ``other`` in a session of its own, its output appended to its log; returns its pid.
 
     Raises:
         OSError: it cannot be started.
     """
-    descriptor = os.open(
-        other.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        other.command[0],
+        other.command,
+        {**os.environ, **other.environment},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(other.log), flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
     )
+
+
+def _has_ended(child: int) -> bool:
+    """Whether our child ended; buries it then, for as a zombie its pid would look alive."""
     try:
-        return subprocess.Popen(
-            other.command,
-            env={**os.environ, **other.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-            start_new_session=True,
-            cwd="/",
-        )
-    finally:
-        os.close(descriptor)
+        return os.waitpid(child, os.WNOHANG)[0] != 0
+    except ChildProcessError:  # buried before
+        return True
 
 
 def _exists(intent: Path) -> bool:
@@ -134,12 +138,12 @@ async def watch(other: Other, *, wanted: Callable[[], bool], intent: Path) -> No
     ``wanted`` is asked each time; nothing is started while the file ``intent`` exists.
     """
     starts: list[float] = []
-    child: subprocess.Popen[bytes] | None = None
+    child: int | None = None
     while True:
         now = time.monotonic()
-        # poll() also buries the child, whose pid would look alive as a zombie
-        is_coming = child is not None and child.poll() is None
-        is_coming = is_coming and now - starts[-1] < START_SECONDS
+        if child is not None and _has_ended(child):
+            child = None
+        is_coming = child is not None and now - starts[-1] < START_SECONDS
         if not is_coming and not other.is_alive() and wanted() and not _exists(intent):
             delay = delay_seconds(starts, now)
             if delay:

@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Collection
 from pathlib import Path
@@ -38,12 +39,13 @@ def take_result(
     try:
         file = _open_plain(source, name)
         try:
+            _check(file, size_bytes, owners)
             os.rename(name, fresh, src_dir_fd=source, dst_dir_fd=target)
             try:
-                _check(file, fresh, target, size_bytes, owners)
+                _check_moved(file, fresh, target)
                 _seal(file)
             except (OSError, RefusedFileError):
-                os.unlink(fresh, dir_fd=target)
+                _discard(incoming / fresh)
                 raise
         finally:
             os.close(file)
@@ -102,17 +104,28 @@ def _open_plain(folder: int, name: str) -> int:
         raise RefusedFileError(f"it cannot be opened: {exc.strerror}") from exc
 
 
-def _check(file: int, name: str, folder: int, size_bytes: int, owners: Collection[int]) -> None:
+def _check(file: int, size_bytes: int, owners: Collection[int]) -> None:
     found = os.fstat(file)
-    moved = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if (found.st_dev, found.st_ino) != (moved.st_dev, moved.st_ino):
-        raise RefusedFileError("another file took its place while it was moved")
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         raise RefusedFileError("it is not a plain file with one name")
     if found.st_uid not in owners:
         raise RefusedFileError(f"it belongs to uid {found.st_uid}, not to the job")
     if found.st_size != size_bytes:
         raise RefusedFileError(f"it has {found.st_size} bytes, {size_bytes} were announced")
+
+
+def _check_moved(file: int, name: str, folder: int) -> None:
+    found = os.fstat(file)
+    moved = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if (found.st_dev, found.st_ino) != (moved.st_dev, moved.st_ino) or found.st_nlink != 1:
+        raise RefusedFileError("another file took its place while it was moved")
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _seal(file: int) -> None:
