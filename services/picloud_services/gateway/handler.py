@@ -22,9 +22,16 @@ from picloud_jupyter.protocol.errors import (
 )
 from picloud_jupyter.protocol.frames import OLDEST_WIRE_VERSION, WIRE_VERSION
 from picloud_services.accounts.keys import JobIdentity
-from picloud_services.gateway.http_parser import Head
 from picloud_services.gateway.router import Router
-from picloud_services.gateway.words import Caller, Handler, Reply, Request, Sink, error_reply
+from picloud_services.gateway.words import (
+    Caller,
+    Handler,
+    Head,
+    Reply,
+    Request,
+    Sink,
+    error_reply,
+)
 
 WIRE_HEADER = "x-picloud-wire"
 _BEARER = "Bearer "

@@ -27,6 +27,20 @@ class Caller:
 
 
 @dataclass(slots=True)
+class Head:
+    """The first lines of a request. Names of headers are in lower case.
+
+    ``length_bytes`` is None for a chunked body, 0 where there is none.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    length_bytes: int | None
+
+
+@dataclass(slots=True)
 class Request:
     """One request, authenticated.
 
