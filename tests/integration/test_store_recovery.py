@@ -332,6 +332,24 @@ async def test_cores_that_others_use_are_left_alone(tmp_path):
         assert engine.highest == 1
 
 
+async def test_job_of_many_cores_claims_them_all(tmp_path):
+    engine = FakeEngine(report(cores=4, memory_bytes=32 * GIB))
+    claimed = []
+
+    def claim(node, wanted):
+        claimed.append(wanted)
+        return wanted
+
+    engine.claim_cores = claim  # type: ignore[method-assign]
+    async with running_system(tmp_path, engine=engine) as system:
+        jid = await system.call(core_type="c2", cores=4)
+        assert await system.join(jid) == {"done": 1}
+        jids = await system.map([b"a"] * 3, core_type="c2", cores=4)
+        assert await system.join(jids) == {"done": 3}
+    assert max(claimed) == 4
+    assert engine.highest == 1
+
+
 async def test_cancelled_submit_leaves_no_core_taken(tmp_path):
     async with running_system(tmp_path) as system:
         for _ in range(5):

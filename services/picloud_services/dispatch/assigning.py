@@ -3,7 +3,13 @@
 import functools
 from dataclasses import dataclass
 
-from picloud_jupyter.protocol.jobs import DEFAULT_PRIORITY, JobSpec, Resources, SandboxSpec
+from picloud_jupyter.protocol.jobs import (
+    CORE_TYPES,
+    DEFAULT_PRIORITY,
+    JobSpec,
+    Resources,
+    SandboxSpec,
+)
 from picloud_services.dispatch import chunking
 from picloud_services.dispatch.cluster import Cluster, HeldLease, Slot
 from picloud_services.dispatch.estimate import Estimate, Estimates
@@ -46,6 +52,12 @@ class Assigner:
     def estimate(self, spec: JobSpec, function_digest: str) -> Estimate | None:
         """Return how long an element takes."""
         return self.estimates.get((function_digest, spec.core_type))
+
+    def waiting_cores(self) -> float:
+        """Return how many cores the queued jobs could use, by the largest that is next."""
+        heads = [self.queue.head(user) for user in self.queue.users()]
+        cores = [_cores(work.batch.spec) for work in heads if work is not None]
+        return len(self.queue) * max(cores, default=0.0)
 
     def sandbox(self, spec: JobSpec, user_id: int, node: str) -> tuple[SandboxSpec, str]:
         """Return the sandbox of a user's jobs of ``spec`` on ``node``, and its digest."""
@@ -160,6 +172,10 @@ class Assigner:
 
     def _runs_short_chunk(self, lease: HeldLease) -> bool:
         return lease.count > 1 and _is_short(self.estimates.get(lease.key))
+
+
+def _cores(spec: JobSpec) -> float:
+    return CORE_TYPES[spec.core_type].share * spec.cores
 
 
 def _is_short(estimate: Estimate | None) -> bool:

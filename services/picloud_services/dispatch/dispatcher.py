@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.ids import JidRange
-from picloud_jupyter.protocol.jobs import EndReason, JobSpec
+from picloud_jupyter.protocol.jobs import CORE_TYPES, EndReason, JobSpec
 from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
@@ -142,7 +142,8 @@ class Dispatcher:
         self, user_id: int, spec: JobSpec, priority: int, function_digest: str
     ) -> NewLease | None:
         """Return a lease for a call that may start at once; see `jobs.ports.Dispatch`."""
-        self._upkeep.claim(self._clock.steady_seconds(), more=1)
+        cores = CORE_TYPES[spec.core_type].share * spec.cores
+        self._upkeep.claim(self._clock.steady_seconds(), more_cores=cores)
         slot = self._assigner.reserve(user_id, spec, priority, function_digest)
         if slot is None:
             return None

@@ -84,16 +84,14 @@ class Upkeep:
             lease.revoked = True
             self._engine.revoke(lease.slot.node, lease.lease)
 
-    def claim(self, now: float, *, more: int = 0) -> None:
+    def claim(self, now: float, *, more_cores: float = 0.0) -> None:
         """Ask for the cores that could be used now; other services of the machine may hold some.
 
-        ``more`` counts jobs that are about to come.
+        ``more_cores`` are for a job that is about to come.
         """
-        waiting = len(self._assigner.queue) + more
+        waiting_cores = self._assigner.waiting_cores() + more_cores
         for name, node in self._cluster.nodes.items():
-            wanted = node.used_cores
-            if waiting:
-                wanted = min(node.capacity.cores, wanted + waiting)
+            wanted = min(node.capacity.cores, node.used_cores + waiting_cores)
             before, asked_at = self._claimed.get(name, (-1.0, now))
             short = node.granted_cores < wanted
             if wanted == before and not (short and now - asked_at >= CLAIM_SECONDS):
