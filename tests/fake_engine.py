@@ -281,17 +281,22 @@ class FakeEngine:
         """The container ends while an element runs: the others go back first."""
         queue = self._nodes[node].slots.pop(slot)
         for waiting in queue[1:]:
-            fields = {"first": 0, "count": waiting.stop, "over": True}
-            self._say(node, "returned", waiting.chunk.lease, fields)
+            back = {"first": 0, "count": waiting.stop, "over": True}
+            self._say(node, "returned", waiting.chunk.lease, back)
         running = queue[0]
         if running.timer:
             running.timer.cancel()
         left = running.stop - running.position - 1
         lease = running.chunk.lease
         if left:
-            fields = {"first": running.position + 1, "count": left, "over": False}
-            self._say(node, "returned", lease, fields)
-        fields = {"position": running.position, "asked": None, "message": "", **how}
+            back = {"first": running.position + 1, "count": left, "over": False}
+            self._say(node, "returned", lease, back)
+        fields: dict[str, Any] = {
+            "position": running.position,
+            "asked": None,
+            "message": "",
+            **how,
+        }
         self._say(node, "exited", lease, fields)
 
     def _drop(self, node: str, slot: str, running: _Running) -> None:

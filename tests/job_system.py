@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fake_engine import Behaviour, FakeEngine, returns
-
 from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
@@ -19,6 +17,7 @@ from picloud_services.dispatch.dispatcher import Dispatcher
 from picloud_services.jobs.live import LiveJobs
 from picloud_services.jobs.service import JobService
 from picloud_services.jobs.words import Function, Payload
+from tests.fake_engine import Behaviour, FakeEngine, returns
 
 PYTHON = HostPython("/usr/bin/python3", "/usr", "/usr", "3.11.2")
 USER = 1000

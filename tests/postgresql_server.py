@@ -46,7 +46,8 @@ def private_server() -> Iterator[str]:
             capture_output=True,
             cwd=folder,
             timeout=60,
-            **({"user": user, "group": entry.pw_gid} if os.getuid() == 0 else {}),
+            user=user if os.getuid() == 0 else None,
+            group=entry.pw_gid if os.getuid() == 0 else None,
         )
 
     try:

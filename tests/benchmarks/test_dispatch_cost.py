@@ -7,9 +7,10 @@ import resource
 import time
 
 import pytest
-from fake_engine import FakeEngine
-from job_system import USER, System, running_system
-from measuring import PERF, median, percentile
+
+from tests.benchmarks.measuring import PERF, median, percentile
+from tests.fake_engine import FakeEngine
+from tests.job_system import USER, System, running_system
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(300)]
 

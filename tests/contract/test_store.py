@@ -5,15 +5,15 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from fake_engine import Does, FakeEngine
-from job_system import USER, System, function, running_system, spec
-from postgresql_server import fresh_database, private_server
 
 from picloud_jupyter.protocol.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
 from picloud_jupyter.protocol.frames import pack_frame, pack_records
 from picloud_jupyter.protocol.jobs import EndReason, RetryPolicy
 from picloud_services.base.sql import Statement
 from picloud_services.blobs.store import BlobRef
+from tests.fake_engine import Does, FakeEngine
+from tests.job_system import USER, System, function, running_system, spec
+from tests.postgresql_server import fresh_database, private_server
 
 OTHER = 2000
 _names = itertools.count()
@@ -29,7 +29,8 @@ def server() -> Iterator[str]:
 def url(request: pytest.FixtureRequest) -> str:
     if request.param == "sqlite":
         return ""
-    return fresh_database(request.getfixturevalue("server"), f"store{next(_names)}")
+    server: str = request.getfixturevalue("server")
+    return fresh_database(server, f"store{next(_names)}")
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ async def test_map_runs_each_element_once_in_order(system, known):
     arguments = [b"%d" % i for i in range(2500)]
     jids = await system.map(arguments, known=known)
     assert await system.join(jids) == {"done": 2500}
-    found = []
+    found: list[bytes | None] = []
     while len(found) < 2500:
         first = jids[0][0] + len(found)
         answer = await system.service.results(USER, [(first, jids[-1][1])], limit_bytes=10**7)

@@ -5,7 +5,6 @@ import os
 import sqlite3
 
 import pytest
-from job_system import USER, function, running_system, spec
 
 from picloud_jupyter.protocol.errors import (
     Conflict,
@@ -18,6 +17,7 @@ from picloud_services.base.database import BALLAST_BYTES, open_database
 from picloud_services.base.migrations import load_migrations
 from picloud_services.base.sql import Statement
 from picloud_services.jobs.retention import Limits, Retention
+from tests.job_system import USER, function, running_system, spec
 
 NEXT = Statement("UPDATE sequences SET jid = jid + 1 RETURNING jid")
 JID = Statement("SELECT jid FROM sequences")
@@ -32,7 +32,7 @@ async def database(tmp_path):
 
 
 async def test_writes_that_gather_share_commits_and_keep_their_order(database):
-    seen = []
+    seen: list[int] = []
     futures = [database.write(lambda tx: tx.value(NEXT), seen.append) for _ in range(200)]
     numbers = await asyncio.gather(*futures)
     assert numbers == seen == list(range(2, 202))
@@ -52,7 +52,7 @@ async def test_one_failing_piece_undoes_itself_alone(database):
 
 
 async def test_quick_and_slow_work_keep_one_order(database):
-    seen = []
+    seen: list[int] = []
     futures = []
     for i in range(60):
         futures.append(database.write(lambda tx: tx.value(NEXT), seen.append, quick=i % 3 == 0))

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 
 import pytest
-from fake_engine import Does, FakeEngine, report
-from job_system import USER, function, running_system, spec
 
 from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.protocol.jobs import GIB, EndReason
 from picloud_services.dispatch import upkeep
 from picloud_services.dispatch.engine import EngineEvent
+from tests.fake_engine import Does, FakeEngine, report
+from tests.job_system import USER, function, running_system, spec
 
 
 async def until(condition, seconds: float = 10.0):
