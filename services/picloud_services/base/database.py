@@ -70,6 +70,7 @@ class Database:
         self._commit_seconds: deque[float] = deque(maxlen=MEASURED_COMMITS)
         self._is_fast = True
         self._commits = 0
+        self._reserve_used = False
 
     @property
     def dialect(self) -> str:
@@ -161,7 +162,7 @@ class Database:
         self._commits += 1
         if self._commits % CHECKPOINT_EVERY or self._dialect != "sqlite":
             return
-        if self._log_bytes() >= CHECKPOINT_BYTES:
+        if self._log_bytes() >= CHECKPOINT_BYTES or self._reserve_used:
             self._queued += 1  # nothing runs on the loop meanwhile
             self._queue.put(_CHECKPOINT)
 
@@ -252,6 +253,9 @@ class Database:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as exc:
             _log.warning("the log of the store could not be folded in yet: %s", exc)
+        if self._reserve_used:
+            self._reserve_used = False
+            self._fill_ballast()
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._folded_in)
 
@@ -283,6 +287,7 @@ class Database:
         known = translate(error, self.source)
         if isinstance(known, DiskFull) and job.essential and self._ballast.exists():
             self._ballast.unlink()
+            self._reserve_used = True
             job.result = job.error = None
             self._write_alone(job)
             return
@@ -348,10 +353,6 @@ class Database:
         except OSError as exc:
             self._ballast.unlink(missing_ok=True)
             _log.warning("no room for the reserve of %d bytes: %s", BALLAST_BYTES, exc)
-
-    async def restore_ballast(self) -> None:
-        """Make the reserve again after it was used: a step for a ticker, once there is room."""
-        await asyncio.to_thread(self._fill_ballast)
 
     # ------------------------------------------------------------------------------ on the loop
     def _folded_in(self) -> None:

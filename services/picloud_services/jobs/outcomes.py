@@ -17,7 +17,16 @@ from picloud_services.base import codec
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
-from picloud_services.jobs.lifecycle import Decision, Past, Terms, decide
+from picloud_services.jobs.lease_rows import (
+    PAST,
+    LeaseRow,
+    end_job,
+    find_lease,
+    run_again,
+    settle,
+    still_queued,
+)
+from picloud_services.jobs.lifecycle import Past, Terms, decide
 from picloud_services.jobs.links import link_blob
 from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.reasons import Facts
@@ -26,36 +35,12 @@ from picloud_services.jobs.store import lease_number
 Item = Sequence[Any]  # position, reason, started_at, runtime, cpu_user, cpu_system, size, extra
 ITEM_OVERHEAD_BYTES = 64
 
-_LEASE = Statement(
-    """SELECT batch, user_id, first_jid, count, next_position, attempt, fresh, node
-    FROM leases WHERE lease = :lease"""
-)
-_SET_LEASE = Statement(
-    "UPDATE leases SET next_position = :next_position, count = :count WHERE lease = :lease"
-)
-_DROP_LEASE = Statement("DELETE FROM leases WHERE lease = :lease")
 _DONE = Statement(
     """UPDATE jobs SET status = 'done', result = :result, finished_at = :at
     WHERE jid BETWEEN :first AND :last AND status = 'queued'"""
 )
 _DONE_BY = Statement(
     "SELECT jid FROM jobs WHERE jid BETWEEN :first AND :last AND result = :result ORDER BY jid"
-)
-PAST = Statement(
-    """SELECT attempt, losses, retries, fresh FROM jobs WHERE jid = :jid AND status = 'queued'"""
-)
-_END = Statement(
-    """UPDATE jobs SET status = :status, reason = :reason, message = :message, result = :result,
-      finished_at = :at, losses = :losses
-    WHERE jid = :jid"""
-)
-_AGAIN = Statement(
-    """UPDATE jobs SET attempt = :attempt, losses = :losses, retries = :retries, fresh = :fresh,
-      retry_at = :retry_at WHERE jid = :jid"""
-)
-QUEUED = Statement(
-    """SELECT jid, attempt, fresh FROM jobs
-    WHERE jid BETWEEN :first AND :last AND status = 'queued' ORDER BY jid"""
 )
 _INSERT_RESULT = Statement(
     """INSERT INTO results (user_id, batch, first_jid, attempt, node, lease, first_position,
@@ -121,32 +106,6 @@ class KeptResult:
     body: bytes
 
 
-@dataclass(slots=True)
-class LeaseRow:
-    """A live lease as the store has it."""
-
-    lease: str
-    batch: int
-    user_id: int
-    first_jid: int
-    count: int
-    next_position: int
-    attempt: int
-    fresh: bool
-    node: str
-
-
-def find_lease(tx: Transaction, lease: str) -> LeaseRow | None:
-    """Return the row of a live lease."""
-    row = tx.one(_LEASE, lease=lease_number(lease))
-    if row is None:
-        return None
-    batch, user_id, first_jid, count, next_position, attempt, fresh, node = row
-    return LeaseRow(
-        lease, batch, user_id, first_jid, count, next_position, attempt, bool(fresh), node
-    )
-
-
 def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
     """Enter the ends of elements. Those already known, killed meanwhile or not leased are dropped."""
     lease = find_lease(tx, report.lease)
@@ -166,7 +125,7 @@ def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
             lease.first_jid + lease.count - 1,
         )
         lease.next_position = lease.count
-    settle(tx, lease, outcome)
+    outcome.lease_over = settle(tx, lease)
     return outcome
 
 
@@ -225,20 +184,6 @@ def requeue_unreported(
         if position not in told:
             jid = lease.first_jid + position
             outcome.ready += still_queued(tx, lease.batch, jid, jid)
-
-
-def settle(tx: Transaction, lease: LeaseRow, outcome: Outcome) -> None:
-    """Store what is left of a lease, or remove it."""
-    if lease.next_position >= lease.count:
-        tx.run(_DROP_LEASE, lease=lease_number(lease.lease))
-        outcome.lease_over = True
-    else:
-        tx.run(
-            _SET_LEASE,
-            lease=lease_number(lease.lease),
-            next_position=lease.next_position,
-            count=lease.count,
-        )
 
 
 class _Writer:
@@ -368,63 +313,3 @@ def _reason(word: str) -> EndReason:
         return EndReason(word)
     except ValueError:
         return EndReason.INCOMPATIBLE
-
-
-def end_job(
-    tx: Transaction, jid: int, decision: Decision, at: float, *, result: int | None = None
-) -> None:
-    """Write a final status; counters are the caller's."""
-    tx.run(
-        _END,
-        jid=jid,
-        status=str(decision.status),
-        reason=str(decision.reason),
-        message=decision.text or None,
-        result=result,
-        losses=decision.past.losses,
-        at=at,
-    )
-
-
-def run_again(tx: Transaction, batch: int, jid: int, decision: Decision, at: float) -> Ready:
-    """Write the next attempt of a queued job; return it for the queue."""
-    past = decision.past
-    tx.run(
-        _AGAIN,
-        jid=jid,
-        attempt=past.attempt,
-        losses=past.losses,
-        retries=past.retries,
-        fresh=int(past.fresh),
-        retry_at=at + decision.delay_seconds if decision.delay_seconds else None,
-    )
-    return Ready(
-        batch,
-        jid,
-        1,
-        attempt=past.attempt,
-        fresh=past.fresh,
-        alone=past.fresh,
-        delay_seconds=decision.delay_seconds,
-    )
-
-
-def still_queued(tx: Transaction, batch: int, first: int, last: int) -> list[Ready]:
-    """Return those of a range that are queued, as runs with the same attempt."""
-    rows = tx.all(QUEUED, first=first, last=last)
-    found = []
-    for (_, attempt, fresh), run in groupby(
-        enumerate(rows), key=lambda pair: (pair[1][0] - pair[0], pair[1][1], pair[1][2])
-    ):
-        members = list(run)
-        found.append(
-            Ready(
-                batch,
-                members[0][1][0],
-                len(members),
-                attempt=attempt,
-                fresh=bool(fresh),
-                alone=bool(fresh),
-            )
-        )
-    return found

@@ -5,19 +5,18 @@ from collections import Counter
 from picloud_jupyter.protocol.jobs import EndReason, Status
 from picloud_services.base.sql import Transaction
 from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
-from picloud_services.jobs.lifecycle import Past, decide
-from picloud_services.jobs.live import Change
-from picloud_services.jobs.outcomes import (
+from picloud_services.jobs.lease_rows import (
     PAST,
     QUEUED,
-    Outcome,
-    RulesOf,
     end_job,
     find_lease,
     run_again,
     settle,
     still_queued,
 )
+from picloud_services.jobs.lifecycle import Past, decide
+from picloud_services.jobs.live import Change
+from picloud_services.jobs.outcomes import Outcome, RulesOf
 from picloud_services.jobs.reasons import Facts
 
 
@@ -39,7 +38,7 @@ def give_back(tx: Transaction, lease_id: str, first: int, count: int, *, over: b
         lease.count = lease.next_position
     elif stop == lease.count:
         lease.count = max(start, lease.next_position)
-    settle(tx, lease, outcome)
+    outcome.lease_over = settle(tx, lease)
     return outcome
 
 
@@ -79,5 +78,5 @@ def end_all(
         add_to_user(tx, lease.user_id, delta)
         add_to_batch(tx, lease.batch, delta)
     lease.next_position = lease.count
-    settle(tx, lease, outcome)
+    outcome.lease_over = settle(tx, lease)
     return outcome
