@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 from picloud_jupyter.protocol.codec import to_wire
 from picloud_jupyter.protocol.frames import pack_records
@@ -26,6 +27,7 @@ from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.agent import output_files
 from picloud_services.agent.agent import Agent
 from picloud_services.agent.bundle import make_bundle
+from picloud_services.agent.launcher_client import LauncherClient
 from picloud_services.agent.network import NetworkChoice
 from picloud_services.agent.network_plan import NetworkMode
 from picloud_services.agent.node_facts import NodeFacts
@@ -72,7 +74,9 @@ class RunningAgent:
 
     async def start(self) -> None:
         bundle = await asyncio.to_thread(make_bundle, self.settings.home)
-        self.agent = Agent(self.settings, make_facts(self.settings), bundle)
+        launcher = LauncherClient()
+        await launcher.start()
+        self.agent = Agent(self.settings, make_facts(self.settings), bundle, launcher)
         self.task = asyncio.create_task(self.agent.run())
         await until(self.settings.paths.agent_socket.exists)
 
@@ -111,7 +115,7 @@ class Listener:
             for e in self.events
         )
 
-    def items(self, lease: str) -> list[list]:
+    def items(self, lease: str) -> list[list[Any]]:
         return [item for e in self.named("batch", lease) for item in e.fields["items"]]
 
     def bodies(self, lease: str) -> list[bytes]:

@@ -25,6 +25,7 @@ class FrameError(ValueError):
     """Raised when bytes are not a frame or a pack; the link that sent them must be closed."""
 
 
+_decode = json.JSONDecoder().decode
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
@@ -67,7 +68,7 @@ def decode_header(data: bytes) -> dict[str, Any]:
         FrameError: it is not a JSON object.
     """
     try:
-        header = json.loads(data)
+        header = _decode(str(data, "utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as exc:
         raise FrameError("the frame's header is not JSON") from exc
     if not isinstance(header, dict):

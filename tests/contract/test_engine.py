@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from dataclasses import dataclass
 
 import pytest
-from running_agent import (
+
+from picloud_jupyter.protocol.frames import pack_records
+from picloud_jupyter.serialize.payload import dump_call, load
+from picloud_services.dispatch.engine import Engine, FilePayload
+from tests.running_agent import (
     NODE,
     Listener,
     RunningAgent,
@@ -17,10 +22,6 @@ from running_agent import (
     running_agent,
     until,
 )
-
-from picloud_jupyter.protocol.frames import pack_records
-from picloud_jupyter.serialize.payload import dump_call, load
-from picloud_services.dispatch.engine import Engine, FilePayload
 
 
 @dataclass
@@ -39,9 +40,9 @@ class Case:
 
     async def over(self, *chunks) -> None:
         for chunk in chunks:
-            await until(lambda chunk=chunk: self.said.is_over(chunk.lease))
+            await until(functools.partial(self.said.is_over, chunk.lease))
 
-    def values(self, chunk) -> list:
+    def values(self, chunk) -> list[object]:
         return [load(body) for body in self.said.bodies(chunk.lease)]
 
 

@@ -12,14 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from running_agent import (
-    connected,
-    make_chunk,
-    make_settings,
-    running_agent,
-    short_run_folder,
-    until,
-)
 
 from picloud_jupyter.protocol.frames import FrameReader, pack_frame
 from picloud_jupyter.serialize.payload import load
@@ -27,6 +19,14 @@ from picloud_services.agent.guardian import agent_record, read_agent_process
 from picloud_services.agent.processes import find_process
 from picloud_services.base.frame_link import hello
 from picloud_services.config import command
+from tests.running_agent import (
+    connected,
+    make_chunk,
+    make_settings,
+    running_agent,
+    short_run_folder,
+    until,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +82,7 @@ def make_waiting_function(folder):
 
 
 def node_of(engine) -> str:
-    return engine.nodes()[0].node
+    return str(engine.nodes()[0].node)
 
 
 async def test_kill_9_when_a_job_runs_then_the_next_agent_takes_it_over(agent, tmp_path):

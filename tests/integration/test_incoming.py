@@ -1,4 +1,5 @@
 import os
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_move_when_one_is_refused_then_its_element_failed_and_the_others_are_who
     out, incoming
 ):
     (out / "good").write_bytes(b"x" * 6)
-    items = [
+    items: list[list[Any]] = [
         [0, "done", 1.0, 0.0, 0.0, 0.0, 3, None],
         [1, "done", 1.0, 0.0, 0.0, 0.0, 0, {"file": "bad", "size": 6}],
         [2, "done", 1.0, 0.0, 0.0, 0.0, 0, {"file": "good", "size": 6}],

@@ -51,11 +51,13 @@ EXIT_RUNNING_ALREADY = 3
 class Agent:
     """Everything that one agent is made of. `run` returns when it was told to leave."""
 
-    def __init__(self, settings: Settings, facts: NodeFacts, bundle: Path) -> None:
+    def __init__(
+        self, settings: Settings, facts: NodeFacts, bundle: Path, launcher: LauncherClient
+    ) -> None:
         self._settings = settings
         self._left = asyncio.Event()
         self._kills = False
-        self._launcher = LauncherClient()
+        self._launcher = launcher
         self._network = Network(facts.network, settings.run / "network")
         self._sampler = Sampler(self._deliver, self._over_limit)
         self._surroundings = Surroundings(settings, self._network, self._sampler)
@@ -73,7 +75,6 @@ class Agent:
 
     async def run(self) -> None:
         """Work until `leave` was called."""
-        await self._launcher.start()
         await self._adopt()
         self._sampler.start()
         await self._desk.control.start()
@@ -174,10 +175,12 @@ def run_agent(settings: Settings) -> int:
 
 
 async def _main(settings: Settings) -> None:
+    launcher = LauncherClient()
+    await launcher.start()  # first: it gets ready while we find out what works here
     facts, bundle = await asyncio.gather(
         find_facts(settings), asyncio.to_thread(make_bundle, settings.home)
     )
-    agent = Agent(settings, facts, bundle)
+    agent = Agent(settings, facts, bundle, launcher)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: agent.leave(kill=False))

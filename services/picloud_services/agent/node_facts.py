@@ -4,12 +4,14 @@ import asyncio
 import json
 import os
 import secrets
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from picloud_jupyter.protocol.codec import from_wire, to_wire
 from picloud_jupyter.protocol.jobs import ContainerKind, LimitsGrade, Resources
 from picloud_jupyter.protocol.nodes import KindTrial, NodeReport
+from picloud_jupyter.transport.paths import make_private
 from picloud_services.agent import cgroup, trial
 from picloud_services.agent.network import NetworkChoice, choose_network
 from picloud_services.agent.network_plan import NetworkMode
@@ -32,10 +34,11 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """What is tried once per boot, as it is kept in RUN/trials.json."""
+    """What is tried once per boot, as it is kept in trials.json."""
 
     boot_id: str
     uid: int
+    prefix: str  # bubblewrap may come from our own environment
     wanted: tuple[str, str]
     trials: tuple[KindTrial, ...]
     network_mode: NetworkMode
@@ -69,13 +72,14 @@ async def find_facts(settings: Settings) -> NodeFacts:
 
 
 async def _tried_once(settings: Settings) -> _Tried:
-    path = settings.run / "trials.json"
+    path = _shared_folder(settings) / "trials.json"
     wanted = (settings.container_kind, settings.network)
     try:
         kept = from_wire(_Tried, json.loads(path.read_bytes()))
     except (OSError, ValueError):  # not tried yet, or by another version of ours
         kept = None
-    if kept and (kept.boot_id, kept.uid, kept.wanted) == (boot_id(), os.geteuid(), wanted):
+    key = (boot_id(), os.geteuid(), sys.prefix, wanted)
+    if kept and (kept.boot_id, kept.uid, kept.prefix, kept.wanted) == key:
         return kept
     trials = tuple(await asyncio.to_thread(trial.try_kinds))
     chosen = trial.choose(trials, settings.container_kind or None)
@@ -85,12 +89,19 @@ async def _tried_once(settings: Settings) -> _Tried:
         choice = NetworkChoice(
             NetworkMode(settings.network), choice.program, "chosen in the settings"
         )
-    found = _Tried(
-        *(boot_id(), os.geteuid(), wanted, trials),
-        *(choice.mode, choice.program, choice.why),
-    )
+    found = _Tried(*key, trials, choice.mode, choice.program, choice.why)
     write_atomically(path, json.dumps(to_wire(found)).encode())
     return found
+
+
+def _shared_folder(settings: Settings) -> Path:
+    """Return a private folder of this user for what all its services on this machine share."""
+    folder = settings.run.parent / f"picloud-{os.geteuid()}"
+    try:
+        make_private(folder)
+    except OSError:  # somebody else has that name: then this service shares with none
+        return settings.run
+    return folder
 
 
 def job_ids(kind: ContainerKind, user_id: int, home: Path) -> tuple[int, int]:

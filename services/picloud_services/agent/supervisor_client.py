@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 KEPT_FUNCTIONS = 16  # sent on a connection and surely still there: the supervisor keeps 32
 RECONNECT_TRIES = 20
 RECONNECT_SECONDS = 0.05
+ACK_SECONDS = 0.02  # one acknowledgement for many short jobs
 
 
 class SupervisorClient:
@@ -59,6 +60,8 @@ class SupervisorClient:
         )
         self._queue: deque[tuple[str, bytes]] = deque()  # lease of a chunk, or ""; frame
         self._functions: dict[str, None] = {}
+        self._acknowledged_n = 0
+        self._ack_timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_leaving = False
 
@@ -116,6 +119,8 @@ class SupervisorClient:
     def leave(self) -> None:
         """Disconnect; the supervisor goes on."""
         self._is_leaving = True
+        if self._ack_timer is not None:
+            self._send_acknowledgement()
         if self._task is not None:
             self._task.cancel()
         if self._link is not None:
@@ -195,9 +200,20 @@ class SupervisorClient:
         self._send(pack_frame({"t": "retire"}))
 
     def acknowledge(self, n: int) -> None:
-        """Say that the control plane has the events up to ``n``."""
+        """Say soon that the control plane has the events up to ``n``."""
+        self._acknowledged_n = n
+        if self.has_ended:
+            self._send_acknowledgement()  # it waits for nothing else
+        elif self._ack_timer is None:
+            loop = asyncio.get_running_loop()
+            self._ack_timer = loop.call_later(ACK_SECONDS, self._send_acknowledgement)
+
+    def _send_acknowledgement(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
         if self._link is not None:
-            self._link.send({"t": "ack", "n": n})
+            self._link.send({"t": "ack", "n": self._acknowledged_n})
 
     def pause(self, *, paused: bool) -> None:
         """Stop reading what the supervisor sends, or go on."""

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.1
 HELLO_SECONDS = 10.0
 RENEW_SECONDS = 10.0
+ACK_SECONDS = 0.02
 STOP_SECONDS = 10.0
 KEPT_KEYS = 256  # docs/internals.md 5: functions and sandboxes that both ends of this link keep
 
@@ -89,8 +90,10 @@ class LocalEngine:
         self._functions = RecentKeys[bool](KEPT_KEYS)
         self._sandboxes = RecentKeys[bool](KEPT_KEYS)
         self._boot_id = ""
+        self._base_n = 0  # our numbers of this agent's events begin behind it
         self._delivered_n = 0
         self._acknowledged_n = 0
+        self._ack_timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------ the connection
     async def start(self, on_event: Callable[[EngineEvent], None]) -> None:
@@ -106,6 +109,7 @@ class LocalEngine:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         if self._link is not None:
+            self._send_acknowledgement()
             self._link.close()
             await self._closed.wait()
         if self._ledger is not None:
@@ -165,9 +169,7 @@ class LocalEngine:
         report = from_wire(NodeReport, header["report"])
         leases = {str(lease): str(slot) for lease, slot in header["leases"]}
         if report.boot_id != self._boot_id:  # another agent process numbers its events anew
-            self._boot_id, self._delivered_n, self._acknowledged_n = report.boot_id, 0, 0
-        elif self._acknowledged_n:
-            link.send({"t": "ack", "n": self._acknowledged_n})
+            self._boot_id, self._base_n = report.boot_id, self._delivered_n
         link.on_frame = self._on_frame
         known, self._leases = self._leases, {}
         for lease in leases:
@@ -175,6 +177,7 @@ class LocalEngine:
             for command in held.commands:
                 link.send(command)
         self._report = report
+        self._send_acknowledgement()
         self._on_event(
             EngineEvent(report.node, "node_up", fields={"report": report, "leases": leases})
         )
@@ -186,6 +189,7 @@ class LocalEngine:
         lease = header.get("lease") or ""
         n = header.get("n", 0)
         if n:
+            n += self._base_n
             if n <= self._delivered_n:
                 return  # it was delivered before the link broke; its acknowledgement is on its way
             self._delivered_n = n
@@ -237,8 +241,18 @@ class LocalEngine:
     def acknowledge(self, node: str, n: int) -> None:
         """Say that events up to ``n`` are committed and need not be sent again."""
         self._acknowledged_n = max(self._acknowledged_n, n)
-        if (link := self._link_to(node)) is not None:
-            link.send({"t": "ack", "n": n})
+        if self._ack_timer is None and self._link_to(node) is not None:
+            loop = asyncio.get_running_loop()
+            self._ack_timer = loop.call_later(ACK_SECONDS, self._send_acknowledgement)
+
+    def _send_acknowledgement(self) -> None:
+        """Send one acknowledgement for all that came since the last; nobody waits for it."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        n = self._acknowledged_n - self._base_n
+        if n > 0 and self._link is not None and self._report is not None:
+            self._link.send({"t": "ack", "n": n})
 
     def claim_cores(self, node: str, wanted: float) -> float:
         """Return how many cores of ``node`` may be used now, at most ``wanted``.

@@ -67,7 +67,9 @@ def test_silent_when_events_are_before_it_then_it_waits_for_these():
 
 @given(st.lists(st.tuples(st.integers(1, 100), st.integers(0, 5)), min_size=1, max_size=5))
 def test_jid_when_a_chunk_has_ranges_then_positions_count_through_them(pieces):
-    ranges, jids, start = [], [], 0
+    ranges: list[tuple[int, int]] = []
+    jids: list[int] = []
+    start = 0
     for gap, more in pieces:
         first = start + gap
         ranges.append((first, first + more))
