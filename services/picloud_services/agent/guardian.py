@@ -71,7 +71,7 @@ def the_control_plane(settings: Settings) -> Other:
 def _other(settings: Settings, role: str, alive: Callable[[], bool]) -> Other:
     log_name = "agent.log" if role == "agent" else "service.log"
     return Other(
-        role,
+        "agent" if role == "agent" else "control plane",
         tuple(command(role, settings.paths)),
         settings.exported(),
         settings.home / log_name,
