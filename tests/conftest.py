@@ -1,15 +1,14 @@
 """Fixtures for every folder: a service of the test's own, one per container kind."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.tools.service_under_test import ServiceUnderTest, kinds_of_this_machine
 
-from service_under_test import ServiceUnderTest, kinds_of_this_machine
+collect_ignore = ["tools"]  # programs and harnesses: nothing to collect
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -55,7 +55,7 @@ def _reader(annotation: Any) -> Reader:  # noqa: ANN401
 
 @functools.cache
 def _make_reader(annotation: Any) -> Reader:  # noqa: ANN401, C901, PLR0911
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return functools.partial(_read_dataclass, annotation)
     origin = typing.get_origin(annotation)
     arguments = typing.get_args(annotation)

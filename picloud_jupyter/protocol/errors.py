@@ -53,7 +53,9 @@ class CloudException(Exception):  # noqa: N818  # PiCloud's name
         self.reason = reason
 
     def __str__(self) -> str:
-        text = f"Job {self.jid}: {self.parameter}" if isinstance(self.jid, int) else self.parameter
+        text = (
+            f"Job {self.jid}: {self.parameter}" if isinstance(self.jid, int) else self.parameter
+        )
         return f"{text}\nTIP: {self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -66,7 +66,9 @@ def parse_jids(text: str) -> list[JidRange]:
         first = int(first_text)
         last = int(last_text) if dash else first
         if not 1 <= first <= last <= MAX_JID:
-            raise ValueError(f"{piece.strip()!r} is not a range of job ids; the first must be at least 1 and at most the last")
+            raise ValueError(
+                f"{piece.strip()!r} is not a range of job ids; the first must be at least 1 and at most the last"
+            )
         ranges.append((first, last))
     return merge_ranges(ranges)
 
@@ -92,4 +94,6 @@ def format_jids(ranges: Iterable[JidRange]) -> str:
     >>> format_jids([(1, 4), (7, 7)])
     '1-4,7'
     """
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+    return ",".join(
+        str(first) if first == last else f"{first}-{last}" for first, last in ranges
+    )

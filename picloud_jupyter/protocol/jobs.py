@@ -82,7 +82,9 @@ class LimitsGrade(StrEnum):
 
     CGROUP = "cgroup"
     DELEGATED = "delegated"
-    WATCHED = "watched"  # memory is read several times a second and the job killed over its limit
+    WATCHED = (
+        "watched"  # memory is read several times a second and the job killed over its limit
+    )
 
 
 class NetworkPolicy(StrEnum):

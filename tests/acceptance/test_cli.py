@@ -5,9 +5,9 @@ import re
 import time
 
 import pytest
-from service_under_test import eventually
 
 from picloud_jupyter import cloud
+from tests.tools.service_under_test import eventually
 
 pytestmark = pytest.mark.isolation
 

@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-from service_under_test import eventually
 
 from picloud_jupyter import cloud
+from tests.tools.service_under_test import eventually
 
 pytestmark = [pytest.mark.isolation, pytest.mark.usefixtures("service")]
 

@@ -9,10 +9,10 @@ import sys
 import time
 
 import pytest
-from service_under_test import eventually
 
 from picloud_jupyter import cloud
 from picloud_jupyter.transport.paths import service_paths
+from tests.tools.service_under_test import eventually
 
 pytestmark = pytest.mark.isolation
 

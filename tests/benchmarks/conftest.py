@@ -1,17 +1,13 @@
 """Fixtures of the benchmarks: the table, the peers' figures, one service."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.benchmarks import measuring, work
+from tests.tools.service_under_test import ServiceUnderTest, kinds_of_this_machine
 
-import measuring
-import work
-from service_under_test import ServiceUnderTest, kinds_of_this_machine
-
+collect_ignore = ["peer.py", "run_all.py"]
 TABLE = measuring.Table()
 
 

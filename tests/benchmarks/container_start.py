@@ -4,9 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from container_harness import Lab, read_all
-
 from picloud_jupyter.protocol.jobs import ContainerKind
+from tests.tools.container_harness import Lab, read_all
 
 SAY_WHEN = "import time; print(time.monotonic(), flush=True)"
 

@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass, field
 
 import psutil
-import work
+
+from tests.benchmarks import work
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PERF = time.perf_counter

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tests.benchmarks.measuring import PERF, median, percentile
-from tests.fake_engine import FakeEngine
-from tests.job_system import USER, System, running_system
+from tests.tools.fake_engine import FakeEngine
+from tests.tools.job_system import USER, System, running_system
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(300)]
 

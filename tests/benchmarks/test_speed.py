@@ -5,10 +5,10 @@ import time
 
 import psutil
 import pytest
-import work
-from measuring import PERF, median, percentile, two_bare_processes_seconds
 
 from picloud_jupyter import cloud
+from tests.benchmarks import work
+from tests.benchmarks.measuring import PERF, median, percentile, two_bare_processes_seconds
 
 pytestmark = pytest.mark.benchmark
 
@@ -187,8 +187,8 @@ def test_map_of_a_million(bench_service, table):
 
 def test_store_of_a_million_jobs(bench_service, table, tmp_path_factory):
     """Runs after the million: compares this store with a nearly empty one."""
-    from measuring import PERF as clock
-    from service_under_test import ServiceUnderTest
+    from tests.benchmarks.measuring import PERF as clock
+    from tests.tools.service_under_test import ServiceUnderTest
 
     def figures():
         submit, listing = [], []

@@ -7,13 +7,20 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from container_start import ContainerStarts
-from measuring import PERF, bare_python_seconds, cpu_seconds, family, median, pss_bytes
-from service_under_test import ServiceUnderTest, kinds_of_this_machine
 
 from picloud_jupyter import cloud
 from picloud_services.agent import cgroup
 from picloud_services.agent.sampler import SampledContainer, Sampler
+from tests.benchmarks.container_start import ContainerStarts
+from tests.benchmarks.measuring import (
+    PERF,
+    bare_python_seconds,
+    cpu_seconds,
+    family,
+    median,
+    pss_bytes,
+)
+from tests.tools.service_under_test import ServiceUnderTest, kinds_of_this_machine
 
 pytestmark = pytest.mark.benchmark
 

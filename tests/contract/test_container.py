@@ -10,12 +10,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from container_harness import Lab, kinds_here, labs
 
 from picloud_services.agent import cgroup, overlay
 from picloud_services.agent.container import ContainerError
+from tests.tools.container_harness import Lab, kinds_here, labs
 
 pytestmark = pytest.mark.isolation
 
@@ -177,7 +178,7 @@ def test_start_then_nothing_of_the_service_environment_is_seen(
             except OSError:
                 pass
         print(json.dumps([dict(os.environ), "canary" in seen.decode("utf-8", "replace")]))"""
-    spec = {"variables": (("A", "spec"), ("B", "spec")), "cpu_cores": 2.0}
+    spec: dict[str, Any] = {"variables": (("A", "spec"), ("B", "spec")), "cpu_cores": 2.0}
     found, leaked = lab.run(code, request={"variables": {"B": "request"}}, **spec).words
     assert not leaked
     assert "SERVICE_SECRET" not in found

@@ -12,7 +12,7 @@ import pytest
 from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.serialize.payload import dump_call, load
 from picloud_services.dispatch.engine import Engine, FilePayload
-from tests.running_agent import (
+from tests.tools.running_agent import (
     NODE,
     Listener,
     RunningAgent,

@@ -11,9 +11,9 @@ from picloud_jupyter.protocol.frames import pack_frame, pack_records
 from picloud_jupyter.protocol.jobs import EndReason, RetryPolicy
 from picloud_services.base.sql import Statement
 from picloud_services.blobs.store import BlobRef
-from tests.fake_engine import Does, FakeEngine
-from tests.job_system import USER, System, function, running_system, spec
-from tests.postgresql_server import fresh_database, private_server
+from tests.tools.fake_engine import Does, FakeEngine
+from tests.tools.job_system import USER, System, function, running_system, spec
+from tests.tools.postgresql_server import fresh_database, private_server
 
 OTHER = 2000
 _names = itertools.count()

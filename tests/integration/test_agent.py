@@ -19,7 +19,7 @@ from picloud_services.agent.guardian import agent_record, read_agent_process
 from picloud_services.agent.processes import find_process
 from picloud_services.base.frame_link import hello
 from picloud_services.config import command
-from tests.running_agent import (
+from tests.tools.running_agent import (
     connected,
     make_chunk,
     make_settings,

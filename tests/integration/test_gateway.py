@@ -13,7 +13,7 @@ import pytest
 from picloud_jupyter.protocol.errors import DiskFull
 from picloud_jupyter.protocol.frames import pack_frame, split_frame
 from picloud_services.jobs.words import ResultItem
-from tests.integration.gateway_harness import GatewayUnderTest, Peer, call_frame, start_gateway
+from tests.tools.gateway_harness import GatewayUnderTest, Peer, call_frame, start_gateway
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from picloud_services.agent.guardian import Other, read_agent_process, watch
-from tests.running_agent import until
+from tests.tools.running_agent import until
 
 # Says who it is in the file argv[1], adds a line to argv[2], and stays; or ends at once with argv[3].
 SCRIPT = """

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from container_harness import Lab, wait
 
 from picloud_jupyter.protocol.jobs import ContainerKind
 from picloud_services.agent import overlay
 from picloud_services.agent.process_table import read_process
+from tests.tools.container_harness import Lab, wait
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from picloud_jupyter.protocol.frames import pack_frame
 from picloud_jupyter.serialize.payload import digest, dump_call, dump_function, load
 from picloud_jupyter.transport.inside import job_key
-from tests.runner_harness import LEASE, LEASE_KEY, RunnerHarness
+from tests.tools.runner_harness import LEASE, LEASE_KEY, RunnerHarness
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.serialize.failure import load_failure
 from picloud_jupyter.serialize.payload import digest, dump_call, dump_function, load
 from picloud_services.agent.output_files import read
-from tests.integration.supervisor_harness import Box, Station, chunk_header, closed_links, items
-from tests.runner_harness import make_bundle
+from tests.tools.runner_harness import make_bundle
+from tests.tools.supervisor_harness import Box, Station, chunk_header, closed_links, items
 
 __all__ = ["closed_links"]
 

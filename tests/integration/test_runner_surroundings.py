@@ -12,7 +12,7 @@ from picloud_jupyter.serialize.dependencies import DependencyFinder
 from picloud_jupyter.serialize.payload import dump_function
 from picloud_jupyter.serialize.pickler import References
 from picloud_kernels.runner.reset import Baseline
-from tests.runner_harness import RunnerHarness
+from tests.tools.runner_harness import RunnerHarness
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from picloud_services.base.single_instance import (
     host_id,
     process_start_ticks,
 )
-from tests.integration.gateway_harness import call_frame
+from tests.tools.gateway_harness import call_frame
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "services")]

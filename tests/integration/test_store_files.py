@@ -17,7 +17,7 @@ from picloud_services.base.database import BALLAST_BYTES, open_database
 from picloud_services.base.migrations import load_migrations
 from picloud_services.base.sql import Statement
 from picloud_services.jobs.retention import Limits, Retention
-from tests.job_system import USER, function, running_system, spec
+from tests.tools.job_system import USER, function, running_system, spec
 
 NEXT = Statement("UPDATE sequences SET jid = jid + 1 RETURNING jid")
 JID = Statement("SELECT jid FROM sequences")

@@ -9,8 +9,8 @@ from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.protocol.jobs import GIB, EndReason
 from picloud_services.dispatch import upkeep
 from picloud_services.dispatch.engine import EngineEvent
-from tests.fake_engine import Does, FakeEngine, report
-from tests.job_system import USER, function, running_system, spec
+from tests.tools.fake_engine import Does, FakeEngine, report
+from tests.tools.job_system import USER, function, running_system, spec
 
 
 async def until(condition, seconds: float = 10.0):

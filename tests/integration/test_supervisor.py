@@ -16,7 +16,7 @@ import pytest
 from picloud_jupyter.protocol.frames import pack_frame
 from picloud_services.agent.orders import start_frame
 from picloud_services.agent.output_files import read
-from tests.integration.supervisor_harness import (
+from tests.tools.supervisor_harness import (
     Box,
     Peer,
     Station,

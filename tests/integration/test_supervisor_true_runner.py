@@ -12,7 +12,8 @@ from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.serialize.failure import load_failure
 from picloud_jupyter.serialize.payload import digest, dump_call, dump_function, load
 from picloud_services.agent.output_files import read
-from tests.integration.supervisor_harness import (
+from tests.tools.runner_harness import make_bundle
+from tests.tools.supervisor_harness import (
     Box,
     Frame,
     Station,
@@ -20,7 +21,6 @@ from tests.integration.supervisor_harness import (
     closed_links,
     items,
 )
-from tests.runner_harness import make_bundle
 
 __all__ = ["closed_links"]
 KEY = "ab" * 32

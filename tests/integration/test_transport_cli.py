@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from play_gateway import PlayedGateway
 
 from picloud_jupyter import cloud
 from picloud_jupyter.cli import main
 from picloud_jupyter.transport import inside
 from picloud_jupyter.transport.paths import make_private, service_paths
+from tests.tools.play_gateway import PlayedGateway
 
 
 @pytest.fixture

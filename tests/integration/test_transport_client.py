@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from play_gateway import PlayedGateway
 
 from picloud_jupyter.protocol.errors import NotFound, Unavailable, Unreachable
 from picloud_jupyter.transport.client import Canceller, Client, RequestCancelledError
 from picloud_jupyter.transport.endpoint import Endpoint
 from picloud_jupyter.transport.retry import RetryLimits
+from tests.tools.play_gateway import PlayedGateway
 
 FAST = RetryLimits(attempts=3, first_seconds=0.001, longest_seconds=0.01)
 

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from play_gateway import PlayedGateway
 
 from picloud_jupyter import cloud
 from picloud_jupyter.cloud import maps
 from picloud_jupyter.transport.paths import make_private, service_paths
+from tests.tools.play_gateway import PlayedGateway
 
 
 @pytest.fixture

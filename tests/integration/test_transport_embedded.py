@@ -41,8 +41,8 @@ SERVICE = """
         sys.exit(1)
     if mode == "crash":
         raise RuntimeError("something broke in the service")
-    from play_gateway import PlayedGateway
-    import play_gateway
+    from tests.tools.play_gateway import PlayedGateway
+    from tests.tools import play_gateway
     record = {"pid": os.getpid(), "agent_pid": 0}
     (run / "record.json").write_text(json.dumps(record))
     def stop(self, body, query):
@@ -62,8 +62,8 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "__main__.py").write_text(textwrap.dedent(SERVICE))
-    tests = str(Path(__file__).parents[1])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "lib"), tests]))
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "lib"), root]))
     found = service_paths(tmp_path / "home")
     found.home.mkdir()
     yield found

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from container_harness import Lab, kinds_here, labs
 
 from picloud_jupyter.protocol.jobs import ContainerKind
 from picloud_services.agent import overlay
+from tests.tools.container_harness import Lab, kinds_here, labs
 
 pytestmark = [pytest.mark.isolation, pytest.mark.root]
 

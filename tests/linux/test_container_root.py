@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from container_harness import Lab, describe_python, labs
 
 from picloud_services.agent import overlay
 from picloud_services.agent.mounts import parse_mountinfo
 from picloud_services.agent.uids import POOL_FIRST
+from tests.tools.container_harness import Lab, describe_python, labs
 
 pytestmark = [
     pytest.mark.isolation,

@@ -13,8 +13,8 @@ import pytest
 
 pytestmark = [pytest.mark.root]
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+TOOLS = Path(__file__).parents[1] / "tools"
+ROOT = TOOLS.parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def run_world(sources: Path, mode: str, who: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         done = subprocess.run(
-            ["/usr/bin/python3", str(HERE / "network_world.py"), mode, folder, who],
+            ["/usr/bin/python3", str(TOOLS / "network_world.py"), mode, folder, who],
             env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(sources)},
             capture_output=True,
             text=True,

@@ -17,7 +17,7 @@ from picloud_services.dispatch.dispatcher import Dispatcher
 from picloud_services.jobs.live import LiveJobs
 from picloud_services.jobs.service import JobService
 from picloud_services.jobs.words import Function, Payload
-from tests.fake_engine import Behaviour, FakeEngine, returns
+from tests.tools.fake_engine import Behaviour, FakeEngine, returns
 
 PYTHON = HostPython("/usr/bin/python3", "/usr", "/usr", "3.11.2")
 USER = 1000

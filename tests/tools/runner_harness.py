@@ -16,7 +16,7 @@ from picloud_jupyter.protocol.frames import FrameReader, Pack, pack_frame, pack_
 from picloud_jupyter.serialize.failure import Failure, load_failure
 from picloud_jupyter.serialize.payload import digest, dump_call, dump_function, load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LEASE = "0123456789abcdef"
 LEASE_KEY = "ab" * 32
 _EXEC_WITH_3_AND_4 = """

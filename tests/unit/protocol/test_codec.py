@@ -53,4 +53,4 @@ def test_wrong_values_name_their_path(change, where):
 
 def test_specs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        RetryPolicy().count = 3
+        RetryPolicy().count = 3  # type: ignore[misc]
