@@ -54,7 +54,7 @@ def _reader(annotation: Any) -> Reader:  # noqa: ANN401
 
 
 @functools.cache
-def _make_reader(annotation: Any) -> Reader:  # noqa: ANN401, C901, PLR0911
+def _make_reader(annotation: Any) -> Reader:  # noqa: ANN401, PLR0911
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return functools.partial(_read_dataclass, annotation)
     origin = typing.get_origin(annotation)
@@ -93,7 +93,7 @@ def _expect(value: Any, kind: Any, at: str) -> Any:  # noqa: ANN401
     if isinstance(value, tuple) and kind is list:
         return list(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{at} must be {kind}, got {type(value).__name__}")  # noqa: TRY004
+        raise ValueError(f"{at} must be {kind}, got {type(value).__name__}")
     return value
 
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
-class CloudException(Exception):  # noqa: N818  # PiCloud's name
+class CloudException(Exception):
     """Raised when something outside your own code went wrong; the message says what to do next.
 
     ``parameter`` is the message without the job id, ``jid`` the job it is about, ``status`` the

@@ -37,7 +37,7 @@ _DIGEST = re.compile(r"(?:[0-9a-f]{64})?\Z")
 _decode = JSONDecoder().raw_decode  # decode() would look for blanks around the value
 
 
-class BrokenProtocol(Exception):  # noqa: N818  # what the runner did, not what we did
+class BrokenProtocol(Exception):  # what the runner did, not what we did
     """Raised when a runner does what none of ours does; the text completes "the runner ..."."""
 
 

@@ -12,7 +12,7 @@ def need(core_type: str, cores: int, capacity: Resources) -> Resources:
 
     Memory per core is what the core type promises, cut to what the node has per core.
 
-    >>> need("c1", 1, Resources(2, 3 * GIB))
+    >>> need("c1", 1, Resources(2, 3 * 1024**3))
     Resources(cores=1.0, memory_bytes=1610612736, gpus=0)
     """
     kind = CORE_TYPES[core_type]
