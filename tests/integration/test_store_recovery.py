@@ -251,6 +251,28 @@ async def test_blocked_jobs_give_their_cores_to_those_they_wait_for(tmp_path):
         assert all(node.free.cores == 2 for node in system.dispatcher._cluster.nodes.values())
 
 
+async def test_chunk_whose_lease_is_being_committed_when_the_job_before_it_blocks_goes_elsewhere(
+    tmp_path,
+):
+    def behave(_chunk, _at, argument):
+        return Does(seconds=30.0 if argument == b"waits" else 0.0)
+
+    engine = FakeEngine(report(cores=1), behaviour=behave)
+    async with running_system(tmp_path, engine=engine) as system:
+        await system.join(await system.call(b"x"))  # now an estimate is known
+        waiting = await system.call(b"waits")
+        await until(lambda: waiting in system.live.running)
+        submitting = asyncio.ensure_future(system.call(b"x"))
+        cluster = system.dispatcher._cluster
+        async with asyncio.timeout(5):
+            while len(cluster.leases) < 2:
+                await asyncio.sleep(0)  # one turn of the loop: the lease is not committed in it
+        assert not any(held.sent for held in cluster.leases.values() if not held.holds(waiting))
+        with system.dispatcher.blocked(waiting):
+            assert await system.join(await submitting, seconds=5) == {"done": 1}
+        await system.service.kill(USER, [(waiting, waiting)])
+
+
 async def test_elements_behind_a_slow_one_go_to_idle_cores(tmp_path):
     def behave(_chunk, _at, argument):
         return Does(seconds=3.0 if argument == b"slow" else 0.001)

@@ -206,17 +206,13 @@ class Cluster:
         return found
 
     # ----------------------------------------------------------------------------------- blocked
-    def block(self, slot: Slot) -> bool:
-        """Its job waits for other jobs: give its resources back; False if too many do already."""
+    def block(self, slot: Slot) -> None:
+        """Its job waits for other jobs: give its resources back, unless too many did already."""
         node = self.nodes.get(slot.node)
         slot.blocked += 1
-        if slot.blocked > 1:
-            return True
-        if node is None or node.blocked >= MAX_BLOCKED:
-            return False
-        node.blocked += 1
-        self.let_go(slot)
-        return True
+        if slot.blocked == 1 and node is not None and node.blocked < MAX_BLOCKED:
+            node.blocked += 1
+            self.let_go(slot)
 
     def unblock(self, slot: Slot) -> None:
         """Its job goes on: its resources are taken, even where that is more than there is."""

@@ -242,9 +242,9 @@ class Dispatcher:
             yield
             return
         slot = held.slot
-        if self._cluster.block(slot):
-            for waiting in tuple(slot.leases):
-                self._upkeep.take_back(waiting)
+        self._cluster.block(slot)
+        for waiting in tuple(slot.leases):
+            self._upkeep.take_back(waiting)
         self._giving.wake()
         try:
             yield

@@ -204,9 +204,11 @@ class Giving:
         files: tuple[FilePayload, ...] = (),
     ) -> None:
         slot = held.slot
-        if (
-            slot.node not in self._cluster.nodes
-        ):  # its link broke meanwhile: nothing was started
+        away = slot.node not in self._cluster.nodes  # its link broke while this was committed
+        stuck = (
+            slot.blocked and held is not slot.leases[0]
+        )  # or the job before it began to wait
+        if away or stuck:
             fields = {"first": 0, "count": held.count, "over": True}
             self._report(EngineEvent(slot.node, "returned", 0, held.lease, fields))
             return
