@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from picloud_services.base.cores_ledger import CoresLedger
+from picloud_services.base.cores_ledger import PATIENT_CLAIMS, CoresLedger
 
 
 @pytest.fixture
@@ -54,6 +54,20 @@ def test_claim_when_there_is_one_core_then_two_services_take_turns(folder):
     assert all(a + b <= 1 for a, b in itertools.pairwise(grants))
     first.close()
     second.close()
+
+
+def test_claim_when_nothing_becomes_free_then_one_core_is_used_all_the_same(folder):
+    busy = [CoresLedger(2, folder), CoresLedger(2, folder)]
+    assert [ledger.claim(1) for ledger in busy] == [1, 1]
+    third = CoresLedger(2, folder)
+    grants = [third.claim(2) for _ in range(PATIENT_CLAIMS + 2)]
+    assert grants[:PATIENT_CLAIMS] == [0] * PATIENT_CLAIMS
+    assert grants[-1] == 1
+    busy[0].close()
+    assert third.claim(2) == 1
+    assert third.held == 1
+    for ledger in (*busy, third):
+        ledger.close()
 
 
 def test_claim_when_the_other_process_is_killed_then_its_cores_are_free(folder):

@@ -3,7 +3,9 @@
 One file per core in a folder that every user may open. Who uses a core holds an exclusive lock on
 its file; the kernel lets go of it when the process ends, however it ends. A service that gets no
 core at all holds a lock on one of the ``hungry`` files: the others see that and go down to half of
-the machine. The folder has no content that anybody trusts.
+the machine. One that still gets none after a few seconds (a third service on two cores, or long jobs
+elsewhere) uses one core all the same: slower work for all is better than none for one. The folder has
+no content that anybody trusts.
 """
 
 import fcntl
@@ -14,6 +16,7 @@ from pathlib import Path
 
 FOLDER = Path("/tmp/picloud-cores")  # noqa: S108  # meant for all users; nothing in it is read
 HUNGRY_FILES = 16
+PATIENT_CLAIMS = 5  # claims come every second while less was granted than wanted
 
 
 class CoresLedger:
@@ -28,6 +31,7 @@ class CoresLedger:
         self._total = max(1, total)
         self._held: dict[int, int] = {}  # core -> descriptor whose lock we hold
         self._hungry: int | None = None
+        self._hungry_claims = 0
         self._usable = _make_shared_folder(folder)
 
     @property
@@ -56,8 +60,10 @@ class CoresLedger:
                 break
             if core not in self._held and (taken := self._take(f"core-{core}")) is not None:
                 self._held[core] = taken
-        self._show_hunger(hungry=wanted > 0 and not self._held)
-        return len(self._held)
+        is_hungry = wanted > 0 and not self._held
+        self._show_hunger(hungry=is_hungry)
+        self._hungry_claims = self._hungry_claims + 1 if is_hungry else 0
+        return 1 if self._hungry_claims > PATIENT_CLAIMS else len(self._held)
 
     def close(self) -> None:
         """Give everything back."""
