@@ -55,7 +55,13 @@ class Source:
 
 
 def _parse(url: str) -> "URL":
-    from sqlalchemy.engine import make_url  # half of a start's time: see base/sql.py
+    try:
+        from sqlalchemy.engine import make_url  # half of a start's time: see base/sql.py
+    except ModuleNotFoundError as exc:
+        raise ValueError(
+            "database_url needs SQLAlchemy and psycopg; install them with: "
+            "pip install 'picloud-jupyter[postgres]'"
+        ) from exc
 
     return make_url(url)
 

@@ -51,10 +51,9 @@ class Settings:
         3600.0, "How long a container goes on while no agent can be reached; then it is ended."
     )
     database_url: str = _setting(
-        "", "Database of jobs. Empty: the SQLite file store.db in the home folder."
-    )
-    blob_url: str = _setting(
-        "", "Where large payloads are kept. Empty: the folder blobs in the home."
+        "",
+        "Database of jobs, as postgresql://… (needs the extra `postgres`). Empty: the SQLite file "
+        "store.db in the home folder.",
     )
     retention_days: float = _setting(
         30.0,
