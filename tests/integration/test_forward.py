@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import socket
 from typing import Any
 
 import pytest
 
 from picloud_services.agent.forward import Forwarder
+from picloud_services.agent.splice import Side, join
 
 
 class Upstream:
@@ -75,6 +77,27 @@ async def test_connect_when_bytes_are_sent_at_once_then_none_is_lost(
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 204 No Content\r\n\r\n"
     writer.close()
     server_writer.close()
+
+
+async def test_join_when_a_side_had_spoken_and_ended_before_then_all_is_passed_on():
+    loop = asyncio.get_running_loop()
+    pairs = [socket.socketpair() for _ in range(2)]
+    sides = []
+    for mine, _ in pairs:
+        _, side = await loop.connect_accepted_socket(Side, mine)
+        sides.append(side)
+    outside = [await asyncio.open_connection(sock=theirs) for _, theirs in pairs]
+    for end, (_, writer) in enumerate(outside):
+        writer.write(b"spoke first, %d" % end)
+        writer.write_eof()
+    await asyncio.sleep(0.05)  # the loop has had every chance to read too early
+    join(*sides)
+    async with asyncio.timeout(5):
+        assert await outside[1][0].read() == b"spoke first, 0"
+        assert await outside[0][0].read() == b"spoke first, 1"
+    await until(lambda: all(side.transport is None for side in sides))
+    for _, writer in outside:
+        writer.close()
 
 
 async def test_half_close_when_client_has_sent_all_then_it_still_receives(

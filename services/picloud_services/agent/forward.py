@@ -141,5 +141,5 @@ def _refuse(client: Side, message: str) -> None:
     )
     transport.write_eof()
     # A close with unread bytes would reset the connection and lose the answer: read them away.
-    transport.resume_reading()
+    client.read_away()
     asyncio.get_running_loop().call_later(LINGER_SECONDS, client.close)

@@ -165,11 +165,6 @@ class _Client(Side):
         self.server: Side | None = None
         self._early = bytearray()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        assert self.transport is not None
-        self.transport.resume_reading()
-
     def data_received(self, data: bytes) -> None:
         if self.peer is not None:
             super().data_received(data)
