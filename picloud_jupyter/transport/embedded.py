@@ -300,9 +300,20 @@ def _remove_state(paths: ServicePaths) -> None:
     for pattern in _STATE:
         for path in paths.home.glob(pattern):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                _remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         paths.home.rmdir()  # unless it holds something of the user's
     shutil.rmtree(paths.run, ignore_errors=True)
+
+
+def _remove_tree(top: Path) -> None:
+    """Remove a folder that may hold read-only ones: bundles, and what jobs left in their layers."""
+    top.chmod(0o700)
+    for folder, names, _ in os.walk(top):
+        for name in names:
+            inner = os.path.join(folder, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)  # the owner's alone
+    shutil.rmtree(top)

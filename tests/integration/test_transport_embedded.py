@@ -194,6 +194,9 @@ def test_purge_removes_what_is_ours_and_nothing_else(paths):
     for name in ("store.db", "store.db-wal", "service.log.1", "mine.txt"):
         (paths.home / name).write_text("x")
     (paths.home / "blobs" / "ab").mkdir(parents=True)
+    (paths.home / "bundle" / "digest").mkdir(parents=True)
+    (paths.home / "bundle" / "digest" / "runner.py").write_text("")
+    (paths.home / "bundle" / "digest").chmod(0o500)  # as an agent leaves it
     stop(paths, kill_jobs=True, purge=True)
     left = {path.name for path in paths.home.iterdir()}
     assert "mine.txt" in left
