@@ -1,0 +1,104 @@
+"""The README's first command on a machine with python3 and git alone: a fresh Debian in a chroot."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.soak, pytest.mark.root]
+
+ROOT = Path(__file__).resolve().parents[2]
+# How this machine reaches its package registries; a fresh machine has its own way.
+NETWORK_FILES = (
+    "etc/resolv.conf",
+    "etc/hosts",
+    "etc/pip.conf",
+    "etc/ssl/certs/ca-certificates.crt",
+)
+NETWORK_FOLDERS = (
+    "etc/xdg/pip",
+    "root/.config/pip",
+    "etc/apt/apt.conf.d",
+    "etc/apt/sources.list.d",
+    "usr/local/share/ca-certificates",
+)
+NETWORK_VARIABLES = (
+    "PIP_",
+    "SSL_",
+    "REQUESTS_",
+    "CURL_",
+    "HTTP",
+    "http",
+    "no_proxy",
+    "NO_PROXY",
+)
+
+
+def inside(chroot: Path, command: str, **options):
+    variables = {k: v for k, v in os.environ.items() if k.startswith(NETWORK_VARIABLES)}
+    variables |= {"HOME": "/root", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+    mounts = (
+        f"mount --rbind /sys {chroot}/sys && mount --rbind /dev {chroot}/dev && "
+        f"mount -t proc proc {chroot}/proc && mount -t tmpfs tmpfs {chroot}/run && "
+    )
+    return subprocess.run(
+        [
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c"),
+            f'{mounts} exec chroot {chroot} /bin/sh -c "$0"',
+            command,
+        ],
+        env=variables,
+        text=True,
+        capture_output=True,
+        timeout=1500,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def bare_debian(tmp_path_factory):
+    if not shutil.which("mmdebstrap"):
+        subprocess.run(
+            ["apt-get", "install", "-y", "-qq", "mmdebstrap"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    chroot = tmp_path_factory.mktemp("bare") / "debian"
+    subprocess.run(
+        [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            "--include=python3,git,ca-certificates",
+            "bookworm",
+            str(chroot),
+        ],
+        check=True,
+        timeout=600,
+    )
+    for name in NETWORK_FILES:
+        if (Path("/") / name).is_file():
+            (chroot / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(f"/{name}", chroot / name)
+    for name in NETWORK_FOLDERS:
+        if (Path("/") / name).is_dir():
+            shutil.copytree(f"/{name}", chroot / name, dirs_exist_ok=True)
+    (chroot / "project").mkdir()
+    archive = subprocess.run(
+        ["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
+    subprocess.run(["tar", "-x", "-C", str(chroot / "project")], input=archive, check=True)
+    yield chroot
+    shutil.rmtree(chroot, ignore_errors=True)
+
+
+@pytest.mark.timeout(1800)
+def test_primer_runs_on_a_machine_with_python_and_git_alone(bare_debian):
+    done = inside(bare_debian, "cd /project && exec python3 run.py primer")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "pi is about 3.14" in done.stdout
+    assert "ZeroDivisionError" in done.stdout
+    assert "same scores both ways" in done.stdout
