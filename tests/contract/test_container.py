@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from picloud_services.agent import cgroup, overlay
+from picloud_services.agent import cgroup, overlay, syscalls
 from picloud_services.agent.container import ContainerError
 from tests.tools.container_harness import Lab, kinds_here, labs
 
@@ -26,6 +26,9 @@ def all_labs() -> Iterator[dict[str, Lab]]:
     place = Path(tempfile.mkdtemp(prefix="containers-"))
     place.chmod(0o711)
     yield labs(place)
+    syscalls.adopt_orphans(
+        wanted=False
+    )  # the plain kind did: this process goes on to other tests
     overlay.remove_tree(str(place))  # also what a failed test left, however deep
 
 
