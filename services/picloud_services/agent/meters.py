@@ -1,12 +1,14 @@
-"""What a container has used, from its cgroup or, where there is none, from its first process."""
+"""What a container has used, from its cgroup or, where there is none, from its runner alone."""
 
 import contextlib
+import functools
 import os
 from dataclasses import dataclass
 from typing import Protocol
 
 from picloud_services.agent.cgroup import CgroupReader
 from picloud_services.agent.container import RunningContainer
+from picloud_services.agent.process_table import read_table
 
 LONG_SECONDS = 0.05  # elements from here on have figures of their own
 _PEAK_FILES = ("memory.max_usage_in_bytes", "memory.peak")  # cgroup v1, v2
@@ -48,7 +50,7 @@ class Meter(Protocol):
 
 def make_meter(running: RunningContainer) -> Meter:
     """Return the meter for ``running``."""
-    return CgroupMeter(running) if running.cgroups else ProcessMeter(running.init_pid)
+    return CgroupMeter(running) if running.cgroups else ProcessMeter(running)
 
 
 class CgroupMeter:
@@ -90,14 +92,31 @@ class CgroupMeter:
 
 
 class ProcessMeter:
-    """Reads the container's first process alone: the network is the host's and not counted."""
+    """Reads the runner's process alone: what it started is not counted, nor is the network.
+
+    The files are opened at the first look, before the first chunk: the runner is ready then.
+    """
 
     approximate = True
 
-    def __init__(self, pid: int) -> None:
-        self._status = _open_first([f"/proc/{pid}/status"], os.O_RDONLY)
-        self._io = _open_first([f"/proc/{pid}/io"], os.O_RDONLY)
-        self._clear = _open_first([f"/proc/{pid}/clear_refs"], os.O_WRONLY)
+    def __init__(self, running: RunningContainer) -> None:
+        self._running = running
+
+    @functools.cached_property
+    def _proc(self) -> str:
+        return f"/proc/{_runner_pid(self._running)}"
+
+    @functools.cached_property
+    def _status(self) -> int:
+        return _open_first([f"{self._proc}/status"], os.O_RDONLY)
+
+    @functools.cached_property
+    def _io(self) -> int:
+        return _open_first([f"{self._proc}/io"], os.O_RDONLY)
+
+    @functools.cached_property
+    def _clear(self) -> int:
+        return _open_first([f"{self._proc}/clear_refs"], os.O_WRONLY)
 
     def counters(self) -> Meters:
         """Return the counters now."""
@@ -132,6 +151,19 @@ def parse_network(text: bytes) -> tuple[int, int]:
             received += int(fields[0])
             sent += int(fields[8])
     return received, sent
+
+
+def _runner_pid(running: RunningContainer) -> int:
+    """Return the runner's process: the first inside, or what that one, bwrap's own, started."""
+    first = running.init_pid
+    if first == running.pid:
+        return first
+    try:
+        with open(f"/proc/{first}/task/{first}/children", encoding="ascii") as file:
+            children = [int(word) for word in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):  # gone, or a kernel that does not list them
+        children = sorted(pid for pid, found in read_table().items() if found.parent == first)
+    return children[0] if children else first
 
 
 def _open_first(paths: list[str], flags: int) -> int:
