@@ -73,7 +73,7 @@ class Settings:
         0.0, "What one user may spend in all; more jobs are refused then. 0: no cap."
     )
     max_transmit_bytes: int = _setting(
-        256_000_000,
+        256 * 1024 * 1024,
         "Arguments larger than this are refused by the client unless it raises its own guard.",
     )
     max_upload_bytes: int = _setting(64 * GB, "Largest payload that the service takes.")
