@@ -37,14 +37,23 @@ def environment(tmp_path_factory):
         "def install():\n    sys.meta_path.append(Finder)\n"
     )
     (site / "mapped.pth").write_text("import __editable___mapped_finder as f; f.install()\n")
-    (site / "sitecustomize.py").write_text("import os\nos.environ['CUSTOMISED'] = 'yes'\n")
+    (folder / "early").mkdir()  # for PYTHONPATH: a system's Python may have a sitecustomize too
+    (folder / "early" / "sitecustomize.py").write_text(
+        "import os\nos.environ['CUSTOMISED'] = 'yes'\n"
+    )
     return folder / "v" / "bin" / "python"
 
 
 def described(executable, source):
     """Return what ``source`` prints, evaluated as a Python literal, in that interpreter."""
+    early = executable.parent.parent.parent / "early"
     done = subprocess.run(
-        [executable, "-c", source], capture_output=True, text=True, check=True, timeout=20
+        [executable, "-c", source],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+        env={**os.environ, "PYTHONPATH": str(early)},
     )
     return eval(done.stdout)
 

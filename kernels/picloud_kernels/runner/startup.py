@@ -56,6 +56,7 @@ def become_users_interpreter(config: RunnerConfig) -> None:
         OSError: the submitting folder cannot be entered.
     """
     _process_site_folders(config.sys_path)
+    _customise(config)
     sys.path[:] = ordered_path(config, sys.path)
     sys.argv[:] = [""]
     main = types.ModuleType("__main__")
@@ -74,7 +75,7 @@ def ordered_path(config: RunnerConfig, present: Sequence[str]) -> list[str]:
 
 
 def _process_site_folders(sys_path: Sequence[str]) -> None:
-    """Do what `site` does at a start: the virtual environment's prefix, .pth files, customisation.
+    """Do what `site` does at a start: the virtual environment's prefix, .pth files, names like exit.
 
     The user's site folder is taken from ``sys_path``, as HOME is another one here.
     """
@@ -87,4 +88,13 @@ def _process_site_folders(sys_path: Sequence[str]) -> None:
     site.setquit()
     site.setcopyright()
     site.sethelper()
+
+
+def _customise(config: RunnerConfig) -> None:
+    """Run the sitecustomize that the user's own interpreter found: also one on PYTHONPATH.
+
+    The folder is not on the path yet, as it is not in an interpreter that starts.
+    """
+    users = (entry for entry in config.sys_path if entry != config.folder)
+    sys.path[:] = dict.fromkeys((*users, *sys.path))
     site.execsitecustomize()
