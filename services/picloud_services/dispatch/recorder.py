@@ -92,6 +92,7 @@ class Recorder:
         if any(_names_files(event) for event in events):
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._adopt_and_write(events))
+            self._task.add_done_callback(lambda task: self._adopted(task, events))
         else:
             self._write(events)
 
@@ -112,7 +113,15 @@ class Recorder:
         error = None if done.cancelled() else done.exception()
         if error is None:
             self._next()
-            return
+        else:
+            self._wait_with(events, error)
+
+    def _adopted(self, task: asyncio.Task[None], events: list[EngineEvent]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._wait_with(events, error)
+
+    def _wait_with(self, events: list[EngineEvent], error: BaseException) -> None:
         known = isinstance(error, CloudException)
         _log.error("%d events wait: %s", len(events), error, exc_info=None if known else error)
         self._waiting[:0] = events
@@ -141,7 +150,7 @@ class Recorder:
                 item[1] = str(EndReason.NODE_LOST)
                 item[7] = None
                 return
-            except CloudException as exc:
+            except (CloudException, OSError) as exc:
                 _log.warning("a large result cannot be kept yet: %s", exc)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
