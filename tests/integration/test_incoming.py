@@ -1,12 +1,20 @@
+import copy
 import os
+import shutil
 from typing import Any
 
 import pytest
 
 from picloud_jupyter.protocol.frames import split_frame
-from picloud_services.agent.incoming import RefusedFileError, move_results, take_result
+from picloud_services.agent.incoming import (
+    RefusedFileError,
+    blob_name,
+    move_results,
+    take_result,
+)
 
 OURS = {os.geteuid()}
+LEASE = "0123456789abcdef"
 
 
 @pytest.fixture
@@ -25,9 +33,9 @@ def incoming(tmp_path):
 
 def test_take_when_it_is_a_plain_file_then_it_is_moved_and_sealed(out, incoming):
     (out / "r1").write_bytes(b"result")
-    name = take_result(out, "r1", 6, incoming, OURS)
-    assert (incoming / name).read_bytes() == b"result"
-    assert (incoming / name).stat().st_mode & 0o777 == 0o400
+    take_result(out, "r1", 6, incoming / "n1", OURS)
+    assert (incoming / "n1").read_bytes() == b"result"
+    assert (incoming / "n1").stat().st_mode & 0o777 == 0o400
     assert not list(out.iterdir())
 
 
@@ -62,28 +70,28 @@ def make_short(out):
 def test_take_when_it_is_no_plain_file_of_its_size_then_it_is_refused(out, incoming, make):
     make(out)
     with pytest.raises(RefusedFileError):
-        take_result(out, "r", 6, incoming, OURS)
+        take_result(out, "r", 6, incoming / "n", OURS)
     assert not list(incoming.iterdir())
 
 
 def test_take_when_it_belongs_to_somebody_else_then_it_is_refused(out, incoming):
     (out / "r").write_bytes(b"x" * 6)
     with pytest.raises(RefusedFileError, match="belongs to uid"):
-        take_result(out, "r", 6, incoming, {os.geteuid() + 1})
+        take_result(out, "r", 6, incoming / "n", {os.geteuid() + 1})
     assert not list(incoming.iterdir())
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../r", "/etc/passwd", "a\0b"])
 def test_take_when_the_name_leads_elsewhere_then_it_is_refused(out, incoming, name):
     with pytest.raises(RefusedFileError):
-        take_result(out, name, 6, incoming, OURS)
+        take_result(out, name, 6, incoming / "n", OURS)
 
 
 def test_take_when_the_folder_itself_is_a_link_then_nothing_is_taken(tmp_path, out, incoming):
     (tmp_path / "link").symlink_to(out)
     (out / "r").write_bytes(b"x" * 6)
     with pytest.raises(OSError, match="link"):
-        take_result(tmp_path / "link", "r", 6, incoming, OURS)
+        take_result(tmp_path / "link", "r", 6, incoming / "n", OURS)
     assert (out / "r").exists()
 
 
@@ -97,7 +105,7 @@ def test_move_when_one_is_refused_then_its_element_failed_and_the_others_are_who
         [2, "done", 1.0, 0.0, 0.0, 0.0, 0, {"file": "good", "size": 6}],
         [3, "done", 1.0, 0.0, 0.0, 0.0, 2, {"note": "n"}],
     ]
-    body = move_results(items, b"abcde", out, incoming, OURS)
+    body = move_results(LEASE, items, b"abcde", out, incoming, OURS)
     sizes = [item[6] for item in items]
     assert sum(sizes) == len(body)
     assert body[:3] == b"abc"
@@ -106,3 +114,29 @@ def test_move_when_one_is_refused_then_its_element_failed_and_the_others_are_who
     assert "cannot be kept" in header["message"]
     assert [item[1] for item in items] == ["done", "result_unserializable", "done", "done"]
     assert (incoming / items[2][7]["file"]).read_bytes() == b"x" * 6
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_move_when_the_batch_comes_again_then_the_same_file_is_named(out, incoming, adopted):
+    (out / "r").write_bytes(b"x" * 6)
+    items: list[list[Any]] = [[4, "done", 1.0, 0.0, 0.0, 0.0, 0, {"file": "r", "size": 6}]]
+    again = copy.deepcopy(items)
+    move_results(LEASE, items, b"", out, incoming, OURS)
+    kept = incoming / items[0][7]["file"]
+    if adopted:  # the control plane made it a blob, and the acknowledgement was lost
+        blob = incoming.parent / kept.name[:2] / kept.name
+        blob.parent.mkdir()
+        kept = shutil.move(kept, blob)
+    (out / "r").write_bytes(b"y" * 6)  # the runner uses the name for another result
+    move_results(LEASE, again, b"", out, incoming, OURS)
+    assert again == items
+    assert kept.read_bytes() == b"x" * 6
+
+
+def test_move_when_the_agent_died_before_sealing_then_the_file_is_sealed(out, incoming):
+    items: list[list[Any]] = [[0, "done", 1.0, 0.0, 0.0, 0.0, 0, {"file": "r", "size": 6}]]
+    moved = incoming / blob_name(LEASE, 0)
+    moved.write_bytes(b"x" * 6)
+    move_results(LEASE, items, b"", out, incoming, OURS)
+    assert (items[0][1], items[0][7]["file"]) == ("done", moved.name)
+    assert moved.stat().st_mode & 0o777 == 0o400

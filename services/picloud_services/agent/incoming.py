@@ -1,8 +1,8 @@
 """Takes large results out of a container's folder into the blobs of the service. Sync."""
 
 import errno
+import hashlib
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Collection
@@ -12,20 +12,30 @@ from typing import Any
 from picloud_jupyter.protocol.frames import pack_frame
 from picloud_services.base.filesystem import sync_folder
 
-_REASON, _SIZE, _EXTRA = 1, 6, 7  # of an item in a batch: docs/internals.md 4
+_POSITION, _REASON, _SIZE, _EXTRA = 0, 1, 6, 7  # of an item in a batch: docs/internals.md 4
 
 
 class RefusedFileError(Exception):
     """Raised when what a container left as a result is not a plain file of its own."""
 
 
-def take_result(
-    out_dir: Path, name: str, size_bytes: int, incoming: Path, owners: Collection[int]
-) -> str:
-    """Move result ``name`` of a container into ``incoming``, durable and read-only.
+def blob_name(lease: str, position: int) -> str:
+    """Return the name in ``incoming`` of an element's result: the same whenever it comes again."""
+    return hashlib.sha256(f"{lease}.{position}".encode()).hexdigest()[:32]
 
-    Returns its random name there. ``owners`` are the uids that it may belong to. The folder is the
-    job's: nothing in it is followed or believed.
+
+def take_result(
+    out_dir: Path,
+    name: str,
+    size_bytes: int,
+    target: Path,
+    owners: Collection[int],
+) -> None:
+    """Make result ``name`` of a container the file ``target``, durable and read-only.
+
+    What an earlier agent moved there, before its batch was acknowledged, is taken as it is.
+    ``owners`` are the uids that it may belong to. The folder is the job's: nothing in it is
+    followed or believed.
 
     Raises:
         RefusedFileError: it is a link, a device, shared with another name, or of another size.
@@ -33,35 +43,73 @@ def take_result(
     """
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
         raise RefusedFileError(f"{name!r} is not the name of a file")
-    fresh = secrets.token_hex(16)
+    incoming = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # First, for the name in the job's folder may be another result's by now.
+        if _is_kept(target, size_bytes):
+            return
+        if os.path.lexists(target):
+            file = _open_plain(incoming, target.name)
+            owners = {*owners, os.geteuid()}
+        else:
+            file = _move(out_dir, name, size_bytes, target.name, incoming, owners)
+        try:
+            _check(file, size_bytes, owners)
+            _check_moved(file, target.name, incoming)
+            _seal(file)
+        except (OSError, RefusedFileError):
+            _discard(target)
+            raise
+        finally:
+            os.close(file)
+    finally:
+        os.close(incoming)
+    sync_folder(target.parent)
+
+
+def _move(
+    out_dir: Path,
+    name: str,
+    size_bytes: int,
+    fresh: str,
+    incoming: int,
+    owners: Collection[int],
+) -> int:
     source = os.open(out_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    target = os.open(incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         file = _open_plain(source, name)
         try:
             _check(file, size_bytes, owners)
-            os.rename(name, fresh, src_dir_fd=source, dst_dir_fd=target)
-            try:
-                _check_moved(file, fresh, target)
-                _seal(file)
-            except (OSError, RefusedFileError):
-                _discard(incoming / fresh)
-                raise
-        finally:
+            os.rename(name, fresh, src_dir_fd=source, dst_dir_fd=incoming)
+        except (OSError, RefusedFileError):
             os.close(file)
+            raise
     finally:
         os.close(source)
-        os.close(target)
-    sync_folder(incoming)
-    return fresh
+    return file
+
+
+def _is_kept(target: Path, size_bytes: int) -> bool:
+    """Whether the control plane made this result a blob already; see `FileBlobStore`."""
+    blob = target.parent.parent / target.name[:2] / target.name
+    try:
+        return blob.stat().st_size == size_bytes
+    except FileNotFoundError:
+        return False
 
 
 def move_results(
-    items: list[list[Any]], body: bytes, out_dir: Path, incoming: Path, owners: Collection[int]
+    lease: str,
+    items: list[list[Any]],
+    body: bytes,
+    out_dir: Path,
+    incoming: Path,
+    owners: Collection[int],
 ) -> bytes:
-    """Move the files that ``items`` of a batch name; ``items`` then have their names in ``incoming``.
+    """Move the files that ``items`` of a batch of ``lease`` name to ``incoming``.
 
-    Returns the batch's body. What cannot be taken makes its element a failed one, whose text says
+    ``items`` then have their names there, the same ones when the batch comes again. Returns the
+    batch's body. What cannot be taken makes its element a failed one, whose text says
     why; the others are not touched.
     """
     bodies: list[bytes] = []
@@ -74,7 +122,9 @@ def move_results(
         if not extra or "file" not in extra:
             continue
         try:
-            extra["file"] = take_result(out_dir, extra["file"], extra["size"], incoming, owners)
+            fresh = blob_name(lease, item[_POSITION])
+            take_result(out_dir, extra["file"], extra["size"], incoming / fresh, owners)
+            extra["file"] = fresh
         except (RefusedFileError, OSError) as exc:
             full = isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
             bodies[-1] = _failure(f"the result was computed but cannot be kept: {exc}")

@@ -178,7 +178,8 @@ class Upstream:
         request = client.order.request
         owners = {request.host_uid, os.geteuid()}
         return move_results(
-            header["items"], body, Path(request.out_dir), self._incoming, owners
+            *(header["lease"], header["items"], body),
+            *(Path(request.out_dir), self._incoming, owners),
         )
 
     def _returned(
