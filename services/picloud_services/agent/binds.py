@@ -7,6 +7,7 @@ job needs comes back at its own path: its Python, its folder, its volumes.
 
 import errno
 import os
+import posixpath
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -248,7 +249,9 @@ class Planner:
         shown = [step for step in self._steps.values() if isinstance(step, Bind | Overlay)]
         for path in self._hidden:
             places = {
-                s.target + path[len(s.source) :] for s in shown if is_under(path, s.source)
+                posixpath.normpath(posixpath.join(s.target, posixpath.relpath(path, s.source)))
+                for s in shown
+                if is_under(path, s.source)
             }
             for place in {path, *places}:
                 if self._host.exists(path) and not self._is_hidden(place):

@@ -212,6 +212,16 @@ def test_plan_when_a_volume_holds_the_service_then_it_is_hidden_where_the_volume
     assert plan(Machine(), asked, root=root)["/data/all/state"] == Hide("/data/all/state")
 
 
+@pytest.mark.parametrize("root", [True, False])
+def test_plan_when_the_volume_is_the_whole_host_then_the_service_is_hidden_there(
+    root: bool,
+) -> None:
+    asked = request(uid=1000, volumes=(("/", "/host", "ro"),))
+    found = plan(Machine(), asked, root=root)
+    assert found["/host/srv/state"] == Hide("/host/srv/state")
+    assert found["/host/run/picloud-1"] == Hide("/host/run/picloud-1")
+
+
 @pytest.mark.parametrize("path", ["/srv/state", "/srv/state/blobs"])
 def test_plan_when_the_service_itself_is_asked_for_then_it_is_refused(path: str) -> None:
     for asked in (request(folder=path), request(volumes=((path, "/v", "rw"),))):
