@@ -114,6 +114,17 @@ def test_map_with_bad_arguments_raises():
         cloud.map(lambda a: a, [1], _callback=print)
 
 
+def test_some_jobs_of_a_map_that_runs_are_waited_for():
+    def slowly(x):
+        time.sleep(1.0 if x in (2, 4) else 0.1)
+        return x
+
+    jids = cloud.map(slowly, range(5))
+    cloud.join([jids[0], jids[2]])
+    assert cloud.status([jids[0], jids[2]]) == ["done", "done"]
+    assert cloud.result(jids[::2]) == [0, 2, 4]
+
+
 def test_map_of_nothing_is_an_empty_list():
     assert list(cloud.map(lambda a: a, [])) == []
 

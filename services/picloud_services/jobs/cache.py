@@ -1,4 +1,4 @@
-"""_cache=True: an earlier result of the same user for the same function, arguments, code and environment."""
+"""_cache=True: an earlier result of the same user for the same function, arguments, code, folder and environment."""
 
 import functools
 import hashlib
@@ -42,7 +42,10 @@ def cache_digest(spec: JobSpec, function_digest: str, arguments: Payload) -> str
         content = hashlib.sha256(arguments).hexdigest()
     environment = environment_of(spec.host_python)
     return codec.digest(
-        [function_digest, content, spec.code_version, environment, spec.variables, spec.volumes]
+        [
+            *(function_digest, content, spec.code_version, environment),
+            *(spec.folder, spec.variables, spec.volumes),
+        ]
     )
 
 

@@ -47,7 +47,7 @@ _SET_STATE = Statement(
     """UPDATE batches SET state = :state, size = :size,
     finished_seen_seconds = CASE WHEN open = 0
       THEN (SELECT seen_seconds FROM sequences) ELSE NULL END
-    WHERE batch = :batch"""
+    WHERE batch = :batch AND state = 'open'"""
 )
 
 
@@ -98,6 +98,7 @@ class Maps:
     ) -> PartReceipt:
         """Return where the jobs of a part are; see `JobService.put_part`."""
         desk = self._desk
+        self._hear(user_id, map_id)
         batch = desk.live.batches.get(map_id)
         rows = store.PartRows(
             batch=map_id,
@@ -149,10 +150,16 @@ class Maps:
 
     async def seal(self, user_id: int, map_id: int, count: int, parts: int) -> list[JidRange]:
         """Return the jids of a complete map; see `JobService.seal_map`."""
+        self._hear(user_id, map_id)
         return await self._desk.database.write(
             partial(_seal, user_id, map_id, count, parts),
             lambda _ranges: self._closed(map_id, SEALED),
         )
+
+    def _hear(self, user_id: int, map_id: int) -> None:
+        batch = self._desk.live.batches.get(map_id)
+        if batch is not None and batch.user_id == user_id and map_id in self._heard:
+            self._heard[map_id] = self._desk.clock.steady_seconds()
 
     def _closed(self, map_id: int, state: str) -> None:
         self._heard.pop(map_id, None)
@@ -164,25 +171,31 @@ class Maps:
     # ------------------------------------------------------------------------------- giving up
     async def abandon_silent(self, silent_seconds: float) -> int:
         """Give up open maps whose client was silent that long; return how many there were."""
-        now = self._desk.clock.steady_seconds()
-        silent = [m for m, heard in self._heard.items() if now - heard >= silent_seconds]
-        for map_id in silent:
+        given_up = 0
+        for map_id in tuple(self._heard):
+            heard = self._heard.get(map_id)  # asked anew: giving up one takes time
+            if heard is None or self._desk.clock.steady_seconds() - heard < silent_seconds:
+                continue
             batch = self._desk.live.batches.get(map_id)
             if batch is None:
                 del self._heard[map_id]
                 continue
             try:
-                await self._abandon(batch)
+                given_up += await self._abandon(batch)
             except CloudException as exc:
                 _log.warning("map %d cannot be given up yet: %s", map_id, exc)
-        return len(silent)
+        return given_up
 
-    async def _abandon(self, batch: LiveBatch) -> None:
+    async def _abandon(self, batch: LiveBatch) -> bool:
+        """Give up a map; return False if it was sealed meanwhile."""
         desk = self._desk
         text = message(EndReason.ABANDONED, Facts())
-        await desk.database.write(
-            partial(_set_state, batch.batch, ABANDONED, batch.size), essential=True
-        )
+        if batch.state != ABANDONED:  # else an earlier try came to an end half-way
+            if not await desk.database.write(
+                partial(_set_state, batch.batch, ABANDONED, batch.size), essential=True
+            ):
+                return False
+            batch.state = ABANDONED
         spans = [(span.first_jid, span.last_jid) for span in batch.spans]
         running = set(desk.live.running)
         for first, last in slices(spans):
@@ -202,6 +215,7 @@ class Maps:
                     essential=True,
                 )
         self._closed(batch.batch, ABANDONED)
+        return True
 
     def _ended(self, changes: list[Change]) -> None:
         self._publisher.apply(changes)
@@ -313,8 +327,9 @@ def _require_open(map_id: int, state: str) -> None:
         raise Conflict(f"map {map_id} is sealed; it takes no more parts")
 
 
-def _set_state(map_id: int, state: str, size: int | None, tx: Transaction) -> None:
-    tx.run(_SET_STATE, batch=map_id, state=state, size=size)
+def _set_state(map_id: int, state: str, size: int | None, tx: Transaction) -> bool:
+    """Close an open map; return whether it was open."""
+    return bool(tx.run(_SET_STATE, batch=map_id, state=state, size=size))
 
 
 def _seal(user_id: int, map_id: int, count: int, parts: int, tx: Transaction) -> list[JidRange]:

@@ -207,15 +207,18 @@ class JobService:
     async def statuses(self, user_id: int, jids: Ranges) -> list[tuple[int, int, str]]:
         """Return runs (first jid, last jid, status) that cover ``jids``. NotFound for others."""
         elsewhere = self._waiting.split(user_id, jids)
+        unfinished = [self._live_runs(first, last) for first, last in jids]
         stored: list[tuple[int, int, str]] = []
         if elsewhere:
             stored = await self._database.read(partial(_stored_runs, user_id, elsewhere))
-        runs = list(stored)
-        for first, last in jids:
-            for span in self._live.overlapping(first, last):
-                start, stop = span.cut(first, last)
-                runs += [(a, b, str(c)) for a, b, c in self._live.runs(span, start, stop)]
-        return _in_order(runs, jids)
+        return _in_order(jids, unfinished, stored)
+
+    def _live_runs(self, first: int, last: int) -> list[tuple[int, int, str]]:
+        return [
+            (a, b, str(status))
+            for span in self._live.overlapping(first, last)
+            for a, b, status in self._live.runs(span, *span.cut(first, last))
+        ]
 
     async def wait(
         self,
@@ -319,14 +322,24 @@ def _stored_runs(user_id: int, jids: Ranges, tx: Transaction) -> list[tuple[int,
     return found
 
 
-def _in_order(runs: list[tuple[int, int, str]], jids: Ranges) -> list[tuple[int, int, str]]:
-    """Return ``runs`` in the order of ``jids``, neighbours of one status joined."""
-    if len(jids) == 1:
-        ordered = sorted(runs)
-    else:
-        ordered = [
-            run for first, last in jids for run in sorted(runs) if first <= run[0] <= last
-        ]
+def _in_order(
+    jids: Ranges,
+    unfinished: list[list[tuple[int, int, str]]],
+    stored: list[tuple[int, int, str]],
+) -> list[tuple[int, int, str]]:
+    """Return the runs in the order of ``jids``, neighbours of one status joined.
+
+    ``unfinished`` has those in the image for each of ``jids``; ``stored`` the others, in order.
+    """
+    ordered: list[tuple[int, int, str]] = []
+    rest = iter(stored)
+    for (first, last), runs in zip(jids, unfinished, strict=True):
+        missing = last - first + 1 - sum(b - a + 1 for a, b, _ in runs)
+        while missing > 0:
+            run = next(rest)
+            runs.append(run)
+            missing -= run[1] - run[0] + 1
+        ordered += sorted(runs)
     joined: list[tuple[int, int, str]] = []
     for first, last, status in ordered:
         if joined and joined[-1][2] == status and joined[-1][1] + 1 == first:
