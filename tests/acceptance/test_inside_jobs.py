@@ -40,6 +40,22 @@ def test_children_know_their_parent():
     assert cloud.info(child, "attributes")[child]["attributes"]["parent_jid"] == jid
 
 
+def test_a_job_gives_its_jobs_no_folder_that_it_has_not_itself(service, tmp_path):
+    def submit(volume):
+        from picloud_jupyter import cloud
+
+        jid = cloud.call(lambda: os.listdir("/x"), _vol=volume)
+        return cloud.result(jid)
+
+    refused = cloud.call(submit, "/etc:/x:rw")
+    with pytest.raises(cloud.CloudException, match="only the volumes that it has itself"):
+        cloud.result(refused)
+    if service.kind != "plain":  # which has no volumes
+        (tmp_path / "mine").write_text("")
+        volume = f"{tmp_path}:/x"
+        assert cloud.result(cloud.call(submit, volume, _vol=volume)) == ["mine"]
+
+
 def test_picloud_command_works_inside():
     def run():
         import subprocess

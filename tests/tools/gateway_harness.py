@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from picloud_jupyter.protocol.codec import to_wire
 from picloud_jupyter.protocol.frames import encode_json, pack_frame
+from picloud_jupyter.protocol.jobs import HostPython, JobSpec
 from picloud_services.accounts.keys import JobIdentity, KeyRing, make_job_key
 from picloud_services.base.clock import SystemClock
 from picloud_services.base.events import Events
@@ -29,6 +31,7 @@ from picloud_services.jobs.words import (
 )
 
 LEASE = "0123456789abcdef"
+PYTHON = HostPython("/bin/sh", "/usr", "/usr", "3.11.2", paths=("/usr",))
 
 
 class ScriptedJobs:
@@ -40,6 +43,7 @@ class ScriptedJobs:
         self.finished = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.raises: Exception | None = None
+        self.parent_spec = JobSpec("f", PYTHON)
 
     async def submit_call(self, *arguments: Any) -> CallReceipt:
         if self.raises is not None:
@@ -73,6 +77,9 @@ class ScriptedJobs:
 
     def lease_is_live(self, lease: str, user_id: int, jid: int, attempt: int) -> bool:
         return (lease, jid, attempt) == (LEASE, 7, 1)
+
+    def running_spec(self, _jid: int) -> JobSpec:
+        return self.parent_spec
 
 
 @dataclass
@@ -207,15 +214,8 @@ class Peer:
 
 def call_frame(function_bytes: bytes, argument_bytes: bytes, **changes: Any) -> bytes:
     """Return the body of POST /v1/calls."""
-    host_python = {
-        "executable": "/bin/sh",
-        "prefix": "/usr",
-        "base_prefix": "/usr",
-        "version": "3.11.2",
-        "paths": ["/usr"],
-    }
     header = {
-        "spec": {"function_name": "f", "host_python": host_python},
+        "spec": {"function_name": "f", "host_python": to_wire(PYTHON)},
         "key": "0" * 32,
         "function": {"size_bytes": len(function_bytes)},
         "arguments": {"size_bytes": len(argument_bytes)},

@@ -107,7 +107,10 @@ def _holds(answer: WaitAnswer, until: str, counts_seen: dict[str, int] | None) -
 
 @contextmanager
 def blocked(services: Services, caller: Caller, seconds: float) -> Iterator[None]:
-    """While inside: the job that asks, if a job asks, does not hold its cores (decision 19)."""
+    """While inside: the job that asks, if a job asks, holds no cores.
+
+    Else jobs that wait for jobs of theirs could hold all cores, and none of these would start.
+    """
     if caller.job is None or not seconds:
         yield
         return

@@ -9,6 +9,7 @@ from picloud_jupyter.protocol.jobs import INLINE_BYTES, JobSpec, PayloadRef
 from picloud_services.base import codec
 from picloud_services.blobs.store import BlobRef
 from picloud_services.gateway.decode import read_as, read_json, split_frame
+from picloud_services.gateway.nesting import check_child
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Caller
 from picloud_services.jobs.words import Function, Payload
@@ -90,9 +91,12 @@ async def read_spec(services: Services, caller: Caller, header: SubmitHeader) ->
         InvalidRequest: a field is wrong, or this machine lacks the submitter's Python.
         NotFound: the code version was never sent.
         DiskFull: the disk is down to its floor; what runs goes on, nothing new is taken.
+        NotAllowed: a job asks for something of this machine that it does not have itself.
     """
     services.disk.require()
     spec = parse_spec(bytes(header.spec))
+    if caller.job is not None:
+        check_child(spec, services.jobs.running_spec(caller.job.jid))
     services.environments.check(spec.host_python, spec.folder)
     if spec.code_version:
         await services.code.require(spec.code_version)

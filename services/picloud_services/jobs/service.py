@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.errors import InvalidRequest, NotAllowed
 from picloud_jupyter.protocol.frames import Pack
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, JobSpec, Status
@@ -292,6 +292,17 @@ class JobService:
             return False
         held = self._dispatch.lease_of(jid)
         return held is not None and held.lease == lease and held.attempt == attempt
+
+    def running_spec(self, jid: int) -> JobSpec:
+        """Return the spec of a job that runs now.
+
+        Raises:
+            NotAllowed: it has ended meanwhile.
+        """
+        span = self._live.find(jid)
+        if span is None:
+            raise NotAllowed(f"job {jid} has ended, so that it submits nothing more")
+        return span.batch.spec
 
     # ------------------------------------------------------------------------- ending, removing
     async def kill(self, user_id: int, jids: Ranges | None) -> int:

@@ -1,0 +1,51 @@
+"""What jobs may ask for their jobs."""
+
+import dataclasses
+
+import pytest
+
+from picloud_jupyter.protocol.errors import NotAllowed
+from picloud_jupyter.protocol.jobs import HostPython, JobSpec
+from picloud_services.gateway.nesting import check_child
+
+PYTHON = HostPython("/usr/bin/python3", "/usr", "/usr", "3.11.2")
+PARENT = JobSpec(
+    "f",
+    PYTHON,
+    folder="/work",
+    code_version="a" * 64,
+    volumes=("/data:/data:rw", "/data/inner:/i", "/pub:/pub"),
+)
+
+
+def child(**fields: object) -> JobSpec:
+    return dataclasses.replace(PARENT, **{"volumes": (), **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "volumes",
+    [(), ("/data:/other:rw",), ("/data:/x",), ("/pub:/x", "/data:/data"), ("/pub/:/pub:ro",)],
+)
+def test_check_when_the_volumes_are_its_own_then_they_are_allowed(volumes) -> None:
+    check_child(child(volumes=volumes), PARENT)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"folder": "/etc"},
+        {"folder": ""},
+        {"code_version": "b" * 64},
+        {"host_python": dataclasses.replace(PYTHON, paths=("/root",))},
+        {"volumes": ("/etc:/x:rw",)},
+        {"volumes": ("/:/x",)},
+        {"volumes": ("/pub:/pub:rw",)},
+        {"volumes": ("/pub/inner:/x",)},
+        {"volumes": ("/data/link:/x",)},
+        {"volumes": ("/data/inner:/x",)},  # it can be replaced by a link through /data
+        {"volumes": ("/data/../etc:/x",)},
+    ],
+)
+def test_check_when_it_is_more_than_its_own_then_it_is_refused_in_words(fields) -> None:
+    with pytest.raises(NotAllowed, match="a job"):
+        check_child(child(**fields), PARENT)
