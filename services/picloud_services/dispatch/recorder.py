@@ -20,7 +20,7 @@ from picloud_services.dispatch.engine import EngineEvent
 from picloud_services.jobs.lifecycle import classify_exit, exit_text
 from picloud_services.jobs.live import LiveJobs
 from picloud_services.jobs.outcomes import Outcome, Report, Rules, record
-from picloud_services.jobs.returns import end_all, give_back
+from picloud_services.jobs.returns import end_all, end_wished, give_back
 
 RETRY_SECONDS = 1.0
 QUICK_COUNT = 16  # elements recorded on the loop's own time
@@ -100,7 +100,10 @@ class Recorder:
         now_at = self._clock.now_at()
         steps = [_Step(event, self._started_at(event), now_at) for event in events]
         future = self._database.write(
-            lambda tx: [self._apply(tx, step) for step in steps],
+            lambda tx: [
+                end_wished(tx, self._apply(tx, step), self._live.killing, now_at)
+                for step in steps
+            ],
             lambda outcomes: self._on_committed(list(zip(events, outcomes, strict=True))),
             essential=True,
             quick=len(events) == 1 and _is_short(events[0]),

@@ -60,6 +60,9 @@ class LiveJobs:
     def __init__(self) -> None:
         self.batches: dict[int, LiveBatch] = {}
         self.running: dict[int, Running] = {}
+        self.killing: set[int] = (
+            set()
+        )  # run, and are to end by request, whatever their node does
         self._index: SpanIndex[Span] = SpanIndex()
 
     def add_batch(self, batch: LiveBatch) -> None:
@@ -121,6 +124,12 @@ class LiveJobs:
         self.running[jid] = running
         self._tell_again(span, jid)
 
+    def wish_end(self, jid: int) -> None:
+        """Note that ``jid`` is to end by request: it never runs again."""
+        span = self._index.find(jid)
+        if span is not None and span.code(jid) in UNFINISHED_CODES:
+            self.killing.add(jid)
+
     def stop(self, jid: int) -> None:
         """Note that ``jid`` does not run any more, though it is not finished."""
         span = self._index.find(jid)
@@ -144,6 +153,8 @@ class LiveJobs:
             span.codes[start:stop] = bytes((new,)) * (stop - start)
             if new not in UNFINISHED_CODES:
                 span.batch.open -= stop - start
+                if self.killing:
+                    self.killing.difference_update(range(change.first_jid, change.last_jid + 1))
                 for jid in self._running_within(change.first_jid, change.last_jid):
                     del self.running[jid]
             for watcher in tuple(span.watchers):

@@ -116,6 +116,7 @@ class Removal:
         for span, start, stop in pieces:
             for first, last, status in tuple(self._live.runs(span, start, stop)):
                 if status is Status.PROCESSING:
+                    self._live.wish_end(first)
                     running.append(first)
                 elif status in (Status.WAITING, Status.QUEUED):
                     killed += await self._end(span, first, last)
@@ -151,17 +152,27 @@ class Removal:
             return 0
         opened = asyncio.Event()
         ranges = [(jid, jid) for jid in running]
-        gate = Gate(self._live, ranges, enough=lambda g: g.unfinished == 0, opened=opened.set)
+        gate = Gate(self._live, ranges, enough=_changed, opened=opened.set)
         before = gate.unfinished
         try:
             self._dispatch.kill_running(running)
-            gate.check()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(KILL_SECONDS):
-                    await opened.wait()
+                    while gate.unfinished:
+                        opened.clear()
+                        gate.rearm(opened.set)
+                        await self._end_requeued(gate)
+                        await opened.wait()
             return before
         finally:
             gate.close()
+
+    async def _end_requeued(self, gate: Gate) -> None:
+        """End those that went to their next attempt before the command came to them."""
+        for span, start, stop in gate.pieces:
+            for first, last, status in tuple(self._live.runs(span, start, stop)):
+                if status is Status.QUEUED:
+                    await self._end(span, first, last)
 
     # --------------------------------------------------------------------------------- deleting
     async def delete(self, user_id: int, jids: Ranges) -> int:
@@ -183,6 +194,10 @@ class Removal:
             for node, leases in done.outputs.items():
                 await self._outputs.delete_output(node, leases)
         return removed
+
+
+def _changed(gate: Gate) -> bool:
+    return gate.changes > 0 or gate.unfinished == 0
 
 
 def _first_unfinished(span: Span, start: int, stop: int) -> int:

@@ -1,10 +1,14 @@
 """What an engine gives back without having run it, or lost: queued again, or ended. See outcomes."""
 
+import dataclasses
 from collections import Counter
+from collections.abc import Set
 
+from picloud_jupyter.protocol.ids import to_ranges
 from picloud_jupyter.protocol.jobs import EndReason, Status
 from picloud_services.base.sql import Transaction
 from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
+from picloud_services.jobs.ending import Move, move
 from picloud_services.jobs.lease_rows import (
     PAST,
     QUEUED,
@@ -15,9 +19,9 @@ from picloud_services.jobs.lease_rows import (
     still_queued,
 )
 from picloud_services.jobs.lifecycle import Past, decide
-from picloud_services.jobs.live import Change
+from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.outcomes import Outcome, RulesOf
-from picloud_services.jobs.reasons import Facts
+from picloud_services.jobs.reasons import Facts, message
 
 
 def give_back(tx: Transaction, lease_id: str, first: int, count: int, *, over: bool) -> Outcome:
@@ -80,3 +84,31 @@ def end_all(
     lease.next_position = lease.count
     outcome.lease_over = settle(tx, lease)
     return outcome
+
+
+def end_wished(tx: Transaction, outcome: Outcome, killing: Set[int], at: float) -> Outcome:
+    """End what would run again though it was to be ended: its node did not live to do that."""
+    if not killing:
+        return outcome
+    ready, outcome.ready = outcome.ready, []
+    for item in ready:
+        jids = range(item.first_jid, item.first_jid + item.count)
+        wished = {jid for jid in jids if jid in killing}
+        for first, last in to_ranges(sorted(wished)):
+            outcome.changes += move(tx, _kill(outcome, first, last), at)
+        outcome.ready += _pieces(item, [jid for jid in jids if jid not in wished])
+    return outcome
+
+
+def _kill(outcome: Outcome, first: int, last: int) -> Move:
+    text = message(EndReason.KILLED, Facts())
+    return Move(
+        outcome.batch, outcome.user_id, first, last, Status.KILLED, EndReason.KILLED, text
+    )
+
+
+def _pieces(item: Ready, jids: list[int]) -> list[Ready]:
+    return [
+        dataclasses.replace(item, first_jid=first, count=last - first + 1)
+        for first, last in to_ranges(jids)
+    ]
