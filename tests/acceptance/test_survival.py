@@ -177,6 +177,8 @@ def test_killed_idle_control_plane_is_back_at_the_next_call(own_service):
 def test_nothing_is_left_after_down(own_service):
     own_service.start()
     cloud.result(cloud.map(lambda x: x, range(10)))
+    jids = [cloud.call(time.sleep, 100) for _ in range(6)]  # some run, some are queued
+    eventually(lambda: "processing" in cloud.status(jids))
     status = own_service.status()
     own_service.cli("down", "--purge")
     for pid in (status["pid"], status["agent_pid"]):

@@ -13,6 +13,7 @@ from picloud_jupyter.protocol.frames import WIRE_VERSION
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_jupyter.protocol.version import __version__
+from picloud_jupyter.transport.paths import make_private
 from picloud_services.accounts.keys import KeyRing
 from picloud_services.agent import output_files
 from picloud_services.app.facts import ServiceFacts
@@ -46,6 +47,7 @@ from picloud_services.jobs.service import JobService
 from picloud_services.metrics.service import MetricsService
 
 UPKEEP_DELAY_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 END_SECONDS = 12.0  # of one part; the process leaves even if that part does not
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class ControlPlane:
         self._note = note
         self._clock = SystemClock()
         self._events = Events()
+        self._live = LiveJobs()
         self._stopping = asyncio.Event()
         self._kill_jobs = False
         self._purge = False
@@ -122,13 +125,34 @@ class ControlPlane:
         )
         jobs, dispatcher = await self._start_jobs(stores, engine)
         services = self._services(stores, engine, jobs, dispatcher)
-        self._at_end("the agent", self._agent_stopper(engine))
+        self._at_end("the agent", self._agent_stopper(engine, dispatcher))
         self._record.write(self._settings.paths.record)
         self._at_end("the record", self._remove_record)
         gateway = Gateway(services)
         await gateway.listen(self._settings.paths.api_socket, self._settings.paths.jobs_socket)
         self._at_end("the gateway", gateway.close)
+        watch = Ticker("sockets", LOOK_SECONDS, partial(self._keep_reachable, gateway))
+        watch.start()
+        self._at_end("the look at the sockets", watch.stop)
         self._start_upkeep(stores, engine, jobs)
+
+    async def _keep_reachable(self, gateway: Gateway) -> None:
+        """Listen anew if the run directory was removed, as the last logout of a user does."""
+        paths = self._settings.paths
+        if paths.api_socket.exists() and paths.jobs_socket.exists():
+            return
+        try:
+            make_private(paths.run)
+            await gateway.listen(paths.api_socket, paths.jobs_socket)
+            self._record.write(paths.record)
+        except OSError as exc:
+            if self._live.batches:  # it goes on; the directory may come back
+                raise
+            _log.error("%s was removed and cannot be made again: %s", paths.run, exc)
+            self._kill_jobs = True  # there are none: the agent need not stay
+            self._stopping.set()
+        else:
+            _log.warning("%s was removed; listening there anew", paths.run)
 
     async def _open_stores(self) -> Stores:
         settings = self._settings
@@ -154,7 +178,7 @@ class ControlPlane:
     async def _start_jobs(
         self, stores: Stores, engine: LocalEngine
     ) -> tuple[JobService, Dispatcher]:
-        live = LiveJobs()
+        live = self._live
         dispatcher = Dispatcher(
             stores.database,
             stores.blobs,
@@ -242,9 +266,12 @@ class ControlPlane:
             self._record = replace(self._record, agent_pid=nodes[0].process_id)
             self._record.write(self._settings.paths.record)
 
-    def _agent_stopper(self, engine: LocalEngine) -> Callable[[], Awaitable[None]]:
+    def _agent_stopper(
+        self, engine: LocalEngine, dispatcher: Dispatcher
+    ) -> Callable[[], Awaitable[None]]:
         async def stop_agent() -> None:
             if self._kill_jobs:
+                dispatcher.pause()  # or each core that is freed gets the next queued job
                 for node in engine.nodes():
                     await engine.stop_node(node.node, kill=True)
 

@@ -104,6 +104,10 @@ class Dispatcher:
         await self._engine.start(self._on_event)
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
+    def pause(self) -> None:
+        """Start nothing more; what runs, and what comes back, is recorded until `stop`."""
+        self._giving.pause()
+
     async def stop(self) -> None:
         """Disconnect; what runs goes on and is taken up again by the next start."""
         if self._ticking is not None:

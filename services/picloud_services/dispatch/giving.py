@@ -60,8 +60,12 @@ class Giving:
         self._stopped = False
         self._last_lease = 0
 
+    def pause(self) -> None:
+        """Give out nothing more; what is leased just now goes back."""
+        self._stopped = True
+
     def stop(self) -> None:
-        """Give out nothing more."""
+        """Give out nothing more, at once."""
         self._stopped = True
         for task in tuple(self._tasks):
             task.cancel()
@@ -208,7 +212,7 @@ class Giving:
         stuck = (
             slot.blocked and held is not slot.leases[0]
         )  # or the job before it began to wait
-        if away or stuck:
+        if away or stuck or self._stopped:
             fields = {"first": 0, "count": held.count, "over": True}
             self._report(EngineEvent(slot.node, "returned", 0, held.lease, fields))
             return
