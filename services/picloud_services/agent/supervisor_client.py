@@ -14,7 +14,7 @@ from picloud_services.base.frame_link import FrameLink, hello, refusal
 
 log = logging.getLogger(__name__)
 
-KEPT_FUNCTIONS = 16  # sent on a connection and surely still there: the supervisor keeps 32
+KEPT_FUNCTIONS = 16  # the last sent: surely among the 64 by use that the runner keeps
 RECONNECT_TRIES = 20
 RECONNECT_SECONDS = 0.05
 ACK_SECONDS = 0.02  # one acknowledgement for many short jobs
