@@ -32,7 +32,7 @@ STOP_SECONDS = 20.0
 _LEAVING_SECONDS = 0.2
 _STATE = (
     *("store.db", "store.db-*", "store.db.*", "metrics.db", "metrics.db-*", "metrics.db.*"),
-    *("lock", "secret", "ballast"),
+    *("lock", "agent.lock", "run", "secret", "ballast"),
     *("blobs", "code", "logs", "bundle", "layers"),
     *("service.log", "service.log.*", "agent.log", "agent.log.*"),
 )
@@ -230,12 +230,17 @@ def _wait_for_start(
             raise failure or _too_slow(paths)
         if process.poll() is not None:
             failure = _start_failure(paths, process.returncode)
-            if not isinstance(failure, Conflict):
+            if not isinstance(failure, Conflict) or _listens_elsewhere(paths):
                 raise failure
             time.sleep(_LEAVING_SECONDS)  # the one before is just leaving, or about to listen
             if not listens(paths):
                 process = _start(paths)
         time.sleep(pause)
+
+
+def _listens_elsewhere(paths: ServicePaths) -> bool:
+    there = service_paths(paths.home)
+    return there.run != paths.run and listens(there)
 
 
 def _start_failure(paths: ServicePaths, code: int) -> CloudException:

@@ -38,13 +38,21 @@ class ServicePaths:
         return self.run / "record.json"
 
     @property
+    def whereabouts(self) -> Path:
+        """Holds the ``run`` of the service that has the lock of ``home``."""
+        return self.home / "run"
+
+    @property
     def intent(self) -> Path:
         """Exists while the user wants the service down; both processes respect it."""
         return self.run / "intent"
 
 
 def service_paths(home: str | os.PathLike[str] | None = None) -> ServicePaths:
-    """Return the folders for ``home`` (default: $PICLOUD_HOME, else the XDG data directory)."""
+    """Return the folders for ``home`` (default: $PICLOUD_HOME, else the XDG data directory).
+
+    Where a process with another $XDG_RUNTIME_DIR (of cron, su ...) runs the service, ``run`` is there.
+    """
     chosen = home or os.environ.get("PICLOUD_HOME")
     if not chosen:
         data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
@@ -52,9 +60,21 @@ def service_paths(home: str | os.PathLike[str] | None = None) -> ServicePaths:
     path = Path(os.path.realpath(os.path.expanduser(chosen)))
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
+    run = Path("/tmp") / f"picloud-{os.getuid()}-{digest}"  # noqa: S108  # made 0700 and checked
     if runtime and len(runtime) <= 60 and _is_ours(Path(runtime)):
-        return ServicePaths(path, Path(runtime) / f"picloud-{digest}")
-    return ServicePaths(path, Path("/tmp") / f"picloud-{os.getuid()}-{digest}")  # noqa: S108  # made 0700 and checked
+        run = Path(runtime) / f"picloud-{digest}"
+    return _where_it_listens(ServicePaths(path, run))
+
+
+def _where_it_listens(paths: ServicePaths) -> ServicePaths:
+    if paths.api_socket.exists():
+        return paths
+    try:
+        run = Path(os.fsdecode(paths.whereabouts.read_bytes()))
+    except OSError:
+        return paths
+    there = ServicePaths(paths.home, run)
+    return there if _is_ours(run) and there.api_socket.exists() else paths
 
 
 def make_private(folder: Path) -> None:

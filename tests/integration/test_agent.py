@@ -15,7 +15,9 @@ import pytest
 
 from picloud_jupyter.protocol.frames import FrameReader, pack_frame
 from picloud_jupyter.serialize.payload import load
+from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.agent.guardian import agent_record, read_agent_process
+from picloud_services.agent.leftovers import hold_layer
 from picloud_services.agent.processes import find_process
 from picloud_services.base.frame_link import hello
 from picloud_services.config import command
@@ -156,10 +158,17 @@ async def test_start_when_a_dead_container_is_left_then_it_is_cleaned(agent, tmp
         agent.end(signal.SIGKILL)
     (status_path,) = agent.settings.run.glob("c/*/status.json")
     status = json.loads(status_path.read_bytes())
+    with pytest.raises(BlockingIOError):  # its supervisor does
+        hold_layer(str(agent.settings.home / "layers" / status["container"]))
     os.kill(status["pid"], signal.SIGKILL)
     stray = agent.settings.home / "layers" / "of-an-earlier-boot"
     stray.mkdir()
+    held = stray.with_name("of-a-supervisor-without-its-run-directory")
+    held.mkdir()
+    holder = hold_layer(str(held))
     await agent.start()
+    os.close(holder)
+    held.rmdir()
     assert not status_path.parent.exists()
     assert not stray.exists()
     await until(lambda: find_process(status["init_pid"]) is None)
@@ -170,10 +179,13 @@ async def test_second_agent_when_one_runs_then_it_leaves_with_a_code_of_its_own(
     environment["PYTHONPATH"] = os.pathsep.join(
         str(ROOT / name) for name in ("", "kernels", "services")
     )
-    done = subprocess.run(
-        command("agent", agent.settings.paths), env=environment, timeout=20, check=False
-    )
-    assert done.returncode == 3
+    with short_run_folder() as elsewhere:
+        for run in (agent.settings.run, elsewhere):
+            paths = ServicePaths(agent.settings.home, run)
+            done = subprocess.run(
+                command("agent", paths), env=environment, timeout=20, check=False
+            )
+            assert done.returncode == 3
     assert agent.process.poll() is None
 
 

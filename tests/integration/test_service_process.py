@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -17,7 +18,9 @@ from typing import Any
 
 import pytest
 
-from picloud_jupyter.protocol.errors import CloudException, error_from_wire
+from picloud_jupyter.protocol.errors import CloudException, Conflict, error_from_wire
+from picloud_jupyter.transport.embedded import ensure_running
+from picloud_jupyter.transport.paths import ServicePaths, service_paths
 from picloud_services.base.single_instance import (
     ServiceRecord,
     boot_id,
@@ -188,6 +191,48 @@ def test_start_when_run_is_open_to_others_then_refused(place):
     place.run.chmod(0o755)
     assert place.try_start().returncode == 1
     assert "not a private folder" in place.startup_error.parameter
+
+
+def test_run_when_it_is_removed_then_both_processes_listen_there_anew(place):
+    place.start()
+    eventually(place.node_is_up)
+    before = place.ask("GET", "/v1/service")[1]
+    shutil.rmtree(place.run)
+    eventually(lambda: place.listens() and (place.run / "agent.sock").exists(), 10)
+    after = place.ask("GET", "/v1/service")[1]
+    assert (after["pid"], after["agent_pid"]) == (before["pid"], before["agent_pid"])
+    assert json.loads((place.run / "record.json").read_bytes())["pid"] == before["pid"]
+    assert place.agent_runs()
+
+
+def test_run_when_it_cannot_be_made_again_then_an_idle_service_leaves(place):
+    place.run = place.run.parent / "gone" / "run"
+    process = place.start()
+    eventually(place.node_is_up)
+    agent = place.ask("GET", "/v1/service")[1]["agent_pid"]
+    shutil.rmtree(place.run.parent)
+    place.run.parent.write_text("")  # as root could make it again
+    assert process.wait(15) == 0
+    eventually(lambda: not Path(f"/proc/{agent}").exists(), 15)
+    next_one = Place(place.home, place.home.parent / "other")
+    try:
+        next_one.start()
+        eventually(next_one.node_is_up)
+    finally:
+        next_one.end()
+
+
+def test_run_when_another_environment_computes_another_then_it_finds_the_service(
+    place, monkeypatch
+):
+    place.start()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place.home.parent))
+    assert service_paths(place.home).run == place.run
+    mine = ServicePaths(place.home, place.home.parent / "mine")
+    began = time.monotonic()
+    with pytest.raises(Conflict):
+        ensure_running(mine)  # by a client that knew no better
+    assert time.monotonic() - began < 10
 
 
 def test_start_when_another_home_user_holds_the_lock_then_refused_naming_it(place):

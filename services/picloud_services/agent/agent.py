@@ -72,6 +72,7 @@ class Agent:
             on_stop=self.leave,
         )
         self._ticker = Ticker("agent", TICK_SECONDS, self._tick)
+        self._look = Ticker("sockets", TICK_SECONDS, self._keep_reachable)
 
     async def run(self) -> None:
         """Work until `leave` was called."""
@@ -80,6 +81,7 @@ class Agent:
         await self._desk.control.start()
         write_agent_process(agent_record(self._settings.run), _ourselves())
         self._ticker.start()
+        self._look.start()
         guard = asyncio.create_task(self._guard())
         try:
             await self._left.wait()
@@ -130,8 +132,25 @@ class Agent:
             log.info("no control plane and no work: the agent leaves")
             self.leave(kill=True)
 
+    async def _keep_reachable(self) -> None:
+        """Listen anew if the run directory was removed, as the last logout of a user does."""
+        if self._settings.paths.agent_socket.exists():
+            return
+        try:
+            make_private(self._settings.run)
+            await self._desk.control.start()
+            write_agent_process(agent_record(self._settings.run), _ourselves())
+        except OSError as exc:
+            if self._desk.control.link is not None or self._desk.holds_work:
+                raise  # what runs goes on; the directory may come back
+            log.warning("%s went and cannot be made again: %s", self._settings.run, exc)
+            self.leave(kill=True)
+        else:
+            log.warning("%s was removed; the agent listens there anew", self._settings.run)
+
     async def _close(self) -> None:
         await self._ticker.stop()
+        await self._look.stop()
         for client in self._containers.all():
             if self._kills or not client.leases:
                 client.kill("shutdown")
@@ -155,7 +174,7 @@ def run_agent(settings: Settings) -> int:
     make_private(settings.run)
     for name in ("logs", "layers", "blobs/incoming", "bundle"):
         (settings.home / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(settings.run / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(settings.home / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -41,11 +41,13 @@ class ControlServer:
         self._links: set[FrameLink] = set()
 
     async def start(self) -> None:
-        """Listen; only this user may open the socket, and only a process of it is heard.
+        """Listen, or listen anew; only this user may open the socket, and only a process of it is heard.
 
         Raises:
             OSError: the socket cannot be made.
         """
+        if self._server is not None:
+            self._server.close()  # its socket's name has gone; its links stay
         self._path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._make_link, str(self._path))

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from picloud_jupyter.protocol.frames import FrameReader, pack_frame
 from picloud_services.agent.agent_door import listen
 from picloud_services.agent.kinds import make_container
+from picloud_services.agent.leftovers import hold_layer
 from picloud_services.agent.orders import StartOrder, read_start_frame
 from picloud_services.agent.processes import find_process
 from picloud_services.agent.supervisor import Supervisor
@@ -80,6 +81,7 @@ def _be_supervisor(order: StartOrder, write: int) -> int:
     answer = os.dup2(write, _SUPERVISOR_FD + 1, inheritable=False)
     try:
         _settle(keep=answer)
+        hold_layer(order.request.layer_dir, answer + 1)
         listener = listen(f"{order.folder}/supervisor.sock")
         process = find_process(os.getpid())
         assert process is not None

@@ -1,5 +1,7 @@
 """What earlier agents and lost supervisors left: found again, ended, cleaned. Sync."""
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -60,11 +62,34 @@ def clean_up(order: StartOrder) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def hold_layer(layer_dir: str, least: int = 3) -> int:
+    """Mark a layer as in use while this process lives; return the descriptor that does.
+
+    ``least`` is the lowest number that it may have.
+
+    Raises:
+        OSError: it is not there, or another process holds it.
+    """
+    layer = os.open(layer_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(layer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fcntl.fcntl(layer, fcntl.F_DUPFD_CLOEXEC, least)
+    finally:
+        os.close(layer)
+
+
 def remove_stray_layers(home: Path, alive: set[str]) -> None:
-    """Remove layers whose container is not in ``alive``: their run directory went with a reboot."""
+    """Remove layers whose container is not in ``alive``: their run directory went with a reboot.
+
+    Without a reboot a supervisor may have outlived it: what one holds stays.
+    """
     for folder in (home / "layers").glob("*"):
-        if folder.name not in alive:
+        if folder.name in alive:
+            continue
+        with contextlib.suppress(OSError):
+            layer = hold_layer(str(folder))
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(layer)
 
 
 def _status(folder: Path) -> dict[str, Any]:

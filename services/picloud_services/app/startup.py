@@ -53,6 +53,7 @@ def run_control(paths: ServicePaths, options: Sequence[str] = ()) -> int:
         place = prepare(paths)
         lock = InstanceLock(place.paths.home / "lock")
         lock.acquire(paths.record)
+        write_atomically(place.paths.whereabouts, os.fsencode(place.paths.run))
         settings = replace(load_settings(paths, options), paths=place.paths)
         start_logging(
             place.paths.home / "service.log",
