@@ -19,6 +19,7 @@ from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.cloud.submission import dump_checked_function, prepare
 from picloud_jupyter.cloud.uploads import upload
 from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.errors import CloudException
 from picloud_jupyter.protocol.frames import Buffer, encode_json, pack_records
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, MAX_MAP_COUNT, MAX_PART_COUNT
@@ -180,11 +181,16 @@ class _Sender:
         self._parts += 1
 
     def _finish_part(self) -> None:
-        if self._under_way is not None:
-            exchange, self._under_way = self._under_way, None
-            answer = json_of(exchange.answer())
-            first = answer["first_jid"]
-            self._jids.append((first, first + answer["count"] - 1))
+        if self._under_way is None:
+            return
+        try:
+            answer = json_of(self._under_way.answer())
+        except CloudException:
+            self._under_way = None  # refused; after Ctrl-C it is asked for again instead
+            raise
+        first = answer["first_jid"]
+        self._jids.append((first, first + answer["count"] - 1))
+        self._under_way = None
 
     def _seal(self) -> list[JidRange]:
         answer = self._session.client.post(

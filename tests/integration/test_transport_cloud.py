@@ -12,6 +12,7 @@ import pytest
 
 from picloud_jupyter import cloud
 from picloud_jupyter.cloud import maps
+from picloud_jupyter.transport.client import Exchange
 from picloud_jupyter.transport.paths import make_private, service_paths
 from tests.tools.play_gateway import PlayedGateway
 
@@ -273,6 +274,27 @@ def test_failing_generator_kills_what_was_sent(gateway, monkeypatch):
 
     with pytest.raises(OSError, match="no more data"):
         cloud.map(divide, numbers())
+    assert {job["status"] for job in gateway.jobs.values()} == {"killed"}
+    assert gateway.maps[1]["sealed"]
+
+
+def test_interrupted_map_kills_the_part_under_way_too(gateway, monkeypatch):
+    monkeypatch.setattr(maps, "MAX_PART_COUNT", 10)
+    gateway.hold = True
+    answer = Exchange.answer
+    asked: list[Exchange] = []
+
+    def interrupted(exchange):
+        if exchange._request.name.endswith("/parts/2") and not asked:
+            asked.append(exchange)
+            exchange.abandon()
+            raise KeyboardInterrupt
+        return answer(exchange)
+
+    monkeypatch.setattr(Exchange, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cloud.map(divide, range(45))
+    assert len(gateway.jobs) == 30
     assert {job["status"] for job in gateway.jobs.values()} == {"killed"}
     assert gateway.maps[1]["sealed"]
 
