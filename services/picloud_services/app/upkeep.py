@@ -1,6 +1,6 @@
 """What the control plane does again and again, beside its work."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from picloud_services.base.clock import Clock
@@ -59,10 +59,14 @@ class Upkeep:
         now_at = self.clock.now_at()
         await self.blobs.sweep(self.retention.referenced, now_at=now_at)
         await self.code.sweep(
-            _none_referenced,
+            self._code_in_use,
             now_at=now_at,
             grace_seconds=self.settings.retention_days * DAY_SECONDS,
         )
+
+    async def _code_in_use(self, versions: Sequence[str]) -> set[str]:
+        """Return those that unfinished jobs name; others live by their last use."""
+        return self.jobs.code_versions().intersection(versions)
 
     async def prune_samples(self) -> None:
         """Remove old samples."""
@@ -76,7 +80,3 @@ def retention_limits(settings: Settings) -> Limits:
         retention_bytes=settings.retention_bytes,
         row_seconds=settings.row_days * DAY_SECONDS,
     )
-
-
-async def _none_referenced(_blobs: object) -> set[str]:
-    return set()  # an archive lives by its last use, which every sandbox made of it renews

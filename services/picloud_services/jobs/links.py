@@ -9,6 +9,9 @@ from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs.words import Function, Payload
 
+KEPT_SPECS = 1_000
+NUMBER_DIGITS = 15  # hex digits of a digest: 60 bits fit a BIGINT
+
 _FUNCTION = Statement(
     """INSERT INTO functions (digest, size_bytes, data, blob, links)
     VALUES (:digest, :size, :data, :blob, 1)
@@ -30,11 +33,16 @@ _UNLINK_BLOB = Statement(
     unlinked_at = CASE WHEN links = 1 THEN CAST(:at AS DOUBLE PRECISION) ELSE NULL END
     WHERE blob = :blob AND links > 0"""
 )
-_FIND_SPEC = Statement("SELECT spec FROM specs WHERE digest = :digest")
+_LINK_SPEC = Statement("UPDATE specs SET links = links + 1 WHERE spec = :spec")
 _ADD_SPEC = Statement(
-    """INSERT INTO specs (spec, digest, data)
-    SELECT COALESCE(MAX(spec), 0) + 1, :digest, :data FROM specs RETURNING spec"""
+    """INSERT INTO specs (spec, links, data) VALUES (:spec, 1, :data)
+    ON CONFLICT (spec) DO UPDATE SET links = specs.links + 1
+    WHERE specs.data = excluded.data RETURNING spec"""
 )
+_UNLINK_SPEC = Statement(
+    "UPDATE specs SET links = links - 1 WHERE spec = :spec RETURNING links"
+)
+_REMOVE_SPEC = Statement("DELETE FROM specs WHERE spec = :spec")
 _READ_SPEC = Statement("SELECT data FROM specs WHERE spec = :spec")
 
 
@@ -100,8 +108,18 @@ def shared_part(spec: JobSpec) -> JobSpec:
     )
 
 
+def unlink_spec(tx: Transaction, number: int) -> None:
+    """Drop one reference to a spec; the last one removes it: its variables may be secrets."""
+    links = tx.value(_UNLINK_SPEC, spec=number)
+    if links is not None and links <= 0:
+        tx.run(_REMOVE_SPEC, spec=number)
+
+
 class SpecBook:
-    """The specs that have committed, in memory: each once, by number and by value."""
+    """Specs that have committed lately, in memory: each once, by number and by value.
+
+    A number comes from the content, so that one which is removed and entered again means the same.
+    """
 
     def __init__(self) -> None:
         self._numbers: dict[JobSpec, int] = {}
@@ -113,19 +131,24 @@ class SpecBook:
         return spec if number is None else self._specs[number]
 
     def number(self, tx: Transaction, spec: JobSpec) -> int:
-        """Return the number of ``spec``; entered in the store if it is new."""
+        """Count one more reference to ``spec``, entered if it is new; return its number.
+
+        Raises:
+            Corrupt: another spec has that number.
+        """
         known = self._numbers.get(spec)
-        if known is not None:
+        if known is not None and tx.run(_LINK_SPEC, spec=known):
             return known
-        digest = codec.digest(spec)
-        found: int | None = tx.value(_FIND_SPEC, digest=digest)
-        if found is None:
-            found = tx.value(_ADD_SPEC, digest=digest, data=codec.encode(spec).decode())
-            assert found is not None
-        return found
+        number = int(codec.digest(spec)[:NUMBER_DIGITS], 16)
+        data = codec.encode(spec).decode()
+        if tx.value(_ADD_SPEC, spec=number, data=data) is None:
+            raise Corrupt(f"The store has another spec under the number {number}.")
+        return number
 
     def remember(self, number: int, spec: JobSpec) -> JobSpec:
         """Keep ``spec`` under its committed number; return the kept one."""
+        if number not in self._specs and len(self._specs) >= KEPT_SPECS:
+            del self._numbers[self._specs.pop(next(iter(self._specs)))]
         self._numbers.setdefault(spec, number)
         return self._specs.setdefault(number, spec)
 

@@ -49,6 +49,12 @@ _INSERT_RESULT = Statement(
       :items, :data, :usage, :links, :bytes, :files,
       (SELECT seen_seconds FROM sequences), :at) RETURNING result"""
 )
+_INSERT_LOST = Statement(
+    """INSERT INTO results (user_id, batch, first_jid, attempt, node, lease, first_position,
+      items, links, bytes, seen_seconds, finished_at)
+    VALUES (:user_id, :batch, :first_jid, :attempt, :node, :lease, :first_position,
+      '[]', 0, :bytes, (SELECT seen_seconds FROM sequences), :at)"""
+)
 _SET_LINKS = Statement("UPDATE results SET links = :links WHERE result = :result")
 
 
@@ -305,6 +311,22 @@ class _Writer:
                 cost=core_seconds * self.rules.charge,
             )
             add_to_batch(tx, lease.batch, self.delta)
+
+
+def record_lost(tx: Transaction, lease: LeaseRow, at: float) -> None:
+    """Keep a record of what a lost lease covers: its output goes with it, or with its batch."""
+    tx.run(
+        _INSERT_LOST,
+        user_id=lease.user_id,
+        batch=lease.batch,
+        first_jid=lease.first_jid + lease.next_position,
+        attempt=lease.attempt,
+        node=lease.node,
+        lease=lease_number(lease.lease),
+        first_position=lease.next_position,
+        bytes=ITEM_OVERHEAD_BYTES,
+        at=at,
+    )
 
 
 def _reason(word: str) -> EndReason:

@@ -61,7 +61,10 @@ _PART_BLOBS = Statement(
 _LEFT_IN_PART = Statement("SELECT COUNT(*) FROM jobs WHERE jid BETWEEN :first AND :last")
 _EMPTY_BATCH = Statement(
     """DELETE FROM batches WHERE batch = :batch AND state <> 'open' AND
-    waiting + queued + done + error + killed + stalled = 0 RETURNING function_digest"""
+    waiting + queued + done + error + killed + stalled = 0 RETURNING function_digest, spec"""
+)
+_LEFT_RESULTS = Statement(
+    "DELETE FROM results WHERE batch = :batch AND links = 0 RETURNING node, lease, files, items"
 )
 
 
@@ -237,10 +240,19 @@ def delete_jobs(user_id: int, first: int, last: int, at: float, tx: Transaction)
     for batch, delta in deltas.items():
         add_to_user(tx, user_id, delta)
         add_to_batch(tx, batch, delta)
-        digest = tx.value(_EMPTY_BATCH, batch=batch)
-        if digest is not None:
-            links.unlink_function(tx, digest, at)
+        remove_if_empty(tx, batch, at, removed)
     return removed
+
+
+def remove_if_empty(tx: Transaction, batch: int, at: float, removed: Removed) -> None:
+    """Remove a closed batch without jobs, with what attempts that no job names left behind."""
+    row = tx.one(_EMPTY_BATCH, batch=batch)
+    if row is None:
+        return
+    links.unlink_function(tx, row[0], at)
+    links.unlink_spec(tx, row[1])
+    for node, lease, files, items in tx.all(_LEFT_RESULTS, batch=batch):
+        _removed_result(tx, node, lease, files, items, at, removed)
 
 
 def unlink_result(
@@ -250,10 +262,22 @@ def unlink_result(
     row = tx.one(_UNLINK_RESULT, result=result, count=count)
     if row is None or row[0] > 0:
         return
+    tx.run(_DELETE_RESULT, result=result)
     _, node, lease, files, items = row
+    _removed_result(tx, node, lease, files, items, at, removed)
+
+
+def _removed_result(
+    tx: Transaction,
+    node: str,
+    lease: int | None,
+    files: int,
+    items: str,
+    at: float,
+    removed: Removed,
+) -> None:
     if files:
         unlink_item_blobs(tx, items, at)
-    tx.run(_DELETE_RESULT, result=result)
     if lease and not tx.one(_LEASE_IN_USE, lease=lease):
         removed.outputs.setdefault(node, []).append(lease_text(lease))
 

@@ -15,7 +15,12 @@ from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import GRACE_SECONDS, BlobStore
 from picloud_services.jobs.ending import slices
 from picloud_services.jobs.ports import OutputReader
-from picloud_services.jobs.removal import Removed, delete_jobs, unlink_item_blobs
+from picloud_services.jobs.removal import (
+    Removed,
+    delete_jobs,
+    remove_if_empty,
+    unlink_item_blobs,
+)
 from picloud_services.jobs.store import lease_text
 
 DAY_SECONDS = 86_400.0
@@ -37,7 +42,7 @@ _FORGET_KEYS = Statement(
 )
 _OLD_BATCHES = Statement(
     """SELECT batch, user_id FROM batches WHERE finished_seen_seconds < :before
-    ORDER BY batch LIMIT 20"""
+    ORDER BY finished_seen_seconds LIMIT 20"""
 )
 _JIDS_OF = Statement("SELECT first_jid, count FROM parts WHERE batch = :batch")
 _UNLINKED = Statement(
@@ -137,6 +142,12 @@ class Retention:
             )
             for node, leases in removed.outputs.items():
                 await self._outputs.delete_output(node, leases)
+        left = Removed()  # one whose jobs were deleted while it was open, or that never had any
+        await self._database.write(
+            lambda tx: remove_if_empty(tx, batch, self._clock.now_at(), left)
+        )
+        for node, leases in left.outputs.items():
+            await self._outputs.delete_output(node, leases)
 
     async def _release_blobs(self) -> None:
         before = self._clock.now_at() - GRACE_SECONDS

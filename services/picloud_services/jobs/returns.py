@@ -20,7 +20,7 @@ from picloud_services.jobs.lease_rows import (
 )
 from picloud_services.jobs.lifecycle import Past, decide
 from picloud_services.jobs.live import Change, Ready
-from picloud_services.jobs.outcomes import Outcome, RulesOf
+from picloud_services.jobs.outcomes import Outcome, RulesOf, record_lost
 from picloud_services.jobs.reasons import Facts, message
 
 
@@ -56,6 +56,7 @@ def end_all(
         outcome.late = True
         return outcome
     outcome.batch, outcome.user_id = lease.batch, lease.user_id
+    record_lost(tx, lease, at)
     rules = rules_of(tx, lease.batch)
     delta: Delta = Counter()
     first = lease.first_jid + lease.next_position

@@ -1,0 +1,140 @@
+"""What goes with the jobs that are removed: specs with their variables, and output of every attempt."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from picloud_services.base.sql import Statement
+from picloud_services.jobs import links, retention
+from picloud_services.jobs.retention import Limits, Retention
+from tests.tools.fake_engine import Does
+from tests.tools.job_system import USER, System, function, running_system, spec
+
+SPECS = Statement("SELECT data FROM specs")
+
+NUMBERS = Statement("SELECT spec FROM batches ORDER BY batch")
+
+
+@pytest.fixture
+async def system(tmp_path) -> AsyncIterator[System]:
+    async with running_system(tmp_path) as found:
+        yield found
+
+
+def make_retention(system: System, **limits: float) -> Retention:
+    return Retention(
+        system.database,
+        system.blobs,  # type: ignore[arg-type]
+        system.engine,
+        system.dispatcher._clock,
+        Limits(**limits),  # type: ignore[arg-type]
+    )
+
+
+async def specs(system: System) -> int:
+    return len(await system.database.read(lambda tx: tx.all(SPECS)))
+
+
+# ------------------------------------------------------------------------------------- specs
+async def test_variables_go_with_the_last_job_that_has_them(system):
+    secret = {"variables": (("TOKEN", "secret"),)}
+    jids = [await system.call(**secret) for _ in range(2)]
+    for jid in jids:
+        await system.join(jid)
+    assert await specs(system) == 1
+    await system.service.delete(USER, [(jids[0], jids[0])])
+    assert await specs(system) == 1
+    assert (await system.service.info(USER, [(jids[1], jids[1])], None))[jids[1]]
+    await system.service.delete(USER, [(jids[1], jids[1])])
+    assert await specs(system) == 0
+
+
+async def test_spec_that_was_removed_is_entered_again(tmp_path):
+    async with running_system(tmp_path) as system:
+        jid = await system.call(process_id=2)
+        await system.join(jid)
+        await system.service.delete(USER, [(jid, jid)])
+        other = await system.call(process_id=1)
+        again = await system.call(process_id=2)
+        await system.join([(other, other), (again, again)])
+        assert await specs(system) == 2
+    async with running_system(tmp_path) as system:  # without what memory knew
+        numbers = await system.database.read(lambda tx: tx.all(NUMBERS))
+        found = await system.database.read(
+            lambda tx: [system.service._book.read(tx, number) for (number,) in numbers]
+        )
+        assert [each.process_id for each in found] == [1, 2]
+
+
+async def test_specs_in_memory_are_bounded(system, monkeypatch):
+    monkeypatch.setattr(links, "KEPT_SPECS", 3)
+    jids = [await system.call(process_id=number) for number in range(6)]
+    for jid in jids:
+        await system.join(jid)
+    book = system.service._book
+    assert len(book._specs) == len(book._numbers) == 3
+    assert len(await system.service.info(USER, [(jids[0], jids[-1])], None)) == 6
+
+
+# ------------------------------------------------------------------------------------ output
+async def _lost_twice(system: System) -> int:
+    """Run a job whose container is lost, then fails to start, then runs."""
+    ends = [Does(exits={"wait_status": 9, "oom_count": 0}), Does("node_lost"), Does()]
+    system.engine.behaviour = lambda *_: ends.pop(0)
+    jid = await system.call()
+    assert await system.join(jid) == {"done": 1}
+    assert len(system.engine.submitted) == 3
+    return jid
+
+
+async def test_delete_removes_the_output_of_lost_attempts(system):
+    jid = await _lost_twice(system)
+    assert await system.service.delete(USER, [(jid, jid)]) == 1
+    assert set(system.engine.deleted) == {chunk.lease for chunk in system.engine.submitted}
+
+
+async def test_retention_removes_the_output_of_lost_attempts(system):
+    await _lost_twice(system)
+    await make_retention(system, retention_seconds=-1, unread_seconds=-1).prune()
+    assert set(system.engine.deleted) == {chunk.lease for chunk in system.engine.submitted}
+
+
+async def test_output_of_a_lost_lease_goes_with_its_job(system):
+    system.engine.behaviour = lambda *_: Does(seconds=60)
+    jid = await system.call()
+    held = system.dispatcher.lease_of(jid)
+    assert held is not None
+    system.engine.behaviour = lambda *_: Does()
+    system.engine.crash("n1")
+    system.dispatcher._lose(held.lease, "n1")
+    system.engine.connect("n1")
+    await system.join(jid)
+    await system.service.delete(USER, [(jid, jid)])
+    assert held.lease in system.engine.deleted
+
+
+# -------------------------------------------------------------------------------------- rows
+async def test_old_map_that_never_had_a_job_goes_too(system):
+    made = await system.service.create_map(USER, spec(), "", 0, function())
+    await system.service.seal_map(USER, made.map, 0, 0)
+    await make_retention(system, row_seconds=-1).prune()
+    left = Statement("SELECT COUNT(*) FROM batches")
+    assert await system.database.read(lambda tx: tx.value(left)) == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [(retention._TOTAL, "results_by_age"), (retention._OLD_BATCHES, "batches_finished")],
+)
+async def test_retention_reads_an_index_and_not_the_rows(system, statement, index):
+    plan = Statement("EXPLAIN QUERY PLAN " + statement.sqlite)
+    values = {"before": 0.0} if ":before" in statement.sqlite else {}
+    rows = await system.database.read(lambda tx: tx.all(plan, **values))
+    assert any(f"INDEX {index}" in row[3] for row in rows), rows
+    assert not any("TEMP B-TREE" in row[3] for row in rows), rows
+
+
+async def test_code_of_unfinished_jobs_is_in_use(system):
+    system.engine.behaviour = lambda *_: Does(seconds=60)
+    await system.call(code_version="ab" * 32)
+    assert "ab" * 32 in system.service.code_versions()
