@@ -26,6 +26,9 @@ from picloud_services.config import Settings
 log = logging.getLogger(__name__)
 
 ORDER_FILE = "order.json"
+GREETING_SECONDS = 10.0
+CLEAN_TRIES = 30
+CLEAN_SECONDS = 2.0  # between two tries
 REST_SECONDS = 20.0  # idle for longer, a container gives up its network's memory
 
 
@@ -76,13 +79,21 @@ class Containers:
     async def adopt(self, order: StartOrder, process: Process) -> None:
         """Take in a container whose supervisor ``process`` an earlier agent started.
 
-        Returns when ``on_adopted`` was called for it, or it turned out to be gone.
+        Returns when ``on_adopted`` was called for it, or it turned out to be gone. One that says
+        nothing for long is left aside, so that the others are served: it joins when it speaks.
         """
         client = self._add(order)
         client.is_adopted = True
         await self._surroundings.serve(order)
         client.connect(process)
-        await client.greeted.wait()
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                await client.greeted.wait()
+        except TimeoutError:
+            log.warning(
+                "container %s: its supervisor %s does not answer; it is left aside",
+                *(client.container, process),
+            )
 
     def _add(self, order: StartOrder) -> SupervisorClient:
         self._empty.clear()
@@ -196,7 +207,15 @@ class Containers:
 
     async def _clean(self, client: SupervisorClient) -> None:
         await self._surroundings.leave(client.container)
-        await asyncio.to_thread(clean_up, client.order)
+        for tries_left in reversed(range(CLEAN_TRIES)):
+            try:
+                await asyncio.to_thread(clean_up, client.order)
+                break
+            except OSError as exc:
+                log.warning("container %s cannot be removed yet: %s", client.container, exc)
+                if not tries_left:
+                    break  # the next agent tries again
+                await asyncio.sleep(CLEAN_SECONDS)
         self._clients.pop(client.container, None)
         if not self._clients:
             self._empty.set()

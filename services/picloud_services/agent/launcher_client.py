@@ -25,6 +25,7 @@ class LauncherClient:
         self._link: FrameLink | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: deque[asyncio.Future[dict[str, Any]]] = deque()
+        self._starting = asyncio.Lock()
 
     async def start(self) -> None:
         """Start the launcher, which takes a tenth of a second to be ready; orders may come at once.
@@ -44,10 +45,12 @@ class LauncherClient:
         Raises:
             ContainerError: there is none; the message says why.
         """
-        if self._link is None:
-            self._bury()
-            await self.start()
-        assert self._link is not None
+        async with self._starting:
+            if self._link is None:
+                self._bury()
+                await self.start()
+        if self._link is None:  # it ended at once
+            raise ContainerError(str(LOST["message"]), reason=str(LOST["reason"]))
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers.append(answer)
         self._link.send(start_frame(order))

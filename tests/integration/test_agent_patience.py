@@ -1,0 +1,85 @@
+"""What does not answer, or cannot be removed yet: the agent goes on, and tries again."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from typing import Any
+
+from picloud_services.agent import containers, launcher_client
+from picloud_services.agent.container import ContainerError
+from picloud_services.agent.launcher_client import LauncherClient
+from picloud_services.agent.leftovers import clean_up
+from tests.tools.running_agent import NODE, connected, make_chunk, running_agent, until
+
+
+async def test_adopt_when_a_supervisor_is_stopped_then_the_agent_listens_all_the_same(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(containers, "GREETING_SECONDS", 0.2)
+    async with running_agent(tmp_path) as agent:
+        async with connected(agent.settings) as (engine, _):
+            engine.submit(NODE, make_chunk(time.sleep, [60]))
+            run = agent.settings.run
+            await until(lambda: list(run.glob("c/*/status.json")))
+        await agent.stop(kill=False)
+        (status,) = agent.settings.run.glob("c/*/status.json")
+        supervisor = json.loads(status.read_bytes())["pid"]
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(5):
+                await agent.start()
+            async with connected(agent.settings) as (engine, _):
+                assert [node.node for node in engine.nodes()] == [NODE]
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+
+
+async def test_clean_when_the_disk_refuses_for_a_moment_then_it_is_tried_again(
+    tmp_path, monkeypatch
+):
+    tries = []
+
+    def fail_twice(order):
+        tries.append(order.container)
+        if len(tries) <= 2:
+            raise OSError("busy")
+        clean_up(order)
+
+    monkeypatch.setattr(containers, "CLEAN_SECONDS", 0.01)
+    monkeypatch.setattr(containers, "clean_up", fail_twice)
+    async with running_agent(tmp_path) as agent:
+        async with connected(agent.settings) as (engine, listener):
+            chunk = make_chunk(abs, [1])
+            engine.submit(NODE, chunk)
+            await until(lambda: listener.is_over(chunk.lease))
+            engine.acknowledge(NODE, max(event.n for event in listener.events))
+            await engine.stop_node(NODE, kill=True)
+            await agent.task
+        assert len(tries) == 3
+        assert not agent.containers()
+        await agent.start()
+
+
+async def test_launch_when_two_find_the_launcher_lost_then_one_is_started(monkeypatch):
+    started = []
+    spawn = launcher_client._spawn
+
+    def count_spawn():
+        started.append(spawn())
+        return started[-1]
+
+    monkeypatch.setattr(launcher_client, "_spawn", count_spawn)
+    monkeypatch.setattr(launcher_client, "start_frame", lambda name: {"container": name})
+    client = LauncherClient()
+    await client.start()
+    started[0][0].kill()
+    await until(lambda: client._link is None)
+    orders: list[Any] = ["a", "b"]
+    launches = [client.launch(order) for order in orders]
+    found = await asyncio.gather(*launches, return_exceptions=True)
+    assert [type(error) for error in found] == [ContainerError] * 2
+    assert len(started) == 2
+    await client.close()
+    assert [await asyncio.to_thread(process.wait, 10) for process, _ in started] == [-9, 0]
