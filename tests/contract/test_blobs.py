@@ -174,6 +174,29 @@ async def test_sweep_when_unreferenced_and_old_then_removed_and_others_kept(blob
         assert await blobs.find(ref.blob) is not None
 
 
+async def test_sweep_when_it_is_taken_into_use_meanwhile_then_it_is_kept(blobs, root):
+    ref = await keep(blobs, b"again")
+    now = time.time()
+    os.utime(file_of(root, ref), (now - 7200, now - 7200))
+
+    async def used_while_asked(_ids: Sequence[str]) -> set[str]:
+        await blobs.find(ref.blob)  # as a submit does whose row is not there yet
+        return set()
+
+    assert await blobs.sweep(used_while_asked, now_at=now) == 0
+    assert await blobs.find(ref.blob) is not None
+
+
+async def test_adopt_when_another_made_its_folder_then_that_is_durable_all_the_same(
+    blobs, root, monkeypatch
+):
+    synced: list[Path] = []
+    monkeypatch.setattr("picloud_services.blobs.filesystem.sync_folder", synced.append)
+    (root / "ab").mkdir()
+    await keep(blobs, b"x", "ab" * 16)
+    assert synced == [root, root / "ab"]
+
+
 async def test_sweep_when_an_upload_was_never_finished_then_it_goes_after_a_day(blobs):
     lost, recent = (blobs.incoming_path(secrets.token_hex(16)) for _ in range(2))
     now = time.time()

@@ -35,6 +35,7 @@ class FileBlobStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._verified: dict[str, tuple[int, int]] = {}
+        self._durable: set[str] = set()  # folders that survive a power cut
         self._usage = BlobUsage(0, 0)
         self._usage_until = 0.0
         self.incoming.mkdir(parents=True, exist_ok=True)
@@ -89,9 +90,10 @@ class FileBlobStore:
             os.fchmod(descriptor, 0o400)
             os.fsync(descriptor)
             signature = _signature(file)
-        if not target.parent.exists():
-            target.parent.mkdir(exist_ok=True)
-            sync_folder(self._root)
+        target.parent.mkdir(exist_ok=True)
+        if target.parent.name not in self._durable:
+            sync_folder(self._root)  # whoever made it: another thread may not be so far yet
+            self._durable.add(target.parent.name)
         source.rename(target)
         sync_folder(target.parent)
         return signature
@@ -186,8 +188,10 @@ class FileBlobStore:
             for first in range(0, len(old), SWEEP_COUNT):
                 names = old[first : first + SWEEP_COUNT]
                 kept = await referenced(names)
-                gone = [name for name in names if name not in kept]
-                await self.release(gone)
+                unused = [name for name in names if name not in kept]
+                gone = await asyncio.to_thread(_unlink_older, folder, unused, limit)
+                for name in gone:
+                    self._verified.pop(name, None)
                 removed += len(gone)
         stale = await asyncio.to_thread(_older_than, self.incoming, now_at - INCOMING_SECONDS)
         await asyncio.to_thread(_unlink_all, [self.incoming / name for name in stale])
@@ -224,15 +228,27 @@ def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
 
 
 def _older_than(folder: Path, limit_at: float) -> list[str]:
-    old = []
-    for entry in _entries(folder):
-        try:
-            found = entry.stat(follow_symlinks=False)
-            if max(found.st_mtime, found.st_atime) < limit_at:
-                old.append(entry.name)
-        except FileNotFoundError:  # taken away since the listing
-            continue
-    return old
+    return [
+        entry.name for entry in _entries(folder) if _is_older(folder / entry.name, limit_at)
+    ]
+
+
+def _unlink_older(folder: Path, names: Sequence[str], limit_at: float) -> list[str]:
+    """Unlink those of ``names`` that were not taken into use since they were listed."""
+    gone = []
+    for name in names:
+        if _is_older(folder / name, limit_at):
+            (folder / name).unlink(missing_ok=True)
+            gone.append(name)
+    return gone
+
+
+def _is_older(path: Path, limit_at: float) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:  # taken away since the listing
+        return False
+    return max(found.st_mtime, found.st_atime) < limit_at
 
 
 def _unlink_all(paths: Sequence[Path]) -> None:
