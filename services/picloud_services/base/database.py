@@ -5,7 +5,7 @@ which is where the disk is waited for. Results are handed back on the event loop
 commits, so what ``committed`` callbacks build up is an exact image of the store.
 
 A single short piece of work is run on the loop itself while nothing else is queued and the disk is
-known to be fast: two thread switches cost more than the whole transaction.
+known to be fast: two thread switches cost more than the whole transaction; some of it within `write`.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from picloud_jupyter.protocol.errors import DiskFull, PlatformError, Unavailable
+from picloud_services.base.commit_pace import CommitPace
 from picloud_services.base.connections import Source, connect, translate
 from picloud_services.base.migrations import load_migrations, migrate
 from picloud_services.base.sql import Statement, Transaction
@@ -31,8 +31,6 @@ GROUP_LIMIT = 64  # pieces of work that share one commit at most
 BALLAST_BYTES = 4 * 1024 * 1024
 READERS = 2
 INLINE_PIECES = 2  # more than this gathers for the thread
-INLINE_SECONDS = 0.0015  # the loop is not held by a disk whose commits mostly take longer
-MEASURED_COMMITS = 15
 CHECKPOINT_BYTES = 16 * 1024 * 1024  # a longer log is folded in, on the thread
 CHECKPOINT_EVERY = 64  # commits between two looks at its size
 _CHECKPOINT, _NOTHING = "checkpoint", ""
@@ -47,6 +45,7 @@ class _Job(Generic[T]):
     future: asyncio.Future[T]
     essential: bool
     quick: bool = False
+    before_commit: Callable[[T], None] | None = None
     result: Any = None
     error: BaseException | None = None
 
@@ -67,9 +66,9 @@ class Database:
         self._connection: Any = None
         self._gathered: list[_Job[Any]] = []
         self._queued = 0  # pieces given to the thread and not delivered yet
-        self._commit_seconds: deque[float] = deque(maxlen=MEASURED_COMMITS)
-        self._is_fast = True
+        self._pace = CommitPace()
         self._commits = 0
+        self._is_busy = False  # within `_run_here` or `_deliver`
         self._reserve_used = False
 
     @property
@@ -114,12 +113,16 @@ class Database:
         *,
         essential: bool = False,
         quick: bool = False,
+        at_once: bool = False,
+        before_commit: Callable[[T], None] | None = None,
     ) -> asyncio.Future[T]:
         """Run ``work`` in a transaction; the future is done when it is durable.
 
         ``committed`` gets the result on the loop, in commit order, before anybody who awaits the
         future. Raised exceptions undo this work alone. ``essential`` work (the end of a job) may
-        use the last reserve of a full disk; ``quick`` work touches a few rows only.
+        use the last reserve of a full disk; ``quick`` work touches a few rows only, and ``at_once``
+        such work may be run before this returns. ``before_commit`` gets the result just before the
+        commit if that is made on the loop: what it begins must bear that the commit fails.
 
         Raises:
             DiskFull, Corrupt, Unavailable: through the future.
@@ -127,35 +130,42 @@ class Database:
         if self._loop is None or self._thread is None:
             raise Unavailable("The store is closed.")
         future: asyncio.Future[T] = self._loop.create_future()
+        job = _Job(work, committed, future, essential, quick, before_commit)
+        if at_once and self._may_run_now(job):
+            self._run_here([job])
+            return future
         if not self._gathered:
             self._loop.call_soon(self._flush)
-        self._gathered.append(_Job(work, committed, future, essential, quick))
+        self._gathered.append(job)
         return future
+
+    def _may_run_now(self, job: _Job[Any]) -> bool:
+        if self._gathered or self._is_busy or not self._pace.is_quiet:
+            return False
+        return self._may_run_here([job])
 
     def _flush(self) -> None:
         """Run what one turn of the loop has gathered: here if it is short, else on the thread."""
         group, self._gathered = self._gathered, []
         if self._may_run_here(group):
-            started = time.perf_counter()
-            self._run_group(group)
-            self._measure(time.perf_counter() - started)
-            self._look_after_log()
-            self._deliver(group)
+            self._run_here(group)
         else:
             self._queued += len(group)
             for job in group:
                 self._queue.put(job)
 
+    def _run_here(self, group: list[_Job[Any]]) -> None:
+        self._is_busy = True
+        started = time.perf_counter()
+        self._run_group(group, on_loop=True)
+        self._pace.ended_here(started)
+        self._look_after_log()
+        self._deliver(group)
+
     def _may_run_here(self, group: list[_Job[Any]]) -> bool:
-        if self._queued or not self._is_fast or len(group) > INLINE_PIECES:
+        if self._queued or not self._pace.is_fast or len(group) > INLINE_PIECES:
             return False
         return self._dialect == "sqlite" and all(job.quick for job in group)
-
-    def _measure(self, seconds: float) -> None:
-        """Note how long a short commit took."""
-        known = self._commit_seconds
-        known.append(seconds)
-        self._is_fast = sorted(known)[len(known) // 2] <= INLINE_SECONDS
 
     def _look_after_log(self) -> None:
         """Have a long write-ahead log folded into the file, on the thread."""
@@ -266,9 +276,9 @@ class Database:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._delivered, group, seconds)
 
-    def _run_group(self, group: list[_Job[Any]]) -> None:
+    def _run_group(self, group: list[_Job[Any]], *, on_loop: bool = False) -> None:
         try:
-            self._commit(group)
+            self._commit(group, on_loop=on_loop)
         except Exception as exc:  # noqa: BLE001  # one bad piece must not fail the others
             if len(group) == 1:
                 self._retry_essential(group[0], exc)
@@ -295,13 +305,15 @@ class Database:
             self._reconnect()
         job.error = known or error
 
-    def _commit(self, group: list[_Job[Any]]) -> None:
+    def _commit(self, group: list[_Job[Any]], *, on_loop: bool = False) -> None:
         connection = self._connection
         transaction = Transaction(connection, self._dialect)
         self._begin(connection)
         try:
             for job in group:
                 self._run_one(connection, transaction, job, alone=len(group) == 1)
+            if on_loop and len(group) == 1 and (begin := group[0].before_commit) is not None:
+                begin(group[0].result)
             connection.execute("COMMIT")
         except BaseException:
             self._roll_back(connection)
@@ -361,12 +373,12 @@ class Database:
     def _delivered(self, group: list[_Job[Any]], seconds: float) -> None:
         self._queued -= len(group)
         if len(group) == 1 and group[0].quick:
-            self._measure(seconds)
+            self._pace.measure(seconds)
         self._look_after_log()
         self._deliver(group)
 
-    @staticmethod
-    def _deliver(group: list[_Job[Any]]) -> None:
+    def _deliver(self, group: list[_Job[Any]]) -> None:
+        self._is_busy = True
         for job in group:
             if job.error is None and job.committed is not None:
                 try:
@@ -380,6 +392,7 @@ class Database:
                 job.future.set_result(job.result)
             else:
                 job.future.set_exception(job.error)
+        self._is_busy = False
 
 
 def open_database(path: Path, url: str = "") -> Database:

@@ -35,7 +35,6 @@ from picloud_services.jobs.leasing import Arguments
 from picloud_services.jobs.live import LiveJobs, Ready
 from picloud_services.jobs.outcomes import Outcome
 from picloud_services.jobs.recovery import KnownLease
-from picloud_services.jobs.spans import LiveBatch
 from picloud_services.jobs.store import NewLease
 from picloud_services.jobs.words import Function
 
@@ -156,19 +155,23 @@ class Dispatcher:
         return lease
 
     def cancel(self, lease: NewLease) -> None:
-        """Give back a reserved lease."""
+        """Give back a reserved lease; what was sent already is taken back."""
         held = self._cluster.leases.get(lease.lease)
         if held is not None:
+            if held.sent:
+                self._engine.revoke(held.slot.node, held.lease)
             self._cluster.remove(held, self._clock.steady_seconds())
             self._giving.wake()
 
     def launch(
-        self, lease: NewLease, batch: LiveBatch, arguments: Arguments, function: Function
+        self, lease: NewLease, spec: JobSpec, arguments: Arguments, function: Function
     ) -> None:
-        """Start the job of a reserved lease that is committed."""
+        """Start the job of a reserved lease that is committed, or restartable and about to be."""
         held = self._cluster.leases[lease.lease]
+        if held.count:
+            return  # it was launched before its commit
         held.first_jid, held.count = arguments.first_jid, arguments.count
-        self._giving.send(held, batch.spec, arguments, function)
+        self._giving.send(held, spec, arguments, function)
 
     def add(
         self,

@@ -197,6 +197,8 @@ class Giving:
             fields = {"reason": str(EndReason.START_FAILED), "message": str(exc)}
             self._report(EngineEvent(held.slot.node, "start_failed", 0, held.lease, fields))
             return
+        if held.lease not in self._cluster.leases:  # it was not committed after all
+            return
         self._submit(held, spec, arguments, function, files)
 
     def _submit(

@@ -107,6 +107,7 @@ class Recorder:
             lambda outcomes: self._on_committed(list(zip(events, outcomes, strict=True))),
             essential=True,
             quick=len(events) == 1 and _is_short(events[0]),
+            at_once=True,
         )
         future.add_done_callback(lambda done: self._written(done, events))
 

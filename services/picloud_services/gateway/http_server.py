@@ -19,11 +19,11 @@ from picloud_jupyter.protocol.errors import CloudException, InvalidRequest, Payl
 from picloud_services.gateway.words import Head, Reply, Sink
 
 PIECE_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024  # tornado clears a buffer of this size for each read
 MAX_HEAD_BYTES = 64 * 1024
 MAX_STREAM_BYTES = (
     1 << 40
 )  # what an upload may have; every other body has a limit of its route's
-IDLE_SECONDS = 3600.0
 NOBODY = 2**32 - 1  # no process has it
 ONCE = frozenset(
     ("Host", "Content-Length", "Content-Type", "Authorization", "Range", "X-Picloud-Wire")
@@ -204,11 +204,12 @@ class HttpServer(httputil.HTTPServerConnectionDelegate):
         self._path: Path | None = None
         self._server = HTTPServer(
             self,
-            idle_connection_timeout=IDLE_SECONDS,
             max_header_size=MAX_HEAD_BYTES,
             max_body_size=MAX_STREAM_BYTES,
-            chunk_size=PIECE_BYTES,
+            chunk_size=READ_BYTES,
         )
+        # A timer per request costs more than a connection that idles: all are local.
+        self._server.conn_params.header_timeout = None
 
     def start_request(
         self, server_conn: object, request_conn: httputil.HTTPConnection

@@ -7,7 +7,6 @@ from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import JobSpec
 from picloud_services.jobs.leasing import Arguments
 from picloud_services.jobs.live import Ready
-from picloud_services.jobs.spans import LiveBatch
 from picloud_services.jobs.store import NewLease
 from picloud_services.jobs.words import Function
 
@@ -28,12 +27,12 @@ class Dispatch(Protocol):
         """Return a lease for one job that may start at once, or None if it must queue."""
 
     def cancel(self, lease: NewLease) -> None:
-        """Give back a reserved lease that was not committed."""
+        """Give back a reserved lease that was not committed; if its job was launched, revoke it."""
 
     def launch(
-        self, lease: NewLease, batch: LiveBatch, arguments: Arguments, function: Function
+        self, lease: NewLease, spec: JobSpec, arguments: Arguments, function: Function
     ) -> None:
-        """Start the job of a reserved lease that is committed now."""
+        """Start the job of a reserved lease that is committed now, or restartable and about to be."""
 
     def add(
         self,

@@ -153,16 +153,37 @@ class Calls:
             partial(_enter_call, new, desk.book, arguments, lease),
             partial(self._entered, new, arguments, lease),
             quick=not spec.depends_on,
+            at_once=True,
+            before_commit=partial(self._launch_early, new, arguments, lease)
+            if lease is not None and new.spec.restartable
+            else None,
         )
         if lease is not None:
             future.add_done_callback(_unless_written(partial(desk.dispatch.cancel, lease)))
-        entered = await asyncio.shield(future)
+        entered = future.result() if future.done() else await asyncio.shield(future)
         assert entered.first_jid is not None
         return CallReceipt(
             entered.first_jid,
             cached=entered.cached_from is not None,
             repeated=entered.repeated,
         )
+
+    def _launch_early(
+        self,
+        new: store.NewBatch,
+        arguments: Payload,
+        lease: store.NewLease,
+        entered: store.Entered,
+    ) -> None:
+        """Let a restartable job begin while its row is being committed.
+
+        Its result is recorded after that commit in any case, and if it fails the lease is revoked.
+        """
+        if entered.repeated or entered.cached_from is not None:
+            return
+        if entered.status is Status.QUEUED and entered.first_jid is not None:
+            pack = _pack(entered.first_jid, arguments)
+            self._desk.dispatch.launch(lease, new.spec, pack, new.function)
 
     def _entered(
         self,
@@ -185,7 +206,7 @@ class Calls:
         elif entered.status is Status.QUEUED:
             pack = _pack(jid, arguments)
             if lease is not None:
-                desk.dispatch.launch(lease, batch, pack, new.function)
+                desk.dispatch.launch(lease, new.spec, pack, new.function)
             else:
                 desk.dispatch.add([Ready(batch.batch, jid, 1)], pack, new.function)
 
