@@ -32,7 +32,7 @@ STOP_SECONDS = 20.0
 _LEAVING_SECONDS = 0.2
 _STATE = (
     *("store.db", "store.db-*", "store.db.*", "metrics.db", "metrics.db-*", "metrics.db.*"),
-    *("lock", "agent.lock", "run", "secret", "ballast"),
+    *("lock", "agent.lock", "service.run", "secret", "ballast"),
     *("blobs", "code", "logs", "bundle", "layers"),
     *("service.log", "service.log.*", "agent.log", "agent.log.*"),
 )

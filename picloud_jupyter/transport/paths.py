@@ -40,7 +40,7 @@ class ServicePaths:
     @property
     def whereabouts(self) -> Path:
         """Holds the ``run`` of the service that has the lock of ``home``."""
-        return self.home / "run"
+        return self.home / "service.run"
 
     @property
     def intent(self) -> Path:
