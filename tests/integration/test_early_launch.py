@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ class WatchedConnection:
         self._said = said
         self.fails = False
 
-    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:  # as sqlite3
         """Run a statement."""
         if sql == "COMMIT":
             self._said.append("commit")
