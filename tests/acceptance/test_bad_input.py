@@ -9,6 +9,7 @@ import time
 import pytest
 
 from picloud_jupyter import cloud
+from tests.tools.platforms_page import skip_as_the_page_says
 from tests.tools.service_under_test import eventually
 
 pytestmark = [pytest.mark.isolation, pytest.mark.usefixtures("service")]
@@ -71,9 +72,7 @@ def test_out_of_memory_says_the_limit(fresh):
 
 def test_fork_bomb(service):
     if service.kind == "plain":
-        pytest.skip(
-            "a plain process has no limit of processes of its own: labelled not isolated"
-        )
+        skip_as_the_page_says("no limit of processes of its own")
 
     def bomb():
         children = []

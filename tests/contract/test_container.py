@@ -17,6 +17,7 @@ import pytest
 from picloud_services.agent import cgroup, overlay, syscalls
 from picloud_services.agent.container import ContainerError
 from tests.tools.container_harness import Lab, kinds_here, labs
+from tests.tools.platforms_page import skip_as_the_page_says
 
 pytestmark = pytest.mark.isolation
 
@@ -353,7 +354,7 @@ def test_start_then_processes_threads_and_pools_work(lab: Lab) -> None:
 
 def test_limits_when_memory_is_over_then_it_is_killed_and_counted(lab: Lab) -> None:
     if not lab.do(lambda: cgroup.detect() is not None):
-        pytest.skip("no control groups for this user: limits are watched by the agent")
+        skip_as_the_page_says("memory is read five times a second")
     ended = lab.run("x = bytearray(200 << 20); print(len(x))", memory_bytes=100 << 20)
     assert os.WIFSIGNALED(ended.status)
     assert os.WTERMSIG(ended.status) == signal.SIGKILL
@@ -391,7 +392,7 @@ def test_limits_when_there_are_too_many_processes_then_fork_fails(lab: Lab) -> N
 
 def test_limits_when_the_cpu_quota_is_a_fifth_then_time_is_stretched(lab: Lab) -> None:
     if not lab.do(lambda: cgroup.detect() is not None):
-        pytest.skip("no control groups for this user: cores are not limited")
+        skip_as_the_page_says("cores are not limited")
     code = """if True:
         import json, time
         began = time.monotonic()
@@ -403,7 +404,7 @@ def test_limits_when_the_cpu_quota_is_a_fifth_then_time_is_stretched(lab: Lab) -
 
 def test_counters_when_it_works_then_they_grow(lab: Lab) -> None:
     if not lab.do(lambda: cgroup.detect() is not None):
-        pytest.skip("no control groups for this user: the agent reads /proc")
+        skip_as_the_page_says("figures are read from /proc")
 
     def during(container, running, request):
         reader = cgroup.CgroupReader(running.cgroups)
