@@ -111,14 +111,15 @@ def test_killed_container_of_a_job_that_may_not_restart_ends_with_a_reason(own_s
 
 
 def kill_runners_of(service):
-    """kill -9 each container's processes of this service, as an unlucky machine would."""
-    killed = 0
-    for status in service_paths(service.home).run.glob("c/*/status.json"):
-        init_pid = json.loads(status.read_text()).get("init_pid")
-        if init_pid:
-            os.kill(init_pid, signal.SIGKILL)
-            killed += 1
-    assert killed
+    """kill -9 each container's first process of this service, as an unlucky machine would."""
+    run = service_paths(service.home).run
+
+    def first_processes():
+        said = [json.loads(path.read_text()) for path in run.glob("c/*/status.json")]
+        return all(s.get("init_pid") for s in said) and [s["init_pid"] for s in said]
+
+    for pid in eventually(first_processes, what="every container says its first process"):
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_queued_jobs_survive_a_stop_and_a_start(own_service):
