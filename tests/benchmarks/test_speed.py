@@ -226,14 +226,14 @@ def test_store_of_a_million_jobs(bench_service, table, tmp_path_factory):
         bench_service.start()
     table.add(
         "store of 1,000,000: submit / with 1,000",
-        min(f[0] / e[0] for f, e in rounds),
+        median([f[0] / e[0] for f, e in rounds]),
         1.1,
         "x",
         f"{rounds[-1][0][0] * 1e3:.2f} ms",
     )
     table.add(
         "store of 1,000,000: newest 50 / with 1,000",
-        min(f[1] / e[1] for f, e in rounds),
+        median([f[1] / e[1] for f, e in rounds]),
         1.1,
         "x",
         f"{rounds[-1][0][1] * 1e3:.2f} ms",

@@ -57,10 +57,10 @@ def test_up_to_first_result(fresh, table):
         fresh.cli("down")
     table.add(
         "`picloud up` to first result, warm caches",
-        min(warm[1:]),
+        median(warm[1:]),
         1.0,
         "s",
-        f"median {median(warm[1:]):.2f} s; two client interpreters included",
+        f"best {min(warm[1:]):.2f} s; two client interpreters included",
     )
     if os.geteuid() == 0:
         subprocess.run(["sync"], check=True)
