@@ -1,9 +1,13 @@
 """Fixtures of the benchmarks: the table, the peers' figures, one service."""
 
+import compileall
 import os
 
+import picloud_kernels
+import picloud_services
 import pytest
 
+import picloud_jupyter
 from tests.benchmarks import measuring, work
 from tests.tools.service_under_test import ServiceUnderTest, kinds_of_this_machine
 
@@ -23,6 +27,13 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.line(row.line())
         short = [row.what for row in TABLE.rows if not row.reached]
         terminalreporter.line(f"{len(TABLE.rows) - len(short)} of {len(TABLE.rows)} reached")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled():
+    """Compile what this checkout runs, as pip does for the peers and for whoever installs this."""
+    for root in (picloud_jupyter, picloud_kernels, picloud_services):
+        assert compileall.compile_dir(os.path.dirname(root.__file__), quiet=1)
 
 
 @pytest.fixture(scope="session", autouse=True)
