@@ -3,11 +3,11 @@
 import compileall
 import os
 
-import picloud_kernels
-import picloud_services
 import pytest
 
 import picloud_jupyter
+import picloud_kernels
+import picloud_services
 from tests.benchmarks import measuring, work
 from tests.tools.service_under_test import ServiceUnderTest, kinds_of_this_machine
 
