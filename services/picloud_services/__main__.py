@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from picloud_jupyter.transport.paths import ServicePaths
+from picloud_services.base.collector import without_collector
 
 USAGE = """usage: python -m picloud_services control|agent --home FOLDER --run FOLDER [--NAME=VALUE ...]
 
@@ -27,13 +28,21 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     # Each role imports its own half: neither pays for the other's memory.
     if role == "agent":
-        from picloud_services.agent.agent import run_agent
-        from picloud_services.config import from_environment
-
-        return run_agent(from_environment(paths))
-    from picloud_services.app.startup import run_control
-
+        return _run_agent(paths)
+    with without_collector():
+        from picloud_services.app.startup import run_control
     return run_control(paths, options)
+
+
+def _run_agent(paths: ServicePaths) -> int:
+    with without_collector():
+        from picloud_services.agent import launcher
+
+        forked = launcher.fork()  # now, while there is a single thread
+        from picloud_services.agent.agent import run_agent
+        from picloud_services.agent.launcher_client import LauncherClient
+        from picloud_services.config import from_environment
+    return run_agent(from_environment(paths), LauncherClient(forked))
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, ServicePaths, list[str]]:

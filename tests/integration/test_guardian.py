@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from picloud_services.agent.guardian import Other, read_agent_process, watch
+from picloud_services.agent.guardian import Guardian, Other, read_agent_process
+from picloud_services.base.ticker import Ticker
 from tests.tools.running_agent import until
 
 # Says who it is in the file argv[1], adds a line to argv[2], and stays; or ends at once with argv[3].
@@ -48,22 +49,25 @@ async def watched(tmp_path):
 
 @contextlib.asynccontextmanager
 async def watching(watched, other):
-    task = asyncio.create_task(
-        watch(other, wanted=lambda: watched.wanted, intent=watched.intent)
-    )
+    guardian = Guardian(other, wanted=lambda: watched.wanted, intent=watched.intent)
+
+    async def look() -> None:
+        guardian.look()
+
+    ticker = Ticker("guardian", 0.1, look)
+    ticker.start()
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        assert ticker.health.failures == 0
+        await ticker.stop()
 
 
 async def looked_a_few_times() -> None:
     await asyncio.sleep(0.8)
 
 
-async def test_watch_when_the_other_is_killed_then_it_is_back_within_five_seconds(watched):
+async def test_look_when_the_other_is_killed_then_it_is_back_within_five_seconds(watched):
     async with watching(watched, watched.other()):
         await until(watched.process, 5)
         first = watched.process()
@@ -73,7 +77,7 @@ async def test_watch_when_the_other_is_killed_then_it_is_back_within_five_second
         assert pid == session, "it ends with the session of who started it"
 
 
-async def test_watch_when_it_is_not_wanted_then_it_stays_down(watched):
+async def test_look_when_it_is_not_wanted_then_it_stays_down(watched):
     watched.wanted = False
     async with watching(watched, watched.other()):
         await looked_a_few_times()
@@ -82,14 +86,14 @@ async def test_watch_when_it_is_not_wanted_then_it_stays_down(watched):
         await until(watched.process, 5)
 
 
-async def test_watch_when_the_user_wants_the_service_down_then_it_stays_down(watched):
+async def test_look_when_the_user_wants_the_service_down_then_it_stays_down(watched):
     watched.intent.touch()
     async with watching(watched, watched.other()):
         await looked_a_few_times()
         assert watched.lines() == []
 
 
-async def test_watch_when_it_lives_already_then_no_other_is_started(watched):
+async def test_look_when_it_lives_already_then_no_other_is_started(watched):
     async with watching(watched, watched.other()):
         await until(watched.process, 5)
     async with watching(watched, watched.other()):
@@ -97,7 +101,7 @@ async def test_watch_when_it_lives_already_then_no_other_is_started(watched):
     assert len(watched.lines()) == 1
 
 
-async def test_watch_when_it_crashes_at_once_then_three_starts_a_minute_are_enough(watched):
+async def test_look_when_it_crashes_at_once_then_three_starts_a_minute_are_enough(watched):
     async with watching(watched, watched.other("crash")):
         await until(lambda: len(watched.lines()) == 3, 10)
         await looked_a_few_times()

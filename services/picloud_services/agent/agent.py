@@ -17,9 +17,11 @@ from picloud_services.agent.container import ContainerError
 from picloud_services.agent.containers import Containers
 from picloud_services.agent.desk import Desk
 from picloud_services.agent.guardian import (
+    LOOK_SECONDS,
+    MISSING_SECONDS,
+    Guardian,
     agent_record,
     the_control_plane,
-    watch,
     write_agent_process,
 )
 from picloud_services.agent.launcher_client import LauncherClient
@@ -40,7 +42,6 @@ from picloud_services.config import Settings
 
 log = logging.getLogger(__name__)
 
-TICK_SECONDS = 2.0
 KILL_SECONDS = 5.0
 ALONE_SECONDS = (
     60.0  # without a control plane and without work the agent leaves after this long
@@ -56,7 +57,9 @@ class Agent:
     ) -> None:
         self._settings = settings
         self._left = asyncio.Event()
+        self._ticker = Ticker("agent", LOOK_SECONDS, self._tick)
         self._kills = False
+        self._bundle = bundle
         self._launcher = launcher
         self._network = Network(facts.network, settings.run / "network")
         self._sampler = Sampler(self._deliver, self._over_limit)
@@ -70,9 +73,13 @@ class Agent:
             settings,
             on_running=self._sampler.set_running,
             on_stop=self.leave,
+            on_alone=self._ticker.wake,
         )
-        self._ticker = Ticker("agent", TICK_SECONDS, self._tick)
-        self._look = Ticker("sockets", TICK_SECONDS, self._keep_reachable)
+        self._guardian = Guardian(
+            the_control_plane(settings),
+            wanted=lambda: settings.restart and self._desk.holds_work,
+            intent=settings.paths.intent,
+        )
 
     async def run(self) -> None:
         """Work until `leave` was called."""
@@ -81,12 +88,9 @@ class Agent:
         await self._desk.control.start()
         write_agent_process(agent_record(self._settings.run), _ourselves())
         self._ticker.start()
-        self._look.start()
-        guard = asyncio.create_task(self._guard())
         try:
             await self._left.wait()
         finally:
-            guard.cancel()
             await self._close()
 
     def leave(self, kill: bool) -> None:  # noqa: FBT001  # a callback's signature
@@ -99,20 +103,12 @@ class Agent:
         found = await asyncio.to_thread(lambda: list(find_containers(self._settings.run)))
         alive = [item for item in found if item.supervisor is not None]
         names = {item.order.container for item in alive}
-        await asyncio.to_thread(_clean_dead, self._settings.home, found, names)
+        await asyncio.to_thread(_clean_dead, self._settings.home, self._bundle, found, names)
         self._network.sweep(names)
         async with asyncio.TaskGroup() as group:
             for item in alive:
                 assert item.supervisor is not None
                 group.create_task(self._containers.adopt(item.order, item.supervisor))
-
-    async def _guard(self) -> None:
-        if self._settings.restart:
-            await watch(
-                the_control_plane(self._settings),
-                wanted=lambda: self._desk.holds_work,
-                intent=self._settings.paths.intent,
-            )
 
     def _deliver(self, samples: list[ResourceSample]) -> None:
         self._desk.send_samples(samples)
@@ -122,8 +118,14 @@ class Agent:
 
     async def _tick(self) -> None:
         self._desk.tick(self._settings.runner_idle_seconds)
-        if self._desk.control.link is not None:
-            return
+        if self._desk.control.link is None:
+            self._endure_alone()
+        await self._keep_reachable()
+
+    def _endure_alone(self) -> None:
+        """See to it that there is a control plane again, or leave."""
+        self._guardian.look()
+        asyncio.get_running_loop().call_later(MISSING_SECONDS, self._ticker.wake)
         alone_seconds = time.monotonic() - self._desk.control.lost_at
         if alone_seconds > self._settings.orphan_seconds:
             log.error("no control plane for %.0f s: all containers end", alone_seconds)
@@ -150,7 +152,6 @@ class Agent:
 
     async def _close(self) -> None:
         await self._ticker.stop()
-        await self._look.stop()
         for client in self._containers.all():
             if self._kills or not client.leases:
                 client.kill("shutdown")
@@ -166,7 +167,7 @@ class Agent:
         agent_record(self._settings.run).unlink(missing_ok=True)
 
 
-def run_agent(settings: Settings) -> int:
+def run_agent(settings: Settings, launcher: LauncherClient) -> int:
     """Be the agent of ``settings.home`` until told to leave; returns the process's exit code.
 
     3 = another agent runs there already; 1 = it could not start, the log says why.
@@ -185,7 +186,7 @@ def run_agent(settings: Settings) -> int:
     os.umask(0o077)
     os.chdir("/")  # no mount is kept busy for our sake
     try:
-        asyncio.run(_main(settings))
+        asyncio.run(_main(settings, launcher))
     except (ContainerError, OSError, ImportError) as exc:
         log.exception("the agent cannot run")
         sys.stderr.write(f"the agent cannot run: {exc}\n")
@@ -193,9 +194,8 @@ def run_agent(settings: Settings) -> int:
     return 0
 
 
-async def _main(settings: Settings) -> None:
-    launcher = LauncherClient()
-    await launcher.start()  # first: it gets ready while we find out what works here
+async def _main(settings: Settings, launcher: LauncherClient) -> None:
+    await launcher.start()
     facts, bundle = await asyncio.gather(
         find_facts(settings), asyncio.to_thread(make_bundle, settings.home)
     )
@@ -211,7 +211,7 @@ async def _main(settings: Settings) -> None:
     await agent.run()
 
 
-def _clean_dead(home: Path, found: list[Found], alive: set[str]) -> None:
+def _clean_dead(home: Path, bundle: Path, found: list[Found], alive: set[str]) -> None:
     for item in found:
         if item.supervisor is None:
             with contextlib.suppress(OSError):  # what cannot be removed now is tried next time
@@ -220,7 +220,7 @@ def _clean_dead(home: Path, found: list[Found], alive: set[str]) -> None:
     used = {
         Path(item.order.request.bundle).name for item in found if item.supervisor is not None
     }
-    remove_unused(home, used | {make_bundle(home).name})
+    remove_unused(home, used | {bundle.name})
 
 
 def _ourselves() -> Process:

@@ -22,7 +22,8 @@ _UCRED = struct.Struct("3i")  # struct ucred of socket(7): pid, uid, gid
 class ControlServer:
     """Listens on ``path`` for the control plane of this user.
 
-    ``on_hello`` is called with its hello when one takes over, ``on_frame`` with what it sends then.
+    ``on_hello`` is called with its hello when one takes over, ``on_frame`` with what it sends then,
+    ``on_alone`` when it disconnected and there is no other.
     """
 
     def __init__(
@@ -31,10 +32,12 @@ class ControlServer:
         *,
         on_hello: Callable[[dict[str, Any]], None],
         on_frame: Callable[[bytes, bytes], None],
+        on_alone: Callable[[], None],
     ) -> None:
         self._path = path
         self._on_hello = on_hello
         self._on_frame = on_frame
+        self._on_alone = on_alone
         self.lost_at = time.monotonic()  # since when there is none
         self._server: asyncio.AbstractServer | None = None
         self._current: FrameLink | None = None
@@ -112,6 +115,7 @@ class ControlServer:
             self._current = None
             self.lost_at = time.monotonic()
             log.info("the control plane disconnected")
+            self._on_alone()
 
 
 def peer_uid(peer: socket.socket) -> int:

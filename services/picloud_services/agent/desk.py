@@ -62,11 +62,15 @@ class Desk:
         *,
         on_running: Callable[[str, int | None], None],
         on_stop: Callable[[bool], None],
+        on_alone: Callable[[], None],
     ) -> None:
         self._report = report
         self._containers = containers
         self.control = ControlServer(
-            settings.paths.agent_socket, on_hello=self._on_hello, on_frame=self._on_command
+            settings.paths.agent_socket,
+            on_hello=self._on_hello,
+            on_frame=self._on_command,
+            on_alone=on_alone,
         )
         self._on_running = on_running
         incoming = settings.home / "blobs" / "incoming"

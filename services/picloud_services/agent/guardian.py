@@ -4,7 +4,6 @@ The control plane restarts the agent always; the agent restarts the control plan
 holds work. The file ``intent`` says that the user wants the service down: then nobody restarts anybody.
 """
 
-import asyncio
 import json
 import logging
 import os
@@ -20,7 +19,8 @@ from picloud_services.config import Settings, command
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 2.0  # while the other is connected: that its link breaks is seen at once
+MISSING_SECONDS = 0.25  # between two looks while it is not
 START_SECONDS = (
     10.0  # a process that was started and has not come up yet is left alone this long
 )
@@ -128,35 +128,43 @@ def _has_ended(child: int) -> bool:
         return True
 
 
-def _exists(intent: Path) -> bool:
-    return intent.exists()
-
-
-async def watch(other: Other, *, wanted: Callable[[], bool], intent: Path) -> None:
-    """Start ``other`` whenever it is dead and wanted, until cancelled.
+class Guardian:
+    """Starts ``other`` whenever it is dead and wanted, as often as `look` is called.
 
     ``wanted`` is asked each time; nothing is started while the file ``intent`` exists.
     """
-    starts: list[float] = []
-    child: int | None = None
-    while True:
-        now = time.monotonic()
-        if child is not None and _has_ended(child):
-            child = None
-        is_coming = child is not None and now - starts[-1] < START_SECONDS
-        if not is_coming and not other.is_alive() and wanted() and not _exists(intent):
-            delay = delay_seconds(starts, now)
-            if delay:
-                log.error(
-                    "the %s ended %d times within a minute; the next start is in %.0f s, see %s",
-                    *(other.name, CROWD_COUNT, delay, other.log),
-                )
-                await asyncio.sleep(delay)
-                continue
-            log.warning("the %s is not running; starting it", other.name)
-            starts = [*starts[-CROWD_COUNT:], now]
-            try:
-                child = start_detached(other)
-            except OSError:
-                log.exception("the %s cannot be started", other.name)
-        await asyncio.sleep(LOOK_SECONDS)
+
+    def __init__(self, other: Other, *, wanted: Callable[[], bool], intent: Path) -> None:
+        self._other = other
+        self._wanted = wanted
+        self._intent = intent
+        self._starts: list[float] = []
+        self._child: int | None = None
+        self._told_of: float | None = None  # the last start when a delay was logged
+
+    def look(self) -> None:
+        """Start the other process if it is needed, not coming already, and not crashing over and over."""
+        other, now = self._other, time.monotonic()
+        if self._child is not None and _has_ended(self._child):
+            self._child = None
+        is_coming = self._child is not None and now - self._starts[-1] < START_SECONDS
+        if is_coming or other.is_alive() or not self._wanted() or self._intent.exists():
+            return
+        delay = delay_seconds(self._starts, now)
+        if delay:
+            self._tell(delay)
+            return
+        log.warning("the %s is not running; starting it", other.name)
+        self._starts = [*self._starts[-CROWD_COUNT:], now]
+        try:
+            self._child = start_detached(other)
+        except OSError:
+            log.exception("the %s cannot be started", other.name)
+
+    def _tell(self, delay: float) -> None:
+        if self._told_of != self._starts[-1]:
+            self._told_of = self._starts[-1]
+            log.error(
+                "the %s ended %d times within a minute; the next start is in %.0f s, see %s",
+                *(self._other.name, CROWD_COUNT, delay, self._other.log),
+            )

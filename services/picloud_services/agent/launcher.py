@@ -1,8 +1,8 @@
 """The launcher: forks supervisors, so that a container's start does not wait for a Python's.
 
-``python -m picloud_services.agent.launcher FD``, started by the agent. It imports what a
-supervisor needs once and stays single-threaded; each supervisor shares its memory and then
-belongs to nobody: it outlives launcher and agent.
+The agent's process makes it by `fork` before it imports what only an agent needs; one that was
+lost is replaced by ``python -m picloud_services.agent.launcher FD``. It stays single-threaded; each
+supervisor shares its memory and then belongs to nobody: it outlives launcher and agent.
 """
 
 import contextlib
@@ -110,14 +110,44 @@ def _settle(keep: int) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
-def main() -> None:
-    """Serve the agent at the descriptor that the command line names."""
+def fork() -> tuple[int, socket.socket]:
+    """Return the pid of a launcher that shares this process's memory, and our end of its link (L3).
+
+    Only for a process with a single thread and no descriptors but the standard ones.
+    """
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        _leave_agent(ours, theirs)
+    theirs.close()
+    return pid, ours
+
+
+def _leave_agent(ours: socket.socket, theirs: socket.socket) -> NoReturn:
+    status = 1
+    try:
+        ours.close()
+        os.setsid()
+        _be_launcher(theirs)
+        status = 0
+    except Exception:
+        log.exception("the launcher failed")
+    os._exit(status)
+
+
+def _be_launcher(link: socket.socket) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s supervisor: %(message)s")
-    link = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.chdir("/")
+    gc.enable()
     gc.collect()
     gc.freeze()  # what is shared with the supervisors must not be written to by their collector
     serve(link)
+
+
+def main() -> None:
+    """Serve the agent at the descriptor that the command line names."""
+    _be_launcher(socket.socket(fileno=int(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
+import os
 import socket
-import subprocess
 from collections import deque
 from typing import Any
 
@@ -15,25 +15,30 @@ from picloud_services.base.frame_link import FrameLink
 
 log = logging.getLogger(__name__)
 
+LINK_FD = 3  # the launcher's end of the link
 LOST = {"t": "failed", "reason": "start_failed", "message": "the launcher process ended"}
 
 
 class LauncherClient:
-    """Starts supervisors through one launcher process, which is started again when it is lost."""
+    """Starts supervisors through one launcher process, which is started again when it is lost.
 
-    def __init__(self) -> None:
+    ``first`` is one that was forked (`launcher.fork`); by default `start` starts one.
+    """
+
+    def __init__(self, first: tuple[int, socket.socket] | None = None) -> None:
+        self._first = first
         self._link: FrameLink | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
         self._answers: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Start the launcher, which takes a tenth of a second to be ready; orders may come at once.
+        """Have a launcher; a new one takes a tenth of a second to be ready, orders may come at once.
 
         Raises:
             OSError: there are no processes or descriptors left.
         """
-        self._process, ours = _spawn()
+        (self._pid, ours), self._first = self._first or _spawn(), None
         loop = asyncio.get_running_loop()
         _, self._link = await loop.create_unix_connection(
             lambda: FrameLink(self._on_frame, self._on_lost), sock=ours
@@ -47,7 +52,7 @@ class LauncherClient:
         """
         async with self._starting:
             if self._link is None:
-                self._bury()
+                await self._bury()
                 await self.start()
         if self._link is None:  # it ended at once
             raise ContainerError(str(LOST["message"]), reason=str(LOST["reason"]))
@@ -66,8 +71,9 @@ class LauncherClient:
         """End the launcher; the supervisors stay."""
         if self._link is not None:
             self._link.close()
-        if self._process is not None:
-            await asyncio.to_thread(self._process.wait)
+        if self._pid:
+            await asyncio.to_thread(os.waitpid, self._pid, 0)
+            self._pid = 0
 
     def _on_frame(self, data: bytes, _body: bytes) -> None:
         answer = self._answers.popleft()
@@ -81,22 +87,28 @@ class LauncherClient:
             if not answer.done():
                 answer.set_result(LOST)
 
-    def _bury(self) -> None:
-        if self._process is not None:
-            status = self._process.poll()
+    async def _bury(self) -> None:
+        if self._pid:
+            _, status = await asyncio.to_thread(os.waitpid, self._pid, 0)
+            self._pid = 0
             log.error(
-                "the launcher ended with status %s; starting it again, see agent.log", status
+                "the launcher ended with wait status %s; starting it again, see agent.log",
+                status,
             )
 
 
-def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _spawn() -> tuple[int, socket.socket]:
     ours, theirs = socket.socketpair()
     with theirs:
-        process = subprocess.Popen(
-            launcher_command(theirs.fileno()),
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd="/",
+        command = launcher_command(LINK_FD)
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), LINK_FD),
+            ],
+            setsid=True,
         )
-    return process, ours
+    return pid, ours

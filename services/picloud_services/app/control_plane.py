@@ -9,13 +9,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from picloud_jupyter.protocol.frames import WIRE_VERSION
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
-from picloud_jupyter.protocol.version import __version__
 from picloud_jupyter.transport.paths import make_private
 from picloud_services.accounts.keys import KeyRing
 from picloud_services.agent import output_files
+from picloud_services.agent.guardian import LOOK_SECONDS, MISSING_SECONDS, Guardian
 from picloud_services.app.facts import ServiceFacts
 from picloud_services.app.upkeep import DAY_SECONDS, Upkeep, retention_limits
 from picloud_services.base import codec
@@ -25,12 +24,7 @@ from picloud_services.base.cores_ledger import CoresLedger
 from picloud_services.base.database import Database
 from picloud_services.base.events import Events
 from picloud_services.base.filesystem import DiskWatch, write_atomically
-from picloud_services.base.single_instance import (
-    ServiceRecord,
-    boot_id,
-    host_id,
-    process_start_ticks,
-)
+from picloud_services.base.single_instance import ServiceRecord
 from picloud_services.base.ticker import Ticker
 from picloud_services.blobs.code_archives import CodeArchives
 from picloud_services.blobs.filesystem import FileBlobStore
@@ -47,7 +41,6 @@ from picloud_services.jobs.service import JobService
 from picloud_services.metrics.service import MetricsService
 
 UPKEEP_DELAY_SECONDS = 5.0
-LOOK_SECONDS = 2.0
 END_SECONDS = 12.0  # of one part; the process leaves even if that part does not
 _log = logging.getLogger(__name__)
 
@@ -65,9 +58,14 @@ class Stores:
 
 
 class ControlPlane:
-    """One control plane, from its first file to its last. ``note`` is shown in its status."""
+    """One control plane, from its first file to its last. ``note`` is shown in its status.
 
-    def __init__(self, settings: Settings, *, note: str = "") -> None:
+    ``record`` is written already, ``guardian`` has looked after the agent once.
+    """
+
+    def __init__(
+        self, settings: Settings, record: ServiceRecord, guardian: Guardian, *, note: str = ""
+    ) -> None:
         self._settings = settings
         self._note = note
         self._clock = SystemClock()
@@ -77,16 +75,8 @@ class ControlPlane:
         self._kill_jobs = False
         self._purge = False
         self._ends: list[tuple[str, Callable[[], Awaitable[object]]]] = []
-        self._record = ServiceRecord(
-            host_id=host_id(),
-            boot_id=boot_id(),
-            pid=os.getpid(),
-            process_start_ticks=process_start_ticks(os.getpid()),
-            version=__version__,
-            wire=WIRE_VERSION,
-            started_at=self._clock.now_at(),
-            home=str(settings.home),
-        )
+        self._record = record
+        self._guardian = guardian
 
     async def run(self) -> None:
         """Serve until `stop` is called or the process is told to end.
@@ -116,6 +106,7 @@ class ControlPlane:
         asyncio.get_running_loop().call_later(0.05, self._stopping.set)
 
     async def _start(self) -> None:
+        self._at_end("the record", self._remove_record)
         stores = await self._open_stores()
         engine = LocalEngine(
             self._settings.paths.agent_socket,
@@ -126,15 +117,26 @@ class ControlPlane:
         jobs, dispatcher = await self._start_jobs(stores, engine)
         services = self._services(stores, engine, jobs, dispatcher)
         self._at_end("the agent", self._agent_stopper(engine, dispatcher))
-        self._record.write(self._settings.paths.record)
-        self._at_end("the record", self._remove_record)
         gateway = Gateway(services)
         await gateway.listen(self._settings.paths.api_socket, self._settings.paths.jobs_socket)
         self._at_end("the gateway", gateway.close)
-        watch = Ticker("sockets", LOOK_SECONDS, partial(self._keep_reachable, gateway))
-        watch.start()
-        self._at_end("the look at the sockets", watch.stop)
+        self._start_watch(gateway, engine)
         self._start_upkeep(stores, engine, jobs)
+
+    def _start_watch(self, gateway: Gateway, engine: LocalEngine) -> None:
+        """Keep what jobs and callers need there: an agent, and sockets in the run directory."""
+        loop = asyncio.get_running_loop()
+
+        async def look() -> None:
+            self._guardian.look()
+            if not engine.nodes():
+                loop.call_later(MISSING_SECONDS, watch.wake)
+            await self._keep_reachable(gateway)
+
+        watch = Ticker("watch", LOOK_SECONDS, look)
+        self._events.listen("nodes", lambda _event: watch.wake())
+        watch.start()
+        self._at_end("the watch", watch.stop)
 
     async def _keep_reachable(self, gateway: Gateway) -> None:
         """Listen anew if the run directory was removed, as the last logout of a user does."""

@@ -1,6 +1,5 @@
 """From a command line to a running control plane, or to words that say why not."""
 
-import asyncio
 import contextlib
 import errno
 import hashlib
@@ -23,9 +22,17 @@ from picloud_jupyter.protocol.errors import (
     error_to_wire,
 )
 from picloud_jupyter.transport.paths import ServicePaths, make_private
+from picloud_services.agent.guardian import Guardian, the_agent
+from picloud_services.base.collector import without_collector
 from picloud_services.base.filesystem import disk_space, network_file_system, write_atomically
 from picloud_services.base.logs import scrub, start_logging
-from picloud_services.base.single_instance import InstanceLock, is_alive, read_record
+from picloud_services.base.single_instance import (
+    InstanceLock,
+    ServiceRecord,
+    is_alive,
+    our_record,
+    read_record,
+)
 from picloud_services.config import Settings, from_environment
 
 LOCAL_STATE = Path("/var/tmp")  # noqa: S108  # the folder made there is private and checked
@@ -61,7 +68,9 @@ def run_control(paths: ServicePaths, options: Sequence[str] = ()) -> int:
             max_bytes=settings.log_bytes,
         )
         os.environ.update(settings.exported())
-        asyncio.run(_run(settings, place.note))
+        record = our_record(settings.home)
+        record.write(settings.paths.record)
+        _serve(settings, record, place.note)
     except (CloudException, OSError, ValueError) as exc:
         report_failure(paths, as_startup_error(exc))
         return 1
@@ -70,27 +79,20 @@ def run_control(paths: ServicePaths, options: Sequence[str] = ()) -> int:
     return 0
 
 
-async def _run(settings: Settings, note: str) -> None:
-    # The agent comes first: it starts on another core while this process imports the rest.
-    from picloud_services.agent.guardian import the_agent, watch
-
+def _serve(settings: Settings, record: ServiceRecord, note: str) -> None:
     starts = itertools.count()
-    guard = asyncio.create_task(
-        watch(
-            the_agent(settings),
-            wanted=lambda: settings.restart or next(starts) == 0,
-            intent=settings.paths.intent,
-        ),
-        name="guardian of the agent",
+    guardian = Guardian(
+        the_agent(settings),
+        wanted=lambda: settings.restart or next(starts) == 0,
+        intent=settings.paths.intent,
     )
-    await asyncio.sleep(0)
-    try:
+    guardian.look()  # the agent starts on another core while this process imports the rest
+    with without_collector():
+        import asyncio
+
         from picloud_services.app.control_plane import ControlPlane
 
-        await ControlPlane(settings, note=note).run()
-    finally:
-        guard.cancel()
-        await asyncio.wait([guard])
+    asyncio.run(ControlPlane(settings, record, guardian, note=note).run())
 
 
 def prepare(paths: ServicePaths) -> Place:

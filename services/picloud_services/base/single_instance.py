@@ -3,12 +3,15 @@
 import fcntl
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from picloud_jupyter.protocol.codec import from_wire
 from picloud_jupyter.protocol.errors import Conflict
+from picloud_jupyter.protocol.frames import WIRE_VERSION
+from picloud_jupyter.protocol.version import __version__
 from picloud_services.base.filesystem import write_atomically
 
 
@@ -32,6 +35,20 @@ class ServiceRecord:
     def write(self, path: Path) -> None:
         """Replace the record at ``path``."""
         write_atomically(path, json.dumps(asdict(self)).encode())
+
+
+def our_record(home: Path) -> ServiceRecord:
+    """Return the record of this process as the service of ``home``."""
+    return ServiceRecord(
+        host_id=host_id(),
+        boot_id=boot_id(),
+        pid=os.getpid(),
+        process_start_ticks=process_start_ticks(os.getpid()),
+        version=__version__,
+        wire=WIRE_VERSION,
+        started_at=time.time(),
+        home=str(home),
+    )
 
 
 def read_record(path: Path) -> ServiceRecord | None:
