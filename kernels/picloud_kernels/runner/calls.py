@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from picloud_jupyter.protocol.frames import PREFIX, Buffer, pack_frame
+from picloud_jupyter.protocol.frames import PREFIX, Buffer, pack_raw
 from picloud_jupyter.protocol.ids import iterate_ranges
 from picloud_jupyter.serialize.failure import dump_failure
 from picloud_jupyter.serialize.payload import OUT_OF_BAND_BYTES, dump, load_call
 from picloud_jupyter.transport.inside import (
+    JID_VARIABLE,
     LEASE_VARIABLES,
     SOCKET_NAME,
     CurrentJob,
@@ -34,6 +35,9 @@ INLINE_BYTES = OUT_OF_BAND_BYTES  # larger results go to a file
 _CHILDREN_SECONDS = 0.0005  # a child process cannot come and go within less
 _MAX_PROFILE_CHARACTERS = 512 * 1024
 _RESULT = b'{"t":"result","p":%d,"r":"%s","at":%.6f,"s":%.6f,"u":%.6f,"y":%.6f%s}'
+_END = b'{"t":"end","lease":"%s","rss_bytes":%d,"threads":%d,"children":%d}'
+_JID = JID_VARIABLE.encode()
+_LEASE_VARIABLES = tuple(name.encode() for name in LEASE_VARIABLES)
 
 
 @dataclass(slots=True)
@@ -76,7 +80,7 @@ class CallRunner:
         """Run the elements of ``chunk`` that tokens allow, then report the chunk's end."""
         self._enter_chunk(chunk)
         last = len(chunk.arguments) - 1
-        held = b""  # the last result goes out in one write with the end
+        position = -1
         usage = resource.getrusage(resource.RUSAGE_SELF)
         for position, jid in self._allowed(chunk):
             self._enter_element(chunk, jid)
@@ -95,13 +99,14 @@ class CallRunner:
             self._baseline.restore_after_element()
             frame = _result_frame(position, outcome, (at, seconds, user, system))
             if position == last:
-                held = frame
-            else:
-                self._wire.send(frame)
+                frame += self._end_frame(chunk.lease)
+            self._output.mark_end()  # just before the result: the supervisor wakes up once for all
+            self._wire.send(frame)
+        if position != last:
+            self._wire.send(self._end_frame(chunk.lease))
         set_current_job(None)
         for descriptor in chunk.files.values():
             os.close(descriptor)
-        self._wire.send(held + self._end_frame(chunk.lease))
         self._baseline.restore_after_chunk()  # while the supervisor reads
 
     def _allowed(self, chunk: Chunk) -> Iterator[tuple[int, int]]:
@@ -112,11 +117,11 @@ class CallRunner:
 
     def _enter_chunk(self, chunk: Chunk) -> None:
         values = (str(chunk.attempt), chunk.lease, str(chunk.user_id), chunk.lease_key)
-        for name, value in zip(LEASE_VARIABLES, values, strict=True):
-            self._baseline.set_variable(name, value)
+        for name, value in zip(_LEASE_VARIABLES, values, strict=True):
+            self._baseline.set_variable(name, value.encode())
 
     def _enter_element(self, chunk: Chunk, jid: int) -> None:
-        self._baseline.set_jid(jid)
+        self._baseline.set_variable(_JID, b"%d" % jid)
         set_current_job(
             CurrentJob(
                 jid,
@@ -197,15 +202,8 @@ class CallRunner:
         )
 
     def _end_frame(self, lease: str) -> bytes:
-        return pack_frame(
-            {
-                "t": "end",
-                "lease": lease,
-                "rss_bytes": self._wire.rss_bytes(),
-                "threads": count_leftover_threads(),
-                "children": count_leftover_children(),
-            }
-        )
+        threads, children = count_leftover_threads(), count_leftover_children()
+        return pack_raw(_END % (lease.encode(), self._wire.rss_bytes(), threads, children))
 
     def _end_forked_child(self) -> None:
         """End a process that the element forked and that came back here: its parent reports."""

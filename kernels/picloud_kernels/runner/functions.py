@@ -51,13 +51,11 @@ class Function:
 
     def load(self) -> bool:
         """Load the function if that was not done yet; return whether it was done now."""
-        now = self._data is not None
-        if now:
-            self._load(self._data)  # type: ignore[arg-type]
-            self._data = None
-        if self.header is not None:
-            install_sources(self.header.sources)
-        return now
+        if self._data is None:
+            return False
+        self._load(self._data)  # type: ignore[arg-type]  # a map is a buffer too
+        self._data = None
+        return True
 
     def _load(self, data: Buffer) -> None:
         try:
@@ -77,6 +75,7 @@ class FunctionCache:
     def __init__(self) -> None:
         self._inline: RecentKeys[Function] = RecentKeys(MAX_INLINE_FUNCTIONS)
         self._files: RecentKeys[Function] = RecentKeys(MAX_FILE_FUNCTIONS)
+        self._prepared: Function | None = None
 
     def announce(self, digest: str, body: bytes) -> Function | None:
         """Return the function of ``digest``, kept from now on as the last used; None if unknown."""
@@ -107,6 +106,18 @@ class FunctionCache:
                 f"the supervisor left out function {digest}, which this runner does not have"
             )
         return function
+
+    def prepare(self, function: Function) -> bool:
+        """Load ``function`` if that was not done yet, and have tracebacks show its source.
+
+        Returns whether it was loaded now.
+        """
+        is_new = function.load()
+        if function is not self._prepared:  # another one may have lines of the same file
+            self._prepared = function
+            if function.header is not None:
+                install_sources(function.header.sources)
+        return is_new
 
 
 def load_failure_body(

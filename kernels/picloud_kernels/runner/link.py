@@ -8,7 +8,7 @@ from typing import Any
 
 from picloud_jupyter.protocol.frames import FrameReader
 
-_RECEIVE_BYTES = 256 * 1024
+_RECEIVE_BYTES = 64 * 1024
 _MAX_DESCRIPTORS = 253  # the kernel's limit for one message
 _DESCRIPTOR_BYTES = array.array("i").itemsize
 _FIRST_PRIVATE_FD = 200  # out of the way of code that closes low descriptors
@@ -21,17 +21,24 @@ def private_duplicate(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_PRIVATE_FD)
 
 
+def take_private(fd: int) -> int:
+    """Return a private duplicate of ``fd``, which is closed."""
+    private = private_duplicate(fd)
+    os.close(fd)
+    return private
+
+
 class Link:
     """Frames in both directions. Blocking; used by the runner's main thread only."""
 
     def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=private_duplicate(fd))
-        os.close(fd)
+        self._socket = socket.socket(fileno=take_private(fd))
         self._socket.setblocking(True)  # noqa: FBT003  # the standard library's signature
         self._reader = FrameReader()
         self._frames: deque[tuple[dict[str, Any], bytes]] = deque()
         self._descriptors: deque[int] = deque()
         self._ancillary_bytes = socket.CMSG_SPACE(_MAX_DESCRIPTORS * _DESCRIPTOR_BYTES)
+        self._space = memoryview(bytearray(_RECEIVE_BYTES))  # a new one costs page faults
         self.send = self._socket.sendall
 
     def receive(self) -> tuple[dict[str, Any], bytes] | None:
@@ -41,8 +48,8 @@ class Link:
             FrameError: what came is not a frame.
         """
         while not self._frames:
-            data, ancillary, _flags, _address = self._socket.recvmsg(
-                _RECEIVE_BYTES, self._ancillary_bytes, socket.MSG_CMSG_CLOEXEC
+            size, ancillary, _flags, _address = self._socket.recvmsg_into(
+                (self._space,), self._ancillary_bytes, socket.MSG_CMSG_CLOEXEC
             )
             for level, kind, content in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -51,9 +58,9 @@ class Link:
                         content[: len(content) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES]
                     )
                     self._descriptors.extend(found)
-            if not data:
+            if not size:
                 return None
-            self._frames.extend(self._reader.feed(data))
+            self._frames.extend(self._reader.feed(self._space[:size]))
         return self._frames.popleft()
 
     def take_descriptors(self, count: int) -> list[int]:
@@ -71,8 +78,7 @@ class Tokens:
     """The right to start elements, one byte each; the supervisor may take unused ones back."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = private_duplicate(fd)
-        os.close(fd)
+        self._fd = take_private(fd)
         os.set_blocking(self._fd, False)
 
     def take(self) -> bool:

@@ -34,7 +34,7 @@ class Output:
             self._open()
 
     def end_element(self) -> None:
-        """Flush, undo what the element did to the streams, and mark its end in both pipes."""
+        """Flush, and undo what the element did to the streams."""
         self.flush()
         if sys.stdout is not self._out or sys.stderr is not self._err:
             _try_flush(sys.stdout)
@@ -43,6 +43,9 @@ class Output:
             sys.stderr = self._err
         sys.stdin = self._in
         self._restore_descriptors()
+
+    def mark_end(self) -> None:
+        """Mark the element's end in both pipes."""
         os.write(self._out_fd, self._marker)
         os.write(self._err_fd, self._marker)
 

@@ -4,10 +4,10 @@ import os
 import signal
 import sys
 import threading
+from _signal import getsignal  # type: ignore[import-not-found]  # signal's own makes enums: 1 us each
 
 from picloud_jupyter.transport.inside import JID_VARIABLE, LEASE_VARIABLES
 
-_JID = JID_VARIABLE.encode()
 _HANDLED = tuple(set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -35,7 +35,11 @@ class Baseline:
         self._recursion_limit = sys.getrecursionlimit()
         self._umask = os.umask(0o022)
         os.umask(self._umask)
-        self._handlers = {number: signal.getsignal(number) for number in _HANDLED}
+        self._handlers = [
+            (number, handler)
+            for number in map(int, _HANDLED)
+            if (handler := getsignal(number)) is not None
+        ]
         for name in (JID_VARIABLE, *LEASE_VARIABLES):
             os.environ[name] = ""
         self._environ = os.environ
@@ -45,16 +49,13 @@ class Baseline:
         self._known_temporary = frozenset(os.listdir(temporary)) if temporary else frozenset()
         self._temporary_state = self._look_at_temporary()
 
-    def set_variable(self, name: str, value: str) -> None:
-        """Set an environment variable that belongs to the surroundings from now on."""
-        os.environ[name] = value
-        self._variables[name.encode()] = value.encode()
+    def set_variable(self, name: bytes, value: bytes) -> None:
+        """Set an environment variable that belongs to the surroundings from now on.
 
-    def set_jid(self, jid: int) -> None:
-        """Set the variable that names the current job; by the short way, for each element."""
-        value = b"%d" % jid
-        self._live[_JID] = self._variables[_JID] = value
-        os.putenv(_JID, value)
+        By the short way, without os.environ, as it is done for each element.
+        """
+        self._live[name] = self._variables[name] = value
+        os.putenv(name, value)
 
     def adopt_imports(self) -> None:
         """Keep what loading a function did to sys.path and the environment.
@@ -79,14 +80,17 @@ class Baseline:
         self._restore_folder()
         if self._temporary and self._look_at_temporary() != self._temporary_state:
             self._clean_temporary()
+            self._temporary_state = self._look_at_temporary()
 
     def restore_after_chunk(self) -> None:
-        """Bring back signals and timers too; they cost more to look at."""
-        for number, handler in self._handlers.items():
-            if signal.getsignal(number) is not handler and handler is not None:
+        """Bring back signals and timers too; they cost more to look at.
+
+        The timer of real time is the alarm's, which each element's reset stops.
+        """
+        for number, handler in self._handlers:
+            if getsignal(number) is not handler:
                 signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
         if self._temporary:
@@ -118,7 +122,6 @@ class Baseline:
         for name in os.listdir(self._temporary):
             if name not in self._known_temporary:
                 _remove(os.path.join(self._temporary, name))
-        self._temporary_state = self._look_at_temporary()
 
 
 def _remove(path: str) -> None:

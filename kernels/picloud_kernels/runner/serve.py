@@ -1,5 +1,6 @@
 """The runner's loop: frames from the supervisor, chunks run, results back."""
 
+import functools
 import gc
 import os
 import sys
@@ -10,7 +11,7 @@ from picloud_jupyter.protocol.frames import OLDEST_WIRE_VERSION, WIRE_VERSION, p
 from picloud_kernels.runner.calls import CallRunner, Wire
 from picloud_kernels.runner.chunk import Chunk
 from picloud_kernels.runner.functions import FunctionCache
-from picloud_kernels.runner.link import Link, Tokens
+from picloud_kernels.runner.link import Link, Tokens, take_private
 from picloud_kernels.runner.output import Output
 from picloud_kernels.runner.reset import Baseline, restore_default_signals
 from picloud_kernels.runner.startup import RunnerConfig, become_users_interpreter
@@ -19,30 +20,36 @@ _TEMPORARY = "/tmp"  # noqa: S108  # in a container it is the container's own
 
 
 def serve(
-    config_json: dict[str, Any], *, link_fd: int, token_fd: int, rss_bytes: Callable[[], int]
+    config_json: dict[str, Any],
+    *,
+    link_fd: int,
+    token_fd: int,
+    memory_fd: int,
+    rss_bytes: Callable[[int], int],
 ) -> None:
     """Run chunks until the supervisor says stop or closes the link."""
     config = RunnerConfig.from_json(config_json)
     link = Link(link_fd)
     tokens = Tokens(token_fd)
+    memory = functools.partial(rss_bytes, take_private(memory_fd))
     restore_default_signals()
     become_users_interpreter(config)
     output = Output(config.marker)
     baseline = Baseline(temporary=_TEMPORARY if config.isolated else "")
-    calls = CallRunner(config, Wire(link.send, tokens.take, rss_bytes), output, baseline)
-    functions = FunctionCache()
+    calls = CallRunner(config, Wire(link.send, tokens.take, memory), output, baseline)
+    cache = FunctionCache()
     gc.freeze()
     while (received := link.receive()) is not None:
         header, body = received
         name = header["t"]
         if name == "chunk":
             chunk = Chunk.from_frame(header, body, link.take_descriptors(len(header["files"])))
-            function = functions.of_chunk(chunk)
-            if function.load():
+            function = cache.of_chunk(chunk)
+            if cache.prepare(function):
                 baseline.adopt_imports()
             calls.run(chunk, function)
         elif name == "function":
-            functions.announce(header["digest"], body)
+            cache.announce(header["digest"], body)
         elif name == "hello":
             _check_wire(header, link)
         elif name == "stop":

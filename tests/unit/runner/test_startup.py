@@ -30,7 +30,7 @@ def test_ordered_path_when_there_is_no_folder_nor_code_leaves_them_out():
 
 
 def test_hello_frame_is_a_frame_with_the_wire_versions_of_the_protocol():
-    header, body = frames.split_frame(main.hello_frame())
+    header, body = frames.split_frame(main.hello_frame(main.open_memory()))
     assert header["t"] == "hello"
     assert header["wire"] == frames.WIRE_VERSION
     assert header["oldest"] == frames.OLDEST_WIRE_VERSION
