@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from picloud_jupyter import __version__
@@ -23,27 +24,19 @@ from picloud_jupyter.cli.exit_codes import (
 from picloud_jupyter.cli.output import NotPrintableError, show
 from picloud_jupyter.protocol.errors import CloudException
 
+NAMES = (
+    *("up", "down", "status", "doctor", "jobs", "join", "result", "info", "logs", "kill"),
+    *("delete", "top", "completion"),
+)
 
-def commands() -> list[Command]:
-    """Return all subcommands, in the order of the help."""
-    from picloud_jupyter.cli import (
-        completion,
-        delete,
-        doctor,
-        down,
-        info,
-        jobs,
-        join,
-        kill,
-        logs,
-        result,
-        status,
-        top,
-        up,
-    )
 
-    modules = (up, down, status, doctor, jobs, join, result, info, logs, kill, delete, top)
-    return [module.COMMAND for module in (*modules, completion)]
+def commands(words: Sequence[str] = ()) -> list[Command]:
+    """Return the subcommand that ``words`` begin with, else all, in the order of the help.
+
+    Most of them import the whole API, which takes longer than what `picloud up` does itself.
+    """
+    names = words[:1] if words and words[0] in NAMES else NAMES
+    return [import_module(f"picloud_jupyter.cli.{name}").COMMAND for name in names]
 
 
 def make_parser(found: Sequence[Command]) -> argparse.ArgumentParser:
@@ -84,7 +77,7 @@ def make_parser(found: Sequence[Command]) -> argparse.ArgumentParser:
 
 def run(words: Sequence[str]) -> int:
     """Run one command line and return its exit code; see `picloud_jupyter.cli.main`."""
-    parser = make_parser(commands())
+    parser = make_parser(commands(words))
     try:
         arguments = parser.parse_args(words)
     except SystemExit as exc:  # argparse has printed help, version or what is wrong

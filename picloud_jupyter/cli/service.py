@@ -4,11 +4,10 @@ import time
 from typing import Any
 
 from picloud_jupyter.cli.output import format_bytes
-from picloud_jupyter.cloud.progress import format_seconds
-from picloud_jupyter.cloud.session import running_on_cloud
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import NotAllowed
 from picloud_jupyter.transport.client import Client
+from picloud_jupyter.transport.inside import current_job
 
 AGENT_SECONDS = 10.0
 
@@ -26,7 +25,7 @@ def read_service(client: Client) -> dict[str, Any]:
         if service.get("container_kind") or time.monotonic() > deadline_at:
             return service
         time.sleep(pause)
-        pause = min(0.2, pause * 1.5)
+        pause = min(0.02, pause * 1.5)
 
 
 def refuse_inside_a_job(word: str) -> None:
@@ -35,7 +34,7 @@ def refuse_inside_a_job(word: str) -> None:
     Raises:
         NotAllowed: it is one.
     """
-    if running_on_cloud():
+    if current_job() is not None:
         raise NotAllowed(
             f"`picloud {word}` cannot be used inside a job: the service is not the job's"
         )
@@ -49,6 +48,8 @@ def isolation_words(service: dict[str, Any]) -> str:
 
 def describe_service(service: dict[str, Any], now: float) -> str:
     """Return the answer of GET /v1/service for people; ``now`` in UTC seconds."""
+    from picloud_jupyter.cloud.progress import format_seconds  # with all of the API
+
     disk = service.get("disk") or {}
     capacity = service.get("capacity") or {}
     counts = service.get("counts") or {}

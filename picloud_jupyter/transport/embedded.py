@@ -297,7 +297,7 @@ def _growing_pauses() -> Iterator[float]:
     pause = 0.002
     while True:
         yield pause
-        pause = min(0.05, pause * 1.3)
+        pause = min(0.02, pause * 1.3)
 
 
 def _remove_state(paths: ServicePaths) -> None:

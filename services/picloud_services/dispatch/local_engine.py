@@ -19,7 +19,7 @@ from picloud_services.dispatch.engine import Chunk, EngineEvent, OutputSlice
 
 log = logging.getLogger(__name__)
 
-RECONNECT_SECONDS = 0.1
+RECONNECT_SECONDS = 0.02  # a first call waits for it
 HELLO_SECONDS = 10.0
 RENEW_SECONDS = 10.0
 ACK_SECONDS = 0.02
@@ -60,7 +60,7 @@ class _Lease:
 
 
 class LocalEngine:
-    """`Engine` for the agent that listens on ``socket``; reconnects within 0.2 seconds.
+    """`Engine` for the agent that listens on ``socket``; reconnects within 0.1 seconds.
 
     Starts no process: whoever keeps the agent alive does that. `revoke` and `kill` are sent again
     after a reconnect until their lease is over. One engine delivers an event once; a new
