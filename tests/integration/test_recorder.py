@@ -1,13 +1,26 @@
-"""Large results on their way into the store while the disk refuses."""
+"""In which order reports get into the store, and large results while the disk refuses."""
 
+import asyncio
+import contextlib
 import errno
+import random
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from picloud_services.base.clock import SystemClock
+from picloud_services.base.database import Database, open_database
 from picloud_services.blobs.store import BlobRef
+from picloud_services.dispatch.engine import EngineEvent
+from picloud_services.dispatch.recorder import Recorded, Recorder
+from picloud_services.jobs.lifecycle import Terms
+from picloud_services.jobs.live import LiveJobs
+from picloud_services.jobs.outcomes import Rules
 from tests.tools.fake_engine import Does
-from tests.tools.job_system import running_system
+from tests.tools.job_system import MemoryBlobs, running_system
 
 
 def returns_a_file(_chunk, _position, _argument) -> Does:
@@ -34,3 +47,109 @@ async def test_record_when_a_result_cannot_be_adopted_then_it_is_tried_again(
         await system.join(jid, seconds=5)
         assert await system.status(jid) == "done"
         assert system.blobs.adopted == ["0123456789abcdef"]
+
+
+@dataclass
+class Recording:
+    """A recorder on a true store, and what came of what it took, in order."""
+
+    database: Database
+    folder: Path
+    committed: list[EngineEvent] = field(default_factory=list)
+    acknowledged_n: int = 0
+    taken: int = 0
+
+    def __post_init__(self) -> None:
+        self.recorder = Recorder(
+            self.database,
+            MemoryBlobs(self.folder),
+            LiveJobs(),
+            SystemClock(),
+            lambda _lease, _batch: Rules(Terms()),
+            self._committed,
+            self._acknowledge,
+        )
+
+    def take(self, lease: int, count: int) -> None:
+        """Report ``count`` ends of a lease that nobody holds: they change nothing."""
+        self.taken += 1
+        items = [[k, "done", 1.0, 0.0, 0, 0, 0, None] for k in range(count)]
+        fields = {"items": items, "end": False}
+        self.recorder.take(EngineEvent("n1", "batch", self.taken, f"{lease:016x}", fields))
+
+    async def all_committed(self) -> list[int]:
+        """Return the numbers of the reports in the order of their commits."""
+        async with asyncio.timeout(20):
+            while len(self.committed) < self.taken:
+                await asyncio.sleep(0.001)
+        return [event.n for event in self.committed]
+
+    def _committed(self, recorded: Recorded) -> None:
+        self.committed += [event for event, _ in recorded]
+
+    def _acknowledge(self, _node: str, n: int) -> None:
+        assert {event.n for event in self.committed} >= set(range(1, n + 1))
+        self.acknowledged_n = max(self.acknowledged_n, n)
+
+
+@contextlib.asynccontextmanager
+async def recording_on(folder: Path) -> AsyncIterator[Recording]:
+    database = open_database(folder / "store.db")
+    await database.open()
+    try:
+        yield Recording(database, folder)
+    finally:
+        await database.close()
+
+
+@contextlib.contextmanager
+def held(database: Database) -> Iterator[None]:
+    """While inside: the store is busy with something long."""
+    gate = threading.Event()
+    database.write(lambda _tx: gate.wait(20))
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+async def test_single_result_when_long_chunks_report_then_it_passes_them(
+    tmp_path: Path,
+) -> None:
+    async with recording_on(tmp_path) as recording:
+        with held(recording.database):
+            recording.take(lease=1, count=400)
+            recording.take(lease=2, count=400)
+            recording.take(lease=3, count=1)
+            await asyncio.sleep(0)
+        assert await recording.all_committed() == [3, 1, 2]
+        assert recording.acknowledged_n == 3
+
+
+async def test_last_result_of_a_long_chunk_when_it_is_short_then_it_keeps_its_place(
+    tmp_path: Path,
+) -> None:
+    async with recording_on(tmp_path) as recording:
+        with held(recording.database):
+            recording.take(lease=1, count=400)
+            recording.take(lease=1, count=1)
+            recording.take(lease=2, count=1)
+            await asyncio.sleep(0)
+        assert await recording.all_committed() == [3, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_reports_whatever_their_sizes_then_each_lease_keeps_its_order(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    async with recording_on(tmp_path) as recording:
+        for _ in range(120):
+            recording.take(chance.randrange(6), chance.choice([1, 1, 1, 3, 40, 300]))
+            if chance.random() < 0.3:
+                await asyncio.sleep(chance.choice([0, 0.001]))
+        await recording.all_committed()
+        assert recording.acknowledged_n == 120
+        for lease in {event.lease for event in recording.committed}:
+            numbers = [event.n for event in recording.committed if event.lease == lease]
+            assert numbers == sorted(numbers)

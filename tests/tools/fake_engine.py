@@ -76,6 +76,7 @@ class FakeEngine:
         self.behaviour = behaviour
         self.submitted: list[Chunk] = []
         self.released: list[str] = []
+        self.acknowledged_n = 0
         self.deleted: list[str] = []
         self.grant: float | None = None
         self.highest = 0
@@ -135,6 +136,7 @@ class FakeEngine:
         self.released.append(slot)
 
     def acknowledge(self, node: str, n: int) -> None:
+        self.acknowledged_n = max(self.acknowledged_n, n)
         kept = self._nodes[node].unacknowledged
         kept[:] = [event for event in kept if event.n > n]
 

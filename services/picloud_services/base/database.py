@@ -1,8 +1,9 @@
 """The one door to SQL: one writing connection with group commit, a few reading ones.
 
 Writing work is queued and run by one thread; whatever has gathered meanwhile shares one COMMIT,
-which is where the disk is waited for. Results are handed back on the event loop in the order of the
-commits, so what ``committed`` callbacks build up is an exact image of the store.
+which is where the disk is waited for. Quick pieces pass long ones: a group of those is committed early
+when a quick one waits. Results are handed back on the event loop in the order of the commits, so what
+``committed`` callbacks build up is an exact image of the store.
 
 A single short piece of work is run on the loop itself while nothing else is queued and the disk is
 known to be fast: two thread switches cost more than the whole transaction; some of it within `write`.
@@ -17,7 +18,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from picloud_jupyter.protocol.errors import DiskFull, PlatformError, Unavailable
@@ -25,6 +25,7 @@ from picloud_services.base.commit_pace import CommitPace
 from picloud_services.base.connections import Source, connect, translate
 from picloud_services.base.migrations import load_migrations, migrate
 from picloud_services.base.sql import Statement, Transaction
+from picloud_services.base.write_queue import WriteQueue
 
 T = TypeVar("T")
 GROUP_LIMIT = 64  # pieces of work that share one commit at most
@@ -33,7 +34,6 @@ READERS = 2
 INLINE_PIECES = 2  # more than this gathers for the thread
 CHECKPOINT_BYTES = 16 * 1024 * 1024  # a longer log is folded in, on the thread
 CHECKPOINT_EVERY = 64  # commits between two looks at its size
-_CHECKPOINT, _NOTHING = "checkpoint", ""
 _log = logging.getLogger(__name__)
 _QUICK_CHECK = Statement("PRAGMA quick_check(5)")
 
@@ -56,7 +56,8 @@ class Database:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._dialect = source.dialect
-        self._queue: SimpleQueue[_Job[Any] | str | None] = SimpleQueue()
+        self._queue: WriteQueue[_Job[Any]] = WriteQueue(GROUP_LIMIT)
+        self._fold_wanted = False  # the write-ahead log is long
         self._ballast = source.file.with_name(source.file.name + ".ballast")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -96,7 +97,7 @@ class Database:
             return
         if self._gathered:
             self._flush()
-        self._queue.put(None)
+        self._queue.close()
         await asyncio.to_thread(self._thread.join)
         self._thread = None
         if self._readers is not None:
@@ -152,7 +153,7 @@ class Database:
         else:
             self._queued += len(group)
             for job in group:
-                self._queue.put(job)
+                self._queue.put(job, short=job.quick)
 
     def _run_here(self, group: list[_Job[Any]]) -> None:
         self._is_busy = True
@@ -174,7 +175,8 @@ class Database:
             return
         if self._log_bytes() >= CHECKPOINT_BYTES or self._reserve_used:
             self._queued += 1  # nothing runs on the loop meanwhile
-            self._queue.put(_CHECKPOINT)
+            self._fold_wanted = True
+            self._queue.nudge()
 
     def _log_bytes(self) -> int:
         try:
@@ -236,25 +238,12 @@ class Database:
             raise known or exc from exc
 
     def _write_all(self) -> None:
-        queue = self._queue
-        while (job := queue.get()) is not None:
-            if isinstance(job, str):
-                self._fold_in_log()
-                continue
-            group = [job]
-            after: _Job[Any] | str | None = _NOTHING
-            while len(group) < GROUP_LIMIT:
-                try:
-                    after = queue.get_nowait()
-                except Empty:
-                    break
-                if not isinstance(after, _Job):
-                    break
-                group.append(after)
-            self._write_group(group)
-            if after is None:
-                return
-            if after == _CHECKPOINT:
+        while not self._queue.is_over:
+            group = self._queue.take()
+            if group:
+                self._write_group(group)
+            if self._fold_wanted:
+                self._fold_wanted = False
                 self._fold_in_log()
 
     def _fold_in_log(self) -> None:
@@ -309,10 +298,15 @@ class Database:
         connection = self._connection
         transaction = Transaction(connection, self._dialect)
         self._begin(connection)
+        alone = len(group) == 1
         try:
-            for job in group:
-                self._run_one(connection, transaction, job, alone=len(group) == 1)
-            if on_loop and len(group) == 1 and (begin := group[0].before_commit) is not None:
+            for i, job in enumerate(group):
+                if i and not job.quick and self._queue.is_urgent:
+                    self._queue.put_back(group[i:])
+                    del group[i:]
+                    break
+                self._run_one(connection, transaction, job, alone=alone)
+            if on_loop and alone and (begin := group[0].before_commit) is not None:
                 begin(group[0].result)
             connection.execute("COMMIT")
         except BaseException:

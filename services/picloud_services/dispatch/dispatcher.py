@@ -70,7 +70,13 @@ class Dispatcher:
             self._assigner, engine, live, self._upkeep, clock, add=self.add
         )
         self._recorder = Recorder(
-            database, blobs, live, clock, self._settling.rules_of, self._committed
+            database,
+            blobs,
+            live,
+            clock,
+            self._settling.rules_of,
+            self._committed,
+            engine.acknowledge,
         )
         self._giving = Giving(
             database,

@@ -1,11 +1,12 @@
 """What engines report becomes truth: events wait here while one transaction is on its way.
 
-Events of all nodes are taken in order, and those that gathered meanwhile share the next transaction;
-it is repeated until it succeeds, so no event overtakes another. An event is acknowledged after its commit.
+Events that gathered meanwhile share the next transaction, which is repeated until it succeeds, so no
+event overtakes another of its lease. An event is acknowledged after its commit and all before it.
 """
 
 import asyncio
 import logging
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,9 @@ from picloud_services.jobs.outcomes import Outcome, Report, Rules, record
 from picloud_services.jobs.returns import end_all, end_wished, give_back
 
 RETRY_SECONDS = 1.0
-QUICK_COUNT = 16  # elements recorded on the loop's own time
+QUICK_COUNT = 16  # elements of an event recorded on the loop's own time
+QUICK_EVENTS = 4
+LONG_COUNT = 250  # elements in one transaction: single results and calls wait for its end
 RECORDED = frozenset({"batch", "exited", "returned", "start_failed", "lease_lost"})
 _log = logging.getLogger(__name__)
 
@@ -41,7 +44,10 @@ class _Step:
 
 
 class Recorder:
-    """Commits events in order. ``on_committed`` gets them with their outcomes, on the loop."""
+    """Commits events. ``on_committed`` gets them with their outcomes, on the loop.
+
+    Those of one lease are committed in order; a single result passes the many of long chunks.
+    """
 
     def __init__(
         self,
@@ -51,93 +57,128 @@ class Recorder:
         clock: Clock,
         rules_of: RulesOf,
         on_committed: Callable[[Recorded], None],
+        acknowledge: Callable[[str, int], None],
+    ) -> None:
+        entry = _Entry(live, clock, rules_of)
+        self._on_committed = on_committed
+        self._acknowledge = acknowledge
+        self._short = _Lane(database, blobs, entry, self._recorded)
+        self._long = _Lane(database, blobs, entry, self._recorded)
+        self._lanes: dict[str, _Lane] = {}  # by lease, while events of it are on their way
+        self._on_their_way: Counter[str] = Counter()
+        self._open: dict[str, dict[int, None]] = {}  # node -> n of what is not committed yet
+        self._highest: dict[str, int] = {}  # node -> n
+
+    def take(self, event: EngineEvent) -> None:
+        """Commit ``event`` after those of its lease that were taken before it."""
+        if event.n:
+            self._open.setdefault(event.node, {})[event.n] = None
+            self._highest[event.node] = max(event.n, self._highest.get(event.node, 0))
+        lane = self._lanes.get(event.lease)
+        if lane is None:
+            lane = self._lanes[event.lease] = self._short if _is_short(event) else self._long
+        self._on_their_way[event.lease] += 1
+        lane.take(event)
+
+    def stop(self) -> None:
+        """Take nothing more to the store; what is not acknowledged comes again."""
+        self._short.stop()
+        self._long.stop()
+
+    def _recorded(self, recorded: Recorded) -> None:
+        nodes = set()
+        for event, _ in recorded:
+            self._on_their_way[event.lease] -= 1
+            if not self._on_their_way[event.lease]:
+                del self._on_their_way[event.lease], self._lanes[event.lease]
+            if event.n:
+                nodes.add(event.node)
+                self._open[event.node].pop(event.n, None)
+        self._on_committed(recorded)
+        for node in nodes:
+            # An acknowledgement covers all before it, and one of these may still be on its way.
+            first_open = next(iter(self._open[node]), None)
+            self._acknowledge(node, first_open - 1 if first_open else self._highest[node])
+
+
+class _Lane:
+    """One row of events on their way: those that gather share the next transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        entry: "_Entry",
+        on_committed: Callable[[Recorded], None],
     ) -> None:
         self._database = database
         self._blobs = blobs
-        self._live = live
-        self._clock = clock
-        self._rules_of = rules_of
+        self._entry = entry
         self._on_committed = on_committed
-        self._waiting: list[EngineEvent] = []
-        self._busy = False
+        self._waiting: deque[EngineEvent] = deque()
+        self._writing: list[EngineEvent] = []
         self._stopped = False
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._task: asyncio.Task[None] | None = None
 
     def take(self, event: EngineEvent) -> None:
         """Commit ``event`` after those taken before it."""
         self._waiting.append(event)
-        self._idle.clear()
-        if not self._busy:
+        if not self._writing:
             self._next()
 
-    async def drain(self) -> None:
-        """Return when everything taken is committed."""
-        await self._idle.wait()
-
     def stop(self) -> None:
-        """Take nothing more to the store; what is not acknowledged comes again."""
+        """Write nothing more."""
         self._stopped = True
         if self._task is not None:
             self._task.cancel()
 
     def _next(self) -> None:
-        events, self._waiting = self._waiting, []
-        if not events or self._stopped:
-            self._busy = False
-            self._idle.set()
+        self._writing = [] if self._stopped else _cut(self._waiting)
+        if not self._writing:
             return
-        self._busy = True
-        if any(_names_files(event) for event in events):
-            loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._adopt_and_write(events))
-            self._task.add_done_callback(lambda task: self._adopted(task, events))
+        if any(_names_files(event) for event in self._writing):
+            self._task = asyncio.get_running_loop().create_task(self._adopt_and_write())
+            self._task.add_done_callback(self._adopted)
         else:
-            self._write(events)
+            self._write()
 
-    def _write(self, events: list[EngineEvent]) -> None:
-        now_at = self._clock.now_at()
-        steps = [_Step(event, self._started_at(event), now_at) for event in events]
+    def _write(self) -> None:
+        events = self._writing
         future = self._database.write(
-            lambda tx: [
-                end_wished(tx, self._apply(tx, step), self._live.killing, now_at)
-                for step in steps
-            ],
+            self._entry.of(events),
             lambda outcomes: self._on_committed(list(zip(events, outcomes, strict=True))),
             essential=True,
-            quick=len(events) == 1 and _is_short(events[0]),
+            quick=len(events) <= QUICK_EVENTS and all(map(_is_short, events)),
             at_once=True,
         )
-        future.add_done_callback(lambda done: self._written(done, events))
+        future.add_done_callback(self._written)
 
-    def _written(
-        self, done: "asyncio.Future[list[Outcome]]", events: list[EngineEvent]
-    ) -> None:
+    def _written(self, done: "asyncio.Future[list[Outcome]]") -> None:
         error = None if done.cancelled() else done.exception()
         if error is None:
             self._next()
         else:
-            self._wait_with(events, error)
+            self._try_again(error)
 
-    def _adopted(self, task: asyncio.Task[None], events: list[EngineEvent]) -> None:
+    def _adopted(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._wait_with(events, error)
+            self._try_again(error)
 
-    def _wait_with(self, events: list[EngineEvent], error: BaseException) -> None:
+    def _try_again(self, error: BaseException) -> None:
         known = isinstance(error, CloudException)
-        _log.error("%d events wait: %s", len(events), error, exc_info=None if known else error)
-        self._waiting[:0] = events
+        count = len(self._writing)
+        _log.error("%d events wait: %s", count, error, exc_info=None if known else error)
+        self._waiting.extendleft(reversed(self._writing))
         asyncio.get_running_loop().call_later(RETRY_SECONDS, self._next)
 
     # ---------------------------------------------------------------------------- large results
-    async def _adopt_and_write(self, events: list[EngineEvent]) -> None:
-        for event in events:
+    async def _adopt_and_write(self) -> None:
+        for event in self._writing:
             if _names_files(event):
                 for item in event.fields["items"]:
                     await self._adopt(item)
-        self._write(events)
+        self._write()
 
     async def _adopt(self, item: list[Any]) -> None:
         """Make the file that holds a large result a blob, durable before a row names it."""
@@ -162,7 +203,23 @@ class Recorder:
                 item[7] |= {"blob": ref.blob, "size": ref.size_bytes, "digest": ref.digest}
                 return
 
-    # ------------------------------------------------------------------------ in the transaction
+
+class _Entry:
+    """Turns events into rows."""
+
+    def __init__(self, live: LiveJobs, clock: Clock, rules_of: RulesOf) -> None:
+        self._live = live
+        self._clock = clock
+        self._rules_of = rules_of
+
+    def of(self, events: Sequence[EngineEvent]) -> Callable[[Transaction], list[Outcome]]:
+        """Return the work that enters ``events``."""
+        now_at = self._clock.now_at()
+        steps = [_Step(event, self._started_at(event), now_at) for event in events]
+        return lambda tx: [
+            end_wished(tx, self._apply(tx, step), self._live.killing, now_at) for step in steps
+        ]
+
     def _started_at(self, event: EngineEvent) -> float:
         if event.name == "exited" and event.fields.get("position") is not None:
             for running in self._live.running.values():
@@ -235,4 +292,16 @@ def _names_files(event: EngineEvent) -> bool:
 
 
 def _is_short(event: EngineEvent) -> bool:
-    return event.name == "batch" and len(event.fields["items"]) <= QUICK_COUNT
+    if event.name != "batch" or len(event.fields["items"]) > QUICK_COUNT:
+        return False
+    return not _names_files(event)
+
+
+def _cut(waiting: deque[EngineEvent]) -> list[EngineEvent]:
+    """Take the next events of at most about ``LONG_COUNT`` elements off ``waiting``."""
+    events: list[EngineEvent] = []
+    count = 0
+    while waiting and count < LONG_COUNT:
+        events.append(waiting.popleft())
+        count += len(events[-1].fields.get("items") or ())
+    return events

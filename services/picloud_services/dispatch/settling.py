@@ -62,7 +62,6 @@ class Settling:
     def settle(self, recorded: Recorded) -> None:
         """Take note of committed events; the image has them already."""
         now = self._clock.steady_seconds()
-        acknowledged: dict[str, int] = {}
         for event, outcome in recorded:
             held = self._cluster.leases.get(event.lease)
             if held is not None:
@@ -72,10 +71,6 @@ class Settling:
                     self._live.stop(ready.first_jid)
                 self._add(outcome.ready)
             self._upkeep.heard(event.lease, now)
-            if event.n:
-                acknowledged[event.node] = event.n
-        for node, n in acknowledged.items():
-            self._engine.acknowledge(node, n)
         self._add(())
 
     def _settle_lease(
