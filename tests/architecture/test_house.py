@@ -16,6 +16,7 @@ SOURCES = [
 ]
 FORBIDDEN_WHEN_IMPORTED = (
     "tornado",
+    "httptools",
     "sqlalchemy",
     "IPython",
     "jupyter_server",
@@ -64,7 +65,7 @@ def test_import_is_light(module):
 
 
 def test_agent_is_light():
-    code = "import sys, picloud_services.agent.agent; print(*(m for m in ('tornado','sqlalchemy','msgspec','psutil') if m in sys.modules))"
+    code = "import sys, picloud_services.agent.agent; print(*(m for m in ('tornado','httptools','sqlalchemy','msgspec','psutil') if m in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20
     )

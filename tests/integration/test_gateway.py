@@ -204,7 +204,7 @@ async def test_body_when_continue_is_expected_then_said_first(peer):
     peer.writer.write(
         b"POST /v1/stop HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     )
-    assert await peer.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 (Continue)\r\n\r\n"
+    assert await peer.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     peer.writer.write(b"{}")
     assert (await peer.receive()).status == 200
 
@@ -219,18 +219,7 @@ async def test_body_when_over_its_limit_then_413_and_the_connection_goes_on(peer
     else:
         answer = await peer.ask("POST", "/v1/stop", body)
     assert (answer.status, code_of(answer)) == (413, "payload_too_large")
-    if not chunked:
-        assert (await peer.ask("GET", "/v1/service")).status == 200
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"nonsense\r\n\r\n", b"GET /\xff HTTP/3\r\n\r\n", b"GET / HTTP/1.1\r\nA:" + b"x" * 70_000],
-)
-async def test_head_when_broken_then_refused_and_the_connection_ends(peer, data):
-    peer.writer.write(data)
-    said = await peer.reader.read()
-    assert said == b"" or said.startswith(b"HTTP/1.1 400 ")
+    assert (await peer.ask("GET", "/v1/service")).status == 200
 
 
 async def test_close_when_asked_for_then_done_after_the_answer(peer):
@@ -439,13 +428,13 @@ async def test_download_when_the_client_is_slow_then_little_is_held(gateway, pee
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     held = max(held, _held_bytes(server))
-    assert 0 < held <= 2_000_000
+    assert 0 < held <= 500_000
     slow.close()
 
 
 def _held_bytes(server) -> int:
-    streams = [connection.stream for connection in server._server._connections]
-    return max((len(stream._write_buffer) for stream in streams), default=0)
+    transports = [connection.transport for connection in server.connections]
+    return max((t.get_write_buffer_size() for t in transports), default=0)
 
 
 def _payload(size_bytes: int, name: str):

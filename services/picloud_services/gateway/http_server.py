@@ -1,35 +1,28 @@
-"""HTTP/1.1 over unix sockets, by tornado's server: a request becomes an `Exchange`, its `Reply` bytes."""
+"""HTTP/1.1 over unix sockets: a request becomes an `Exchange`, its `Reply` bytes."""
 
 import asyncio
 import logging
+import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
-from tornado import httputil
-from tornado.http1connection import HTTP1Connection
-from tornado.httpserver import HTTPServer
-from tornado.iostream import StreamClosedError
-from tornado.netutil import bind_unix_socket
-
 from picloud_jupyter.protocol.errors import CloudException, InvalidRequest, PayloadTooLarge
-from picloud_services.gateway.words import Head, Reply, Sink
+from picloud_jupyter.protocol.frames import Buffer
+from picloud_services.gateway.http_answers import CONTINUE, cut_or_join, head_of
+from picloud_services.gateway.http_parser import IncomingRequest, RequestParser
+from picloud_services.gateway.words import Head, Reply, Sink, error_reply
 
-PIECE_BYTES = 256 * 1024
-READ_BYTES = 64 * 1024  # tornado clears a buffer of this size for each read
-MAX_HEAD_BYTES = 64 * 1024
-MAX_STREAM_BYTES = (
-    1 << 40
-)  # what an upload may have; every other body has a limit of its route's
-NOBODY = 2**32 - 1  # no process has it
-ONCE = frozenset(
-    ("Host", "Content-Length", "Content-Type", "Authorization", "Range", "X-Picloud-Wire")
-)
+READ_BYTES = 256 * 1024
+DISCARD_BYTES = 64 * 1024 * 1024  # what a refused body may still send before we hang up
+HEAD_SECONDS = 30.0  # from the first byte of a head to its last
+IDLE_SECONDS = 3600.0
+SWEEP_SECONDS = 15.0
+END_SECONDS = 2.0  # what a client has at the end to take the answer that is on its way
+CREDENTIALS = struct.Struct("3i")
 _log = logging.getLogger(__name__)
-_REASONS = {s.value: s.phrase for s in HTTPStatus}
 
 
 class Exchange(Protocol):
@@ -49,174 +42,258 @@ class Exchange(Protocol):
 OpenExchange = Callable[[Head, int], Exchange]  # head, uid of the peer; raises nothing
 
 
-def peer_uid(connection: socket.socket | None) -> int:
-    """Return the uid of the process at the other end; NOBODY if it has gone. Source: unix(7), SO_PEERCRED."""
-    if connection is None:
-        return NOBODY
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int(struct.unpack("3i", credentials)[1])
+def peer_uid(connection: socket.socket) -> int:
+    """Return the uid of the process at the other end. Source: unix(7), SO_PEERCRED."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    return int(CREDENTIALS.unpack(credentials)[1])
 
 
-class _Message(httputil.HTTPMessageDelegate):
-    """One request on its way in, and the task that answers it."""
+class _HungUp(Exception):
+    """The client went away, or its answer cannot be ended."""
 
-    def __init__(self, server: "HttpServer", connection: HTTP1Connection) -> None:
+
+class Connection(asyncio.BufferedProtocol):
+    """One client. Its requests are served one after another, in the order in which they came."""
+
+    def __init__(self, server: "HttpServer") -> None:
         self._server = server
-        self._connection = connection
-        self._uid = peer_uid(connection.stream.socket)
-        self._pieces: list[bytes] = []
-        self._size_bytes = 0
-        self._error: Exception | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._parser = RequestParser()
+        self._arrival: asyncio.Future[None] | None = None  # we wait for bytes
+        self._relief: asyncio.Future[None] | None = None  # the client is slow to read
+        self._waiting = False  # for a request, since:
+        self._since = 0.0
+        self._sending = False
+        self._ending = False
+        self.lost: asyncio.Future[None] = self._loop.create_future()
 
-    # --------------------------------------------------------------------- called by tornado
-    def headers_received(
-        self,
-        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
-        headers: httputil.HTTPHeaders,
-    ) -> None:
-        """Decide what to do with the body."""
-        assert isinstance(start_line, httputil.RequestStartLine)
-        path, _, query = start_line.path.partition("?")
-        length = headers.get("Content-Length")
-        chunked = "Transfer-Encoding" in headers
-        self._head_only = start_line.method == "HEAD"
-        self._exchange = self._server.open_exchange(
-            Head(
-                start_line.method,
-                path,
-                query,
-                {name.lower(): value for name, value in headers.get_all()},
-                None if chunked else int(length or 0),
-            ),
-            self._uid,
-        )
-        self._error = self._exchange.refusal or _said_twice(headers)
+    # --------------------------------------------------------------------- called by asyncio
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._uid = peer_uid(transport.get_extra_info("socket"))
+        self._task = self._loop.create_task(self._run())
+        self._server.add(self)
 
-    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """Keep or pass on a piece of the body; after an error the rest is dropped."""
-        if self._error is not None:
-            return None
-        if self._exchange.sink is not None:
-            return self._sink(self._exchange.sink, chunk)
-        self._size_bytes += len(chunk)
-        if self._size_bytes > self._exchange.body_bytes:
-            self._pieces.clear()
-            self._error = PayloadTooLarge(
-                f"this request takes a body of at most {self._exchange.body_bytes} bytes"
-            )
-        else:
-            self._pieces.append(chunk)
-        return None
-
-    async def _sink(self, sink: Sink, chunk: bytes) -> None:
-        try:
-            await sink.write(chunk)
-        except Exception as exc:  # noqa: BLE001  # the door: all becomes an answer
-            self._error = exc
-
-    def finish(self) -> None:
-        """The request is whole: answer it in a task of its own."""
-        self._connection.set_close_callback(self.on_connection_close)
-        self._task = asyncio.get_running_loop().create_task(self._answer())
-        self._server.tasks.add(self._task)
-        self._task.add_done_callback(self._server.tasks.discard)
-
-    def on_connection_close(self) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # asyncio's signature
         """Nobody wants the answer any more."""
-        if self._task is not None:
-            self._task.cancel()
-        elif self._exchange.sink is not None:
-            self._exchange.sink.abort()
+        self._server.connections.discard(self)
+        self._task.cancel()
+        self.lost.set_result(None)
 
-    # ------------------------------------------------------------------------------ answering
-    async def _answer(self) -> None:
-        exchange = self._exchange
-        try:
-            if self._error is not None:
-                reply = exchange.fail(self._error)
-            else:
-                pieces = self._pieces
-                reply = await exchange.serve(
-                    pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def get_buffer(self, sizehint: int) -> memoryview:  # asyncio's signature
+        """Return where to read to: one place for all, since what it holds is parsed at once."""
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take bytes; hold the client back while nobody asks for more."""
+        parser = self._parser
+        began_before = parser.head_open
+        parser.feed(self._server.buffer[:nbytes])
+        if parser.head_open and not began_before:
+            self._since = self._loop.time()
+        if self._arrival is None:
+            self.transport.pause_reading()
+        else:
+            self._wake()
+
+    def pause_writing(self) -> None:
+        """The client is slow to read."""
+        self._relief = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        if self._relief is not None and not self._relief.done():
+            self._relief.set_result(None)
+        self._relief = None
+
+    # ------------------------------------------------------------------- called by the server
+    def check_limits(self, now: float) -> None:
+        """Hang up on a client that asked nothing for an hour, or does not end its head."""
+        if not self._waiting:
+            return
+        waited_seconds = now - self._since
+        if self._parser.head_open:
+            if waited_seconds > HEAD_SECONDS:
+                self._parser.refuse(
+                    InvalidRequest(
+                        f"the head of the request did not end within {HEAD_SECONDS:g} s",
+                        status=408,
+                    )
                 )
-            await self._send(reply)
-        except StreamClosedError:
-            pass  # the client went away while it was being answered
-        except Exception:  # noqa: BLE001  # the top of this request
-            _log.exception("an answer could not be sent")
-            self._connection.close()
+                self._wake()
+        elif waited_seconds > IDLE_SECONDS:
+            self.transport.abort()
+
+    def end(self) -> None:
+        """Hang up; an answer that is on its way goes out before."""
+        self._ending = True
+        if not self._sending:
+            self._task.cancel()
+            self.transport.close()  # a task that never began closes nothing
+
+    # ------------------------------------------------------------------- one request at a time
+    async def _run(self) -> None:
+        try:
+            while await self._serve_one():
+                pass
+        except _HungUp:
+            pass
+        except Exception:  # noqa: BLE001  # the top of this connection's loop
+            _log.exception("a connection failed")
+        finally:
+            self.transport.close()
+
+    async def _serve_one(self) -> bool:
+        """Serve one request; return whether another may follow."""
+        try:
+            request = await self._next_request()
+        except CloudException as exc:
+            await self._send(error_reply(exc), "1.1", keep_alive=False)
+            return False
+        exchange = self._server.open_exchange(request.head, self._uid)
+        try:
+            reply = await self._reply(exchange, request)
+            keep_alive = request.whole and request.keep_alive
+            await self._send(
+                reply,
+                request.version,
+                keep_alive=keep_alive,
+                with_body=request.head.method != "HEAD",
+            )
         finally:
             if exchange.sink is not None:
                 exchange.sink.abort()
+        return keep_alive and not self._ending
 
-    async def _send(self, reply: Reply) -> None:
-        connection = self._connection
-        size_bytes = sum(map(len, reply.parts)) + reply.stream_bytes
-        headers = httputil.HTTPHeaders()
-        headers["Content-Type"] = reply.content_type
-        headers["Content-Length"] = str(size_bytes)
-        for name, value in reply.headers.items():
-            headers[name] = value
-        start = httputil.ResponseStartLine(
-            "HTTP/1.1", reply.status, _REASONS.get(reply.status, "Unknown")
-        )
-        small = reply.stream is None and size_bytes <= PIECE_BYTES
-        if self._head_only:
-            connection.write_headers(start, headers)
-        elif small:
-            connection.write_headers(start, headers, b"".join(reply.parts))
-        else:
-            await connection.write_headers(start, headers)
-            await self._send_pieces(reply)
-        connection.finish()
-
-    async def _send_pieces(self, reply: Reply) -> None:
-        for part in reply.parts:
-            view = memoryview(part)
-            for position in range(0, len(view), PIECE_BYTES):
-                await self._connection.write(bytes(view[position : position + PIECE_BYTES]))
-        if reply.stream is None:
-            return
+    async def _reply(self, exchange: Exchange, request: IncomingRequest) -> Reply:
+        if exchange.refusal is not None:
+            if not request.awaits_continue:
+                await self._discard(request)
+            return exchange.fail(exchange.refusal)
+        if request.awaits_continue:
+            self.transport.write(CONTINUE)
+        body = b""
         try:
-            async for piece in reply.stream:
-                await self._connection.write(piece)
+            if exchange.sink is None:
+                body = await self._collect(request, exchange.body_bytes)
+            else:
+                while piece := await self._take(request):
+                    await exchange.sink.write(piece)
+        except Exception as exc:  # noqa: BLE001  # the door: all becomes an answer
+            await self._discard(request)
+            return exchange.fail(exc)
+        return await exchange.serve(body)
+
+    async def _next_request(self) -> IncomingRequest:
+        """Return the next request as soon as its head is there.
+
+        Raises:
+            CloudException: what comes is none.
+        """
+        parser = self._parser
+        self._since = self._loop.time()
+        self._waiting = True
+        while not parser.requests:
+            if parser.error is not None:
+                raise parser.error
+            await self._arrive()
+        self._waiting = False
+        return parser.requests.popleft()
+
+    async def _collect(self, request: IncomingRequest, limit_bytes: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            PayloadTooLarge: it is larger than ``limit_bytes``.
+            InvalidRequest: its chunks are broken.
+        """
+        body: bytes | bytearray = await self._take(request)
+        if not request.whole:
+            body = bytearray(body)
+            while len(body) <= limit_bytes and (piece := await self._take(request)):
+                body += piece
+        if len(body) > limit_bytes:
+            raise PayloadTooLarge(f"this request takes a body of at most {limit_bytes} bytes")
+        return bytes(body)
+
+    async def _take(self, request: IncomingRequest) -> bytes:
+        """Return the next piece of the body; empty at its end."""
+        while not request.pieces and not request.whole:
+            if self._parser.error is not None:
+                raise self._parser.error
+            await self._arrive()
+        return request.take()
+
+    async def _discard(self, request: IncomingRequest) -> None:
+        """Drop the rest of a refused body, so that the client gets to reading why."""
+        dropped_bytes = 0
+        try:
+            while dropped_bytes < DISCARD_BYTES and (piece := await self._take(request)):
+                dropped_bytes += len(piece)
+        except CloudException:
+            return  # not even a body: the answer goes out and the connection ends
+
+    async def _arrive(self) -> None:
+        """Wait for bytes."""
+        self._arrival = self._loop.create_future()
+        self.transport.resume_reading()
+        await self._arrival
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+        self._arrival = None
+
+    # ------------------------------------------------------------------------------ answering
+    async def _send(
+        self, reply: Reply, version: str, *, keep_alive: bool, with_body: bool = True
+    ) -> None:
+        self._sending = True
+        head = head_of(reply, version, keep_alive=keep_alive)
+        for piece in cut_or_join((head, *reply.parts)) if with_body else (head,):
+            await self._write(piece)
+        if reply.stream is not None and with_body:
+            await self._send_stream(reply.stream, reply.stream_bytes)
+        self._sending = False
+
+    async def _send_stream(self, stream: AsyncIterator[bytes], size_bytes: int) -> None:
+        left_bytes = size_bytes
+        try:
+            async for piece in stream:
+                left_bytes -= len(piece)
+                await self._write(piece)
         except CloudException as exc:
-            # The head is out already: only a cut connection can still say that it went wrong.
-            _log.error("a download was cut: %s", exc.parameter)
-            self._connection.stream.close()
-            raise StreamClosedError from exc
+            why = exc.parameter
+        else:
+            if not left_bytes:
+                return
+            why = f"{left_bytes} of its {size_bytes} bytes are missing"
+        # The head is out already: only a cut connection can still say that it went wrong.
+        _log.error("a download was cut: %s", why)
+        self.transport.abort()
+        raise _HungUp
+
+    async def _write(self, data: Buffer) -> None:
+        if self.transport.is_closing():
+            raise _HungUp
+        self.transport.write(data)
+        if self._relief is not None:
+            await self._relief
 
 
-def _said_twice(headers: httputil.HTTPHeaders) -> InvalidRequest | None:
-    for name in ONCE:
-        if name in headers and len(headers.get_list(name)) > 1:
-            return InvalidRequest(f"the header {name!r} stands twice")
-    return None
-
-
-class HttpServer(httputil.HTTPServerConnectionDelegate):
+class HttpServer:
     """Listens on one unix socket."""
 
     def __init__(self, open_exchange: OpenExchange) -> None:
         self.open_exchange = open_exchange
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.connections: set[Connection] = set()
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        self._server: asyncio.AbstractServer | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
         self._path: Path | None = None
-        self._server = HTTPServer(
-            self,
-            max_header_size=MAX_HEAD_BYTES,
-            max_body_size=MAX_STREAM_BYTES,
-            chunk_size=READ_BYTES,
-        )
-        # A timer per request costs more than a connection that idles: all are local.
-        self._server.conn_params.header_timeout = None
-
-    def start_request(
-        self, server_conn: object, request_conn: httputil.HTTPConnection
-    ) -> httputil.HTTPMessageDelegate:
-        """Return what takes the next request of a connection. Called by tornado."""
-        assert isinstance(request_conn, HTTP1Connection)
-        return _Message(self, request_conn)
+        self._closed = False
 
     async def listen(self, path: Path) -> None:
         """Serve ``path`` from now on; what an earlier process left there is replaced.
@@ -224,14 +301,56 @@ class HttpServer(httputil.HTTPServerConnectionDelegate):
         Raises:
             OSError: a socket cannot be made there.
         """
-        self._server.add_socket(bind_unix_socket(str(path), mode=0o600, backlog=1024))
+        path.unlink(missing_ok=True)  # noqa: ASYNC240  # once, in memory
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(str(path))
+            os.chmod(path, 0o600)
+            self._server = await asyncio.get_running_loop().create_unix_server(
+                lambda: Connection(self), sock=listener, backlog=1024
+            )
+        except OSError:
+            listener.close()
+            raise
         self._path = path
 
+    def add(self, connection: Connection) -> None:
+        """Keep ``connection`` in view until it is lost."""
+        self.connections.add(connection)
+        if self._closed:
+            connection.end()
+        elif self._sweeper is None:
+            self._plan_sweep()
+
+    def _plan_sweep(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in tuple(self.connections):
+            connection.check_limits(now)
+        self._sweeper = None
+        if self.connections:
+            self._plan_sweep()
+
     async def close(self) -> None:
-        """Stop listening, remove the socket, end what is being answered."""
-        self._server.stop()
+        """Stop listening, remove the socket, end what is being answered.
+
+        An answer that is on its way goes out, if its client takes it within END_SECONDS.
+        """
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._server is not None:
+            self._server.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-        for task in tuple(self.tasks):
-            task.cancel()
-        await self._server.close_all_connections()
+        open_ones = tuple(self.connections)
+        for connection in open_ones:
+            connection.end()
+        if open_ones:
+            lost = [connection.lost for connection in open_ones]
+            await asyncio.wait(lost, timeout=END_SECONDS)
+            for connection in tuple(self.connections):
+                connection.transport.abort()
+            await asyncio.wait(lost)
