@@ -53,7 +53,7 @@ def call(func: Callable[..., object], *args: Any, **kwargs: Any) -> Jid:  # noqa
     answer = current.client.send_frame(
         "POST",
         routes.CALLS,
-        submission.header(arguments=encode_json(reference)),
+        submission.header("arguments", encode_json(reference)),
         (*submission.function_parts, *parts),
     )
     if answer.get("warnings"):

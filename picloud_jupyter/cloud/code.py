@@ -27,7 +27,8 @@ def code_version(session: Session, func: Callable[..., object], references: Refe
         references.modules.add(module)
     with _lock:
         shipment = _current_finder().ship(references, main=sys.modules.get("__main__"))
-    show_warnings(shipment.warnings)
+    if shipment.warnings:
+        show_warnings(shipment.warnings)
     if shipment.digest and shipment.digest not in session.codes:
         _send(session, shipment.digest, shipment.data)
         session.codes.add(shipment.digest)

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import HostPython
@@ -13,8 +14,19 @@ from picloud_jupyter.protocol.jobs import HostPython
 _SITE_FOLDERS = ("site-packages", "dist-packages")
 _METADATA = (".dist-info", ".egg-info", ".egg-link")
 _MAX_CHARACTERS = 4_000_000  # a finder's table of a large repository
-_State = tuple[object, ...]
-_last: tuple[_State, HostPython] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was found, and the state of this interpreter in which it is right."""
+
+    state: tuple[list[str], str, str]
+    sites: tuple[str, ...]
+    changed_ns: tuple[int, ...]
+    python: HostPython
+
+
+_last: _Seen | None = None
 
 
 def host_python() -> HostPython:
@@ -27,17 +39,21 @@ def host_python() -> HostPython:
         InvalidRequest: a path of this interpreter cannot be read, named in the message.
     """
     global _last  # noqa: PLW0603  # a cache of one
-    entries = tuple(entry for entry in sys.path if entry)
-    state = (entries, sys.prefix, sys.executable, *_site_states(entries))
-    if _last is None or _last[0] != state:
-        _last = (state, _look(entries))
-    return _last[1]
+    state = (sys.path, sys.prefix, sys.executable)
+    if (
+        _last is None
+        or _last.state != state
+        or _last.changed_ns != tuple(map(_modified_ns, _last.sites))
+    ):
+        _last = _see()
+    return _last.python
 
 
-def _site_states(entries: Sequence[str]) -> Iterator[int]:
-    for entry in entries:
-        if os.path.basename(entry) in _SITE_FOLDERS:
-            yield _modified_ns(entry)
+def _see() -> _Seen:
+    entries = [entry for entry in sys.path if entry]
+    sites = tuple(entry for entry in entries if os.path.basename(entry) in _SITE_FOLDERS)
+    changed_ns = tuple(map(_modified_ns, sites))  # before they are read
+    return _Seen((sys.path[:], sys.prefix, sys.executable), sites, changed_ns, _look(entries))
 
 
 def _modified_ns(path: str) -> int:

@@ -123,13 +123,13 @@ def ordered_ranges(value: object) -> list[JidRange]:
         TypeError: something in it is no integer.
         ValueError: an integer is not a job id.
     """
+    if is_single_jid(value):
+        return [_pair(int(value), int(value))]  # type: ignore[call-overload]  # it is an integer
     if isinstance(value, range):
         return _ranges_of_range(value)
     parts = getattr(value, "ranges", None)
     if isinstance(parts, tuple):
         return [pair for part in parts for pair in _ranges_of_range(part)]
-    if is_single_jid(value):
-        return [_pair(int(value), int(value))]  # type: ignore[call-overload]  # it is an integer
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise TypeError(f"a job id must be an int, or an iterable of ints; got {value!r}")
     found: list[JidRange] = []
@@ -150,11 +150,9 @@ def ordered_ranges(value: object) -> list[JidRange]:
 
 def is_single_jid(value: object) -> bool:
     """Return whether ``value`` is one job id, not several."""
-    return (
-        hasattr(value, "__index__")
-        and not isinstance(value, bool)
-        and not hasattr(value, "__len__")
-    )
+    if isinstance(value, int):
+        return not isinstance(value, bool)
+    return hasattr(value, "__index__") and not hasattr(value, "__len__")
 
 
 def _ranges_of_range(value: range) -> list[JidRange]:

@@ -11,19 +11,33 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from picloud_jupyter.serialize.imports import code_imports
 from picloud_jupyter.serialize.pickler import References
 
 _ATOMS = frozenset((int, float, str, bytes, bool, complex, type(None)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """The bytes, what they mention, and the state in which they are right."""
+@dataclass(slots=True)
+class PickledFunction:
+    """A function as bytes, with the JSON about it that its next submit mostly needs again.
+
+    ``spec_json`` was made for ``spec_state``; ``reference_json`` is b"" until it is made.
+    """
 
     data: bytes
+    name: str
+    reference_json: bytes = b""
+    spec_state: tuple[object, ...] = ()
+    spec_json: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A function that was pickled, all modules it needs, and the state in which that is right."""
+
+    function: PickledFunction
     own_code: types.CodeType
     modules: frozenset[str]
-    code: tuple[types.CodeType, ...]
     state: tuple[object, ...]
     globals: tuple[tuple[str, object], ...]
 
@@ -32,8 +46,8 @@ _kept: weakref.WeakKeyDictionary[types.FunctionType, _Kept] = weakref.WeakKeyDic
 _ABSENT = object()
 
 
-def find(func: Callable[..., object], references: References) -> bytes | None:
-    """Return the bytes of ``func`` if they are still right, and add what they mention."""
+def find(func: Callable[..., object], references: References) -> PickledFunction | None:
+    """Return ``func`` as pickled before if that is still right, and add the modules it needs."""
     if type(func) is not types.FunctionType:
         return None
     kept = _kept.get(func)
@@ -44,12 +58,13 @@ def find(func: Callable[..., object], references: References) -> bytes | None:
         if names.get(name, _ABSENT) is not value:
             return None
     references.modules |= kept.modules
-    references.code += kept.code
-    return kept.data
+    return kept.function
 
 
-def keep(func: Callable[..., object], data: bytes, references: References) -> None:
-    """Remember that ``func`` was pickled as ``data``, if that can be told to stay right.
+def keep(
+    func: Callable[..., object], function: PickledFunction, references: References
+) -> None:
+    """Remember that ``func`` was pickled as ``function``, if that can be told to stay right.
 
     ``references`` must hold what was mentioned by this function alone.
     """
@@ -59,10 +74,9 @@ def keep(func: Callable[..., object], data: bytes, references: References) -> No
     used = {name: names.get(name, _ABSENT) for name in _global_names(func.__code__)}
     if all(value is _ABSENT or isinstance(value, types.ModuleType) for value in used.values()):
         _kept[func] = _Kept(
-            data,
+            function,
             func.__code__,
-            frozenset(references.modules),
-            tuple(references.code),
+            frozenset(references.modules.union(*map(code_imports, references.code))),
             _state(func),
             tuple(used.items()),
         )

@@ -80,6 +80,8 @@ def take_options(
         TypeError: a value is of the wrong type, or an underscore keyword is unknown to both.
         ValueError: a value is outside what is allowed.
     """
+    if not keywords:
+        return DEFAULT_OPTIONS
     found: dict[str, Any] = {}
     for name in [name for name in keywords if name.startswith("_")]:
         reader = _READERS.get(name)

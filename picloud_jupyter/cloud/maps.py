@@ -63,7 +63,7 @@ def map(func: Callable[..., object], *iterables: Iterable[Any], **reserved: Any)
     answer = current.client.send_frame(
         "POST",
         routes.MAPS,
-        submission.header(count=encode_json(count)),
+        submission.header("count", encode_json(count)),
         submission.function_parts,
     )
     if answer.get("warnings"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from picloud_jupyter.cloud.settings import config, config_folder
 from picloud_jupyter.protocol import routes
-from picloud_jupyter.protocol.jobs import ContainerKind
+from picloud_jupyter.protocol.jobs import ContainerKind, HostPython
 from picloud_jupyter.transport.client import Client
 from picloud_jupyter.transport.endpoint import Endpoint, find_endpoint
 from picloud_jupyter.transport.inside import CurrentJob, current_job
@@ -22,13 +22,10 @@ class Session:
 
     client: Client
     job: CurrentJob | None
+    local: bool  # this user's own service on this machine serves it
     codes: set[str] = field(default_factory=set)
-    place: object = None  # where this job's own submits run, see `submission`
-
-    @property
-    def local(self) -> bool:
-        """Whether this user's own service on this machine serves it."""
-        return self.client.endpoint.local
+    # where this job's own submits run, see `submission`
+    place: tuple[HostPython, str, str | None] | None = None
 
 
 def show_warnings(texts: Iterable[str]) -> None:
@@ -79,7 +76,8 @@ def _renew(job: CurrentJob | None) -> Session:
             return _current
         if _current is not None:
             _current.client.close()
-        _current = Session(_make_client(_endpoint()), job)
+        endpoint = _endpoint()
+        _current = Session(_make_client(endpoint), job, endpoint.local)
         return _current
 
 

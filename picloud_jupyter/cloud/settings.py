@@ -45,12 +45,9 @@ class Config:
     """
 
     def __init__(self, folder: Callable[[], Path] = config_folder) -> None:
-        object.__setattr__(self, "_folder", folder)
-        object.__setattr__(self, "_values", None)
-        object.__setattr__(self, "_lock", threading.Lock())
-        object.__setattr__(self, "_on_commit", [])
+        vars(self).update(_folder=folder, _lock=threading.Lock(), _on_commit=[])
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # called until they are loaded
         if name.startswith("__") or name not in DEFAULTS:
             raise AttributeError(_no_option(name))
         return self._current()[name]
@@ -64,7 +61,11 @@ class Config:
         return [*DEFAULTS, "commit"]
 
     def __repr__(self) -> str:
-        shown = {k: "..." if k == "api_key" and v else v for k, v in self._current().items()}
+        values = self._current()
+        shown = {
+            name: "..." if name == "api_key" and values[name] else values[name]
+            for name in DEFAULTS
+        }
         return "\n".join(f"cloud.config.{name} = {value!r}" for name, value in shown.items())
 
     def commit(self) -> None:
@@ -77,10 +78,12 @@ class Config:
         self._on_commit.append(action)
 
     def _current(self) -> dict[str, Any]:
+        """The attributes of this object, the options among them."""
+        values = vars(self)
         with self._lock:
-            if self._values is None:
-                object.__setattr__(self, "_values", _load(self._folder() / FILE_NAME))
-            return self._values  # type: ignore[no-any-return]  # set through object
+            if not DEFAULTS.keys() <= values.keys():
+                values.update(_load(self._folder() / FILE_NAME))
+        return values
 
 
 def cast_option(name: str, value: object) -> Any:  # noqa: ANN401

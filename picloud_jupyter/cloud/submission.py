@@ -12,26 +12,21 @@ from picloud_jupyter.cloud import kept_functions
 from picloud_jupyter.cloud.code import code_version
 from picloud_jupyter.cloud.functions import function_name
 from picloud_jupyter.cloud.host_python import host_python
+from picloud_jupyter.cloud.kept_functions import PickledFunction
 from picloud_jupyter.cloud.keywords import Options
 from picloud_jupyter.cloud.session import Session
 from picloud_jupyter.cloud.settings import config
-from picloud_jupyter.cloud.uploads import place
+from picloud_jupyter.cloud.uploads import upload
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.codec import from_wire, to_wire
 from picloud_jupyter.protocol.errors import InternalError, PayloadTooLarge
 from picloud_jupyter.protocol.frames import Buffer, encode_json
-from picloud_jupyter.protocol.jobs import HostPython, JobSpec
-from picloud_jupyter.serialize.payload import dump_function
+from picloud_jupyter.protocol.jobs import INLINE_BYTES, HostPython, JobSpec
+from picloud_jupyter.serialize.payload import digest, dump_function
 from picloud_jupyter.serialize.pickler import References
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where jobs run: this Python and folder, or inside a job those of that job."""
-
-    host_python: HostPython
-    folder: str
-    code_version: str | None  # None = to be found out
+# Python, folder and code version; None = that is to be found out
+Place = tuple[HostPython, str, str | None]
 
 
 @dataclass(slots=True)
@@ -43,18 +38,20 @@ class Submission:
     function_json: bytes
     function_parts: Sequence[Buffer]
 
-    def header(self, **more: bytes) -> bytes:
-        """Return the header of a submit's frame; ``more`` are JSON values."""
-        rest = b"".join(b',"%s":%s' % (name.encode(), value) for name, value in more.items())
-        return b'{"spec":%s,"key":%s,"function":%s%s}' % (
+    def header(self, name: str, value: bytes) -> bytes:
+        """Return the header of a submit's frame; its last field is ``name``, with JSON as value."""
+        return b'{"spec":%b,"key":%b,"function":%b,"%b":%b}' % (
             self.spec_json,
             encode_json(self.key),
             self.function_json,
-            rest,
+            name.encode(),
+            value,
         )
 
 
-def dump_checked_function(func: Callable[..., object], references: References) -> bytes:
+def dump_checked_function(
+    func: Callable[..., object], references: References
+) -> PickledFunction:
     """Return ``func`` as bytes, and add what they mention to the empty ``references``.
 
     Raises:
@@ -76,37 +73,52 @@ def dump_checked_function(func: Callable[..., object], references: References) -
             f"the function {function_name(func)} takes along {len(data):,} bytes, more than the {limit:,} allowed; the largest: {largest}",
             hint="pass such data as an argument, or raise cloud.config.max_closure_data",
         )
-    kept_functions.keep(func, data, references)
-    return data
+    pickled = PickledFunction(data, function_name(func))
+    kept_functions.keep(func, pickled, references)
+    return pickled
 
 
 def prepare(
     session: Session,
     func: Callable[..., object],
-    function: bytes,
+    function: PickledFunction,
     references: References,
     options: Options,
 ) -> Submission:
     """Return ``func`` (pickled as ``function``) ready to be sent, its local code shipped."""
-    where = _place(session)
-    version = where.code_version
+    host, folder, version = _place(session)
     if version is None:
         version = code_version(session, func, references)
-    spec_json = _spec_json(
-        function_name(func), options, where.host_python, where.folder, version, os.getpid()
-    )
-    reference, parts = place(session, (function,), with_digest=True)
+    state = (options, host, folder, version, os.getpid())
+    if function.spec_state != state:
+        function.spec_json = _spec_json(function.name, *state)
+        function.spec_state = state
+    reference_json, parts = _place_function(session, function)
     key = options.key or secrets.token_hex(16)
-    return Submission(spec_json, key, encode_json(reference), parts)
+    return Submission(function.spec_json, key, reference_json, parts)
+
+
+def _place_function(
+    session: Session, function: PickledFunction
+) -> tuple[bytes, Sequence[Buffer]]:
+    """The JSON of the function's reference, and what of it travels in the request's body."""
+    parts = (function.data,)
+    size_bytes = len(function.data)
+    if size_bytes > INLINE_BYTES:
+        return encode_json(upload(session, parts, size_bytes)), ()
+    if not function.reference_json:
+        reference = {"size_bytes": size_bytes, "digest": digest(parts)}
+        function.reference_json = encode_json(reference)
+    return function.reference_json, parts
 
 
 def _place(session: Session) -> Place:
-    if session.job is not None:
-        if session.place is None:
-            session.place = _place_of_job(session, session.job.jid)
-        assert isinstance(session.place, Place)
-        return session.place
-    return Place(host_python(), os.getcwd() if session.local else "", None)
+    """Where jobs run: this Python and folder, or inside a job those of that job."""
+    if session.job is None:
+        return host_python(), os.getcwd() if session.local else "", None
+    if session.place is None:
+        session.place = _place_of_job(session, session.job.jid)
+    return session.place
 
 
 def _place_of_job(session: Session, jid: int) -> Place:
@@ -119,7 +131,7 @@ def _place_of_job(session: Session, jid: int) -> Place:
         raise InternalError(
             f"the control plane does not say which Python runs this job: {exc}"
         ) from exc
-    return Place(host, found.get("folder") or "", found.get("code_version") or "")
+    return host, found.get("folder") or "", found.get("code_version") or ""
 
 
 @functools.lru_cache(maxsize=64)

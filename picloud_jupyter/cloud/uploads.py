@@ -16,7 +16,7 @@ _WRITE_AT_ONCE = 256
 
 
 def place(
-    session: Session, parts: Sequence[Buffer], *, with_digest: bool = False
+    session: Session, parts: Sequence[Buffer]
 ) -> tuple[dict[str, object], Sequence[Buffer]]:
     """Return (reference of a payload, what of it travels in the request's body).
 
@@ -24,10 +24,7 @@ def place(
     """
     size_bytes = sum(map(len, parts))
     if size_bytes <= INLINE_BYTES:
-        reference: dict[str, object] = {"size_bytes": size_bytes}
-        if with_digest:
-            reference["digest"] = _hash(parts)
-        return reference, parts
+        return {"size_bytes": size_bytes}, parts
     return upload(session, parts, size_bytes), ()
 
 

@@ -85,6 +85,7 @@ class _Module:
     warning: str = ""
 
 
+_NO_SHIPMENT = Shipment()
 _DEFINITIONS = (type, types.FunctionType, types.ModuleType)
 _NOTHING = SourceFacts(frozenset(), uses_place=False, calls_import=False)
 
@@ -95,7 +96,7 @@ class DependencyFinder:
 
     whitelist: frozenset[str] | None = None
     _read: dict[str, tuple[tuple[int, int], _Module]] = field(default_factory=dict)
-    _installed: set[str] = field(default_factory=set)
+    _staying: set[str] = field(default_factory=lambda: set(_NEVER))  # top-level modules
     _last: tuple[object, Shipment] | None = None
 
     def ship(self, references: References, *, main: types.ModuleType | None = None) -> Shipment:
@@ -108,11 +109,11 @@ class DependencyFinder:
             names |= code_imports(code)
         if main is not None:
             names |= _imported_by(main)
-        if settings := os.environ.get("DJANGO_SETTINGS_MODULE"):
+        if "django" in sys.modules and (settings := os.environ.get("DJANGO_SETTINGS_MODULE")):
             names |= {settings} & sys.modules.keys()
         modules = self._reach(names)
         if not modules:
-            return Shipment()
+            return _NO_SHIPMENT
         state = tuple((m.name, m.path, hash(m.data)) for m in modules)
         if self._last is None or self._last[0] != state:
             self._last = (state, _pack(modules))
@@ -120,15 +121,15 @@ class DependencyFinder:
 
     def _reach(self, names: Iterable[str]) -> list[_Module]:
         """Return every local module reached from ``names``, sorted by name."""
+        pending = [name for name in names if self._may_travel(name)]
         found: dict[str, _Module] = {}
         seen: set[str] = set()
-        pending = list(names)
         while pending:
             for name in with_parents(pending.pop()):
-                if name in seen:
+                if name in seen or not self._may_travel(name):
                     continue
                 seen.add(name)
-                if name.partition(".")[0] in self._installed or not self._may_travel(name):
+                if not is_listed(name, self.whitelist):
                     continue
                 module = self._find(name)
                 if module is not None:
@@ -137,7 +138,7 @@ class DependencyFinder:
         return [found[name] for name in sorted(found)]
 
     def _may_travel(self, name: str) -> bool:
-        return name.partition(".")[0] not in _NEVER and is_listed(name, self.whitelist)
+        return name.partition(".")[0] not in self._staying
 
     def _find(self, name: str) -> _Module | None:
         spec = _spec_of(name)
@@ -152,7 +153,7 @@ class DependencyFinder:
             return None
         if _is_installed(origin):
             if "." not in name:
-                self._installed.add(name)
+                self._staying.add(name)
             return None
         return self._read_module(name, origin, spec.submodule_search_locations is not None)
 
@@ -199,8 +200,11 @@ def _imported_by(main: types.ModuleType) -> set[str]:
     values = list(vars(main).values())
     # looking at each type once: most values of a notebook are data
     kinds = {kind for kind in set(map(type, values)) if issubclass(kind, _DEFINITIONS)}
-    found = [value for value in values if type(value) in kinds]
-    names = {v.__name__ if isinstance(v, types.ModuleType) else v.__module__ for v in found}
+    names = {
+        value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+        for value in values
+        if type(value) in kinds
+    }
     return {name for name in names if isinstance(name, str)}
 
 

@@ -11,7 +11,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -40,7 +39,9 @@ from picloud_jupyter.transport.retry import RetryLimits, delay_seconds
 LONGEST_WAIT_SECONDS = 60.0  # of one long poll
 ANSWER_SECONDS = 60.0  # beyond what the request itself waits for
 _JSON = "application/json"
+_AT_ONCE_BYTES = 8192  # up to here joining costs less than a list of parts
 _BYTES = "application/octet-stream"
+_decode = json.JSONDecoder().decode
 _IDLE_CONNECTIONS = 8
 
 
@@ -75,14 +76,6 @@ class Canceller:
             self._connection = connection
             if connection is not None and self._cancelled:
                 connection.abort()
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    parts: Sequence[Buffer]  # head first
-    name: str
-    wait_seconds: float = 0.0
-    canceller: Canceller | None = None
 
 
 class Client:
@@ -176,8 +169,8 @@ class Client:
         length = f"Content-Length: {size}\r\n" if parts or method != "GET" else ""
         head = f"{method} {self.endpoint.base_path}{target}{self._common}{kind}{length}\r\n"
         first = head.encode("latin-1")
-        parts = (b"".join((first, *parts)),) if size <= 8192 else (first, *parts)
-        return Exchange(self, _Request(parts, f"{method} {path}", wait_seconds, canceller))
+        sent = (b"".join((first, *parts)),) if size <= _AT_ONCE_BYTES else (first, *parts)
+        return Exchange(self, sent, f"{method} {path}", wait_seconds, canceller)
 
     # ------------------------------------------------------------------ connections
     def take(self) -> tuple[Connection, bool]:
@@ -209,9 +202,19 @@ class Client:
 class Exchange:
     """A request that was sent (as far as that went well) and waits for its answer."""
 
-    def __init__(self, client: Client, request: _Request) -> None:
+    def __init__(
+        self,
+        client: Client,
+        parts: Sequence[Buffer],  # head first
+        name: str,
+        wait_seconds: float,
+        canceller: Canceller | None,
+    ) -> None:
         self._client = client
-        self._request = request
+        self._parts = parts
+        self._name = name
+        self._timeout_seconds = ANSWER_SECONDS + wait_seconds
+        self._canceller = canceller
         self._connection: Connection | None = None
         self._reused = False
         self._failure: Exception | None = None
@@ -229,18 +232,16 @@ class Exchange:
         while True:
             reused = self._reused
             outcome = self._receive()
-            canceller = self._request.canceller
-            if canceller is not None and canceller.check():
+            if self._canceller is not None and self._canceller.check():
                 self.abandon()
                 raise RequestCancelledError
+            error = None
             if isinstance(outcome, Response):
-                error = _error_of(outcome)
-                if error is None:
+                if outcome.status < 400:
                     return outcome
+                error = _error_of(outcome)
                 if outcome.status != 503 or not error.retry:
                     raise error
-            else:
-                error = None
             if not (reused and isinstance(outcome, Exception)):  # an idle one may be stale
                 failures += 1
                 self._pause(failures, outcome, error)
@@ -253,7 +254,8 @@ class Exchange:
             self._connection = None
 
     def __del__(self) -> None:
-        self.abandon()
+        if self._connection is not None:
+            self.abandon()
 
     def _pause(
         self, failures: int, outcome: Response | Exception, error: CloudException | None
@@ -266,7 +268,7 @@ class Exchange:
         else:
             assert isinstance(outcome, Exception)
             raise _unreachable(
-                self._client.endpoint, self._request.name, failures, outcome
+                self._client.endpoint, self._name, failures, outcome
             ) from outcome
 
     def _send(self) -> None:
@@ -274,7 +276,7 @@ class Exchange:
         self._reused = False
         try:
             self._connection, self._reused = self._client.take()
-            self._connection.send(self._request.parts, ANSWER_SECONDS)
+            self._connection.send(self._parts, ANSWER_SECONDS)
         except (BrokenPipeError, ConnectionResetError):
             return  # the answer may be there already: a refusal of a large body
         except OSError as exc:
@@ -285,11 +287,11 @@ class Exchange:
         connection = self._connection
         if connection is None:
             return self._failure or ConnectionLostError("there is no connection")
-        canceller = self._request.canceller
+        canceller = self._canceller
         if canceller is not None:
             canceller.watch(connection)
         try:
-            response = connection.receive(ANSWER_SECONDS + self._request.wait_seconds)
+            response = connection.receive(self._timeout_seconds)
         except (OSError, BadAnswerError) as exc:
             return exc
         else:
@@ -314,16 +316,15 @@ def json_of(response: Response) -> Any:  # noqa: ANN401  # JSON
     if not response.body:
         return {}
     try:
-        return json.loads(bytes(response.body))
+        return _decode(str(response.body, "utf-8", "surrogatepass"))
     except ValueError as exc:
         raise InternalError(f"the control plane's answer is not JSON: {exc}") from exc
 
 
-def _error_of(response: Response) -> CloudException | None:
-    if response.status < 400:
-        return None
+def _error_of(response: Response) -> CloudException:
+    """The exception that an answer of 400 or more stands for."""
     try:
-        value = json.loads(bytes(response.body))
+        value = _decode(str(response.body, "utf-8", "surrogatepass"))
     except ValueError:
         value = None
     if isinstance(value, dict) and isinstance(value.get("error"), dict):

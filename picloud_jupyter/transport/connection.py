@@ -4,10 +4,12 @@ The standard library's client costs four times as much per request; a call is tw
 """
 
 import contextlib
+import functools
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.transport.endpoint import Endpoint
@@ -15,7 +17,7 @@ from picloud_jupyter.transport.endpoint import Endpoint
 CONNECT_SECONDS = 10.0
 MAX_HEAD_BYTES = 64 * 1024
 _BUFFERS_AT_ONCE = 512  # the kernel takes at most 1,024 in one call
-_RECEIVE_BYTES = 256 * 1024
+_RECEIVE_BYTES = 64 * 1024  # above 128 KiB each receive would map fresh memory
 
 
 class ConnectionLostError(OSError):
@@ -31,8 +33,19 @@ class Response:
     """One answer: ``headers`` with lower-case names, ``body`` whole."""
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the head of an answer says; ``body_bytes`` None = until the connection closes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body_bytes: int | None
+    chunked: bool
+    closes: bool
 
 
 class Connection:
@@ -104,18 +117,15 @@ class Connection:
             BadAnswerError: it is not HTTP.
         """
         self._set_timeout(timeout_seconds)
-        while True:
-            head, rest = self._receive_head()
-            status, headers = _parse_head(head)
-            if status >= 200:
-                break
-            self._rest = rest  # 1xx: the true answer follows
-        if headers.get("connection", "").lower() == "close":
-            self.reusable = False
-        if status in (204, 304):
+        head, rest = self._receive_head()
+        while head.status < 200:  # 1xx: the true answer follows
             self._rest = rest
-            return Response(status, headers, b"")
-        return Response(status, headers, self._receive_body(headers, rest))
+            head, rest = self._receive_head()
+        if head.closes:
+            self.reusable = False
+        whole = head.body_bytes == len(rest)
+        body = rest if whole else self._receive_body(head, rest)
+        return Response(head.status, head.headers, body)
 
     def _set_timeout(self, seconds: float) -> None:
         if seconds != self._timeout:
@@ -128,27 +138,25 @@ class Connection:
             raise ConnectionLostError("the control plane closed the connection")
         return data
 
-    def _receive_head(self) -> tuple[bytes, bytes]:
+    def _receive_head(self) -> tuple[_Head, bytes]:
+        """The next head, and what came with it."""
         data, self._rest = self._rest or self._more(), b""
         while (end := data.find(b"\r\n\r\n")) < 0:
             if len(data) > MAX_HEAD_BYTES:
                 raise BadAnswerError("the head of the answer is too long")
             data += self._more()
-        return data[:end], data[end + 4 :]
+        return _parse_head(data[:end]), data[end + 4 :]
 
-    def _receive_body(self, headers: dict[str, str], rest: bytes) -> Buffer:
-        if headers.get("transfer-encoding", "").lower() == "chunked":
+    def _receive_body(self, head: _Head, rest: bytes) -> Buffer:
+        """The body that begins with ``rest``; what follows it is kept."""
+        if head.chunked:
             return self._receive_chunked(rest)
-        length = headers.get("content-length")
-        if length is None:
-            self.reusable = False
+        size = head.body_bytes
+        if size is None:
             return self._receive_to_end(rest)
-        if not length.isdecimal():
-            raise BadAnswerError(f"Content-Length is {length!r}")
-        size = int(length)
         if size <= len(rest):
             self._rest = rest[size:]
-            return rest[:size] if self._rest else rest
+            return rest[:size]
         body = bytearray(size)
         body[: len(rest)] = rest
         self._fill(memoryview(body)[len(rest) :])
@@ -201,8 +209,9 @@ def _open_unix(path: str) -> socket.socket:
     return sock
 
 
-def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    first, *lines = head.decode("latin-1").split("\r\n")
+@functools.lru_cache(maxsize=64)  # most answers begin with the same bytes
+def _parse_head(data: bytes) -> _Head:
+    first, *lines = data.decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     code = rest[:3]
     if not version.startswith("HTTP/1.") or not code.isdecimal():
@@ -211,4 +220,17 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     for line in lines:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
-    return int(code), headers
+    return _head(int(code), headers)
+
+
+def _head(status: int, headers: dict[str, str]) -> _Head:
+    chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+    length = headers.get("content-length")
+    if length is not None and not length.isdecimal():
+        raise BadAnswerError(f"Content-Length is {length!r}")
+    size = None if chunked or length is None else int(length)
+    if status < 200 or status in (204, 304):
+        size, chunked = 0, False
+    ends_with_connection = size is None and not chunked
+    closes = ends_with_connection or headers.get("connection", "").lower() == "close"
+    return _Head(status, MappingProxyType(headers), size, chunked, closes)

@@ -59,8 +59,10 @@ def current_job() -> CurrentJob | None:
 def _from_environment() -> CurrentJob | None:
     variables = os.environ
     lease_key = variables.get("PICLOUD_LEASE_KEY")
+    if not lease_key:
+        return None
     run_dir = variables.get("PICLOUD_RUN_DIR")
-    if not lease_key or not run_dir:
+    if not run_dir:
         return None
     try:
         return CurrentJob(

@@ -285,7 +285,7 @@ def test_interrupted_map_kills_the_part_under_way_too(gateway, monkeypatch):
     asked: list[Exchange] = []
 
     def interrupted(exchange):
-        if exchange._request.name.endswith("/parts/2") and not asked:
+        if exchange._name.endswith("/parts/2") and not asked:
             asked.append(exchange)
             exchange.abandon()
             raise KeyboardInterrupt

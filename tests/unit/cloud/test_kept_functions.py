@@ -8,6 +8,7 @@ import pytest
 
 from picloud_jupyter.cloud import kept_functions
 from picloud_jupyter.cloud.submission import dump_checked_function
+from picloud_jupyter.serialize.imports import code_imports
 from picloud_jupyter.serialize.payload import load_function
 from picloud_jupyter.serialize.pickler import References
 
@@ -21,18 +22,19 @@ def make(text, **names):
 
 def kept(func):
     references = References()
-    data = dump_checked_function(func, references)
+    pickled = dump_checked_function(func, references)
     again = References()
     found = kept_functions.find(func, again)
     if found is not None:
-        assert found == data
-        assert again == references
+        assert found is pickled
+        assert again.modules == references.modules.union(*map(code_imports, references.code))
     return found is not None
 
 
 def test_plain_function_is_kept_with_what_it_mentions():
     assert kept(make("def f(x, y=2): return math.sqrt(x) + len(str(y))", math=math))
     assert kept(make("def f(x: int) -> str: return [str(i) for i in range(x)]"))
+    assert kept(make("def f(x):\n import colorsys\n return colorsys.hls_to_rgb(x, x, x)"))
 
 
 @pytest.mark.parametrize(
@@ -79,4 +81,4 @@ def test_new_module_makes_all_doubtful(monkeypatch):
 def test_kept_bytes_load():
     func = make("def f(x): return x + 1")
     dump_checked_function(func, References())
-    assert load_function(dump_checked_function(func, References())).call(1) == 2
+    assert load_function(dump_checked_function(func, References()).data).call(1) == 2

@@ -63,8 +63,28 @@ def test_pauses_grow_to_their_limit_and_end(failures, dice):
 
 
 def test_heads_are_parsed_and_what_is_none_is_refused():
-    status, headers = connection._parse_head(b"HTTP/1.1 404 Not Found\r\nX-A: b: c\r\nLength:5")
-    assert (status, headers) == (404, {"x-a": "b: c", "length": "5"})
-    for wrong in (b"HELLO", b"HTTP/2 200", b"HTTP/1.1 abc", b""):
+    head = connection._parse_head(b"HTTP/1.1 404 Not Found\r\nX-A: b: c\r\nContent-Length:5")
+    assert (head.status, head.headers) == (404, {"x-a": "b: c", "content-length": "5"})
+    assert (head.body_bytes, head.chunked, head.closes) == (5, False, False)
+    for wrong in (
+        *(b"HELLO", b"HTTP/2 200", b"HTTP/1.1 abc", b""),
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1",
+    ):
         with pytest.raises(connection.BadAnswerError):
             connection._parse_head(wrong)
+
+
+@pytest.mark.parametrize(
+    ("head", "body_bytes", "chunked", "closes"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked", None, True, False),
+        (b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 0", 0, False, True),
+        (b"HTTP/1.1 200 OK", None, False, True),
+        (b"HTTP/1.1 100 Continue", 0, False, False),
+        (b"HTTP/1.1 204 No Content", 0, False, False),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7", 0, False, False),
+    ],
+)
+def test_heads_say_where_the_body_ends(head, body_bytes, chunked, closes):
+    found = connection._parse_head(head)
+    assert (found.body_bytes, found.chunked, found.closes) == (body_bytes, chunked, closes)
