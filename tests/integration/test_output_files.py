@@ -42,6 +42,16 @@ def test_write_when_nothing_is_printed_makes_no_file(tmp_path):
     assert read(str(tmp_path), LEASE, 3, "stdout", 0, 10).total_bytes == 0
 
 
+def test_write_when_the_streams_are_further_on_numbers_elements_from_there(tmp_path):
+    writer = OutputWriter(str(tmp_path), LEASE, (2, 5))
+    writer.feed(0, [b"second", b"third"])
+    writer.feed(1, [b"fifth"])
+    assert (writer.sizes(0), writer.sizes(1)) == ((3, 5), (5, 5))
+    writer.close()
+    assert [everything(tmp_path, n) for n in range(4)] == [b"", b"", b"second", b"third"]
+    assert everything(tmp_path, 5, "stderr") == b"fifth"
+
+
 PIECES = st.lists(st.binary(max_size=5), min_size=1, max_size=6)
 
 

@@ -1,7 +1,9 @@
 """Supervisor and runner as they are shipped, together."""
 
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,23 @@ def test_call_when_the_function_prints_and_returns_brings_both_back(true_box):
     usage = frames[-1][0]["usage"]
     assert usage["rss_bytes"] > 1_000_000
     assert usage["elements"] == 2
+
+
+def test_call_when_only_later_elements_print_each_has_its_own_output(true_box):
+    def work(x):
+        time.sleep(0.03)  # longer than the supervisor waits for more: each is read apart
+        if x == 1:
+            print("late on stdout")
+        if x == 2:
+            print("later on stderr", file=sys.stderr)
+
+    call(true_box, "5", work, (0,), (1,), (2,), (3,))
+
+    def printed(stream):
+        return [read(true_box.logs, "5" * 16, n, stream, 0, 100).data for n in range(4)]
+
+    assert printed("stdout") == [b"", b"late on stdout\n", b"", b""]
+    assert printed("stderr") == [b"", b"", b"later on stderr\n", b""]
 
 
 def test_call_when_one_element_raises_the_others_are_done(true_box):

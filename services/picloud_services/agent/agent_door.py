@@ -6,6 +6,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from picloud_jupyter.protocol.frames import (
@@ -14,7 +15,9 @@ from picloud_jupyter.protocol.frames import (
     Buffer,
     FrameError,
     FrameReader,
+    decode_header,
     pack_frame,
+    pack_raw,
 )
 
 _READ_BYTES = 64 * 1024  # a larger block would be mapped anew for each read
@@ -40,6 +43,19 @@ def listen(path: str) -> socket.socket:
     return listener
 
 
+@dataclass(frozen=True, slots=True)
+class AgentFrame:
+    """One frame of an agent; ``raw`` is its header as it came."""
+
+    raw: bytes
+    header: dict[str, Any]
+    body: bytes
+
+    def packed(self) -> bytes:
+        """Return the frame as it came, to be sent on."""
+        return pack_raw(self.raw, self.body)
+
+
 class AgentConnection:
     """One connection from an agent. Never blocks; what cannot be sent now waits.
 
@@ -52,13 +68,14 @@ class AgentConnection:
     ) -> None:
         connected.setblocking(False)  # noqa: FBT003  # the standard library's signature
         self.socket = connected
+        self.fd = connected.fileno()
         self.is_open = True
         self._greeting = greeting
         self._is_greeted = False
         self._reader = FrameReader()
         self._unsent: deque[Buffer] = deque()
 
-    def read(self) -> list[tuple[dict[str, Any], bytes]]:
+    def read(self) -> list[AgentFrame]:
         """Return the frames that came; `is_open` is false when the agent left or is cut off."""
         try:
             data = self.socket.recv(_READ_BYTES)
@@ -70,7 +87,10 @@ class AgentConnection:
             self.close()
             return []
         try:
-            frames = list(self._reader.feed(data))
+            frames = [
+                AgentFrame(raw, decode_header(raw), body)
+                for raw, body in self._reader.feed_raw(data)
+            ]
         except FrameError as exc:
             self._refuse(str(exc))
             return []
@@ -78,10 +98,8 @@ class AgentConnection:
             return self._greet(frames)
         return frames
 
-    def _greet(
-        self, frames: list[tuple[dict[str, Any], bytes]]
-    ) -> list[tuple[dict[str, Any], bytes]]:
-        hello, _ = frames.pop(0)
+    def _greet(self, frames: list[AgentFrame]) -> list[AgentFrame]:
+        hello = frames.pop(0).header
         wire, oldest = hello.get("wire"), hello.get("oldest")
         if (
             hello.get("t") != "hello"

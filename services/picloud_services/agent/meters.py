@@ -11,6 +11,7 @@ from picloud_services.agent.container import RunningContainer
 from picloud_services.agent.process_table import read_table
 
 LONG_SECONDS = 0.05  # elements from here on have figures of their own
+_NUMBER_BYTES = 64
 _PEAK_FILES = ("memory.max_usage_in_bytes", "memory.peak")  # cgroup v1, v2
 
 
@@ -76,7 +77,7 @@ class CgroupMeter:
 
     def peak_bytes(self) -> int:
         """Return the most memory it held since `reset_peak`."""
-        return int(_read(self._peak) or 0)
+        return int(_read(self._peak, _NUMBER_BYTES) or 0)
 
     def reset_peak(self) -> None:
         """Begin a new peak with what it holds now; cgroup v2 before Linux 6.12 cannot."""
@@ -173,8 +174,8 @@ def _open_first(paths: list[str], flags: int) -> int:
     return -1
 
 
-def _read(fd: int) -> bytes:
+def _read(fd: int, size_bytes: int = 65536) -> bytes:
     try:
-        return os.pread(fd, 65536, 0) if fd >= 0 else b""
+        return os.pread(fd, size_bytes, 0) if fd >= 0 else b""
     except OSError:
         return b""  # the process or the group is gone

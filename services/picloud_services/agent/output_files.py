@@ -39,11 +39,18 @@ class OutputPart:
 
 
 class OutputWriter:
-    """Writes what the elements of one lease print. A lease that prints nothing costs no file."""
+    """Writes what the elements of one lease print. A lease that prints nothing costs no file.
 
-    def __init__(self, logs: str, lease: str) -> None:
-        self._index = _IndexWriter(_stem(logs, lease) + ".idx")
-        self._streams = [_StreamWriter(_stem(logs, lease), n, self._index) for n in (0, 1)]
+    ``positions`` are the elements that stdout and stderr are at.
+    """
+
+    def __init__(self, logs: str, lease: str, positions: Sequence[int] = (0, 0)) -> None:
+        stem = _stem(logs, lease)
+        self._index = _IndexWriter(stem + ".idx")
+        self._streams = [
+            _StreamWriter(stem, stream, self._index, position)
+            for stream, position in enumerate(positions)
+        ]
 
     def feed(self, stream: int, pieces: Sequence[bytes]) -> None:
         """Take output of stream 0 or 1; between each two ``pieces`` an element ended."""
@@ -98,8 +105,8 @@ class _IndexWriter:
 class _StreamWriter:
     """One stream of one lease: the elements' bytes one after another in one file."""
 
-    def __init__(self, stem: str, stream: int, index: _IndexWriter) -> None:
-        self.position = 0
+    def __init__(self, stem: str, stream: int, index: _IndexWriter, position: int) -> None:
+        self.position = position
         self.printed_bytes = 0  # by this element
         self.lost_bytes = 0  # to a full disk, over all elements
         self._stem = stem

@@ -48,6 +48,8 @@ class Results:
     items: list[list[Any]] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     size_bytes: int = 0
+    cpu_seconds: float = 0.0
+    longest_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,8 @@ class RunnerFrames:
         )
         run.bodies.append(body)
         run.size_bytes += len(body)
+        run.cpu_seconds += user + system
+        run.longest_seconds = max(run.longest_seconds, runtime)
         self._expected += 1
 
     def _read_other(self, header: dict[str, Any]) -> Said:

@@ -8,6 +8,7 @@ import socket
 import struct
 import termios
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from picloud_jupyter.protocol.frames import (
@@ -35,6 +36,7 @@ class RunnerLink:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket = socket.socket(fileno=_high(near.detach()))
         self.socket.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        self.fd = self.socket.fileno()
         self._far = [_place(far.detach(), RUNNER_SOCKET_FD)]
         token_read, token_write = os.pipe()
         self._token_write = _high(token_write)
@@ -52,9 +54,9 @@ class RunnerLink:
             self._far.append(_high(write))
         for fd in self.outputs:
             os.set_blocking(fd, False)
-        self._unsent: deque[tuple[Buffer, list[int]]] = deque()
+        self._unsent: deque[tuple[Buffer, Sequence[int]]] = deque()
         hello = {"t": "hello", "wire": WIRE_VERSION, "oldest": OLDEST_WIRE_VERSION}
-        self.send({**hello, "role": "supervisor"})
+        self.send_packed(pack_frame({**hello, "role": "supervisor"}))
 
     @property
     def stdout_fd(self) -> int:
@@ -99,12 +101,8 @@ class RunnerLink:
 
     # ------------------------------------------------------------------------ frames
 
-    def send(
-        self, header: dict[str, Any], *bodies: Buffer, fds: list[int] | None = None
-    ) -> None:
+    def send_packed(self, data: Buffer, fds: Sequence[int] = ()) -> None:
         """Send one frame; ``fds`` go along with its first bytes and are closed here."""
-        data: Buffer = pack_frame(header, *bodies)
-        fds = fds or []
         while len(fds) > _DESCRIPTORS_PER_MESSAGE:
             self._unsent.append((data[:1], fds[:_DESCRIPTORS_PER_MESSAGE]))
             data, fds = memoryview(data)[1:], fds[_DESCRIPTORS_PER_MESSAGE:]
@@ -132,7 +130,7 @@ class RunnerLink:
             for fd in fds:
                 os.close(fd)
             if sent < len(data):
-                unsent[0] = memoryview(data)[sent:], []
+                unsent[0] = memoryview(data)[sent:], ()
             else:
                 unsent.popleft()
 
@@ -170,7 +168,7 @@ def open_payloads(files: list[list[Any]]) -> tuple[list[int], list[list[Any]]]:
     return fds, [[position, "", size, digest] for position, _, size, digest in files]
 
 
-def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
+def _rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:
     return (
         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
     )

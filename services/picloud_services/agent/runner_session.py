@@ -3,10 +3,10 @@
 import os
 import time
 from collections.abc import Generator, Iterator
-from socket import socket
 from typing import Any
 
-from picloud_jupyter.protocol.frames import OLDEST_WIRE_VERSION, WIRE_VERSION
+from picloud_jupyter.protocol.frames import OLDEST_WIRE_VERSION, WIRE_VERSION, pack_frame
+from picloud_services.agent.agent_door import AgentFrame
 from picloud_services.agent.container import RunningContainer
 from picloud_services.agent.meters import LONG_SECONDS, Meter, Meters, make_meter
 from picloud_services.agent.output_files import OutputWriter
@@ -43,10 +43,10 @@ class RunnerSession:
         self._open = {0: True, 1: True}  # the pipes
         self._is_linked = True
         self._is_closed = False  # and the machine knows
-        self._ended: list[int | socket] = []
-        self._lease = ""
+        self._ended: list[int] = []
+        self._lease = ""  # of the chunk that was sent, until its end
         self._count = 0
-        self._writer: OutputWriter | None = None
+        self._writer: OutputWriter | None = None  # once the chunk printed something
         self._words = b""
         self._meter: Meter | None = None
         self._before = Meters()
@@ -62,9 +62,9 @@ class RunnerSession:
         self._meter = make_meter(running)
 
     @property
-    def sources(self) -> list[int | socket]:
+    def sources(self) -> list[int]:
         """What to watch: `pump` when one of them can be read."""
-        return [self.link.socket, *self.link.outputs]
+        return [self.link.fd, *self.link.outputs]
 
     @property
     def rss_bytes(self) -> int:
@@ -75,17 +75,23 @@ class RunnerSession:
 
     # ------------------------------------------------------------------------------ chunks
 
-    def send_chunk(self, header: dict[str, Any], body: bytes, count: int, now: float) -> None:
-        """Let the runner begin with the ``count`` elements of a chunk.
+    def send_chunk(self, frame: AgentFrame, now: float) -> None:
+        """Let the runner begin with the elements of the machine's current chunk.
 
         Raises:
             OSError: a payload cannot be opened; nothing was sent.
         """
-        fds, files = open_payloads(header["files"])
-        self.link.put_tokens(count)
-        self.link.send({**header, "files": files} if files else header, body, fds=fds)
-        self._lease, self._count = header["lease"], count
-        self._writer = OutputWriter(self._logs, self._lease)
+        chunk = self._machine.current
+        assert chunk is not None
+        fds, files = open_payloads(frame.header["files"])
+        packed = (
+            pack_frame({**frame.header, "files": files}, frame.body)
+            if files
+            else frame.packed()
+        )
+        self.link.put_tokens(chunk.count)
+        self.link.send_packed(packed, fds)
+        self._lease, self._count = chunk.lease, chunk.count
         self._sent_at = now
         self._cpu_seconds = 0.0
         self._peak_bytes = 0
@@ -118,6 +124,7 @@ class RunnerSession:
         if self._writer:
             self._writer.close()
             self._writer = None
+        self._lease = ""
         self.has_new_output = False
         if self._meter and time.monotonic() - self._sent_at >= LONG_SECONDS:
             self._before = self._meter.counters()
@@ -168,7 +175,7 @@ class RunnerSession:
         yield from self._machine.exited(wait_status, oom_count, left, words)
         self.end_chunk()
 
-    def take_ended(self) -> list[int | socket]:
+    def take_ended(self) -> list[int]:
         """Return what must not be watched any more: links and pipes that have ended."""
         ended, self._ended = self._ended, []
         return ended
@@ -205,7 +212,7 @@ class RunnerSession:
         except BrokenProtocol as exc:
             broken = str(exc)
         self._is_linked = False
-        self._ended.append(self.link.socket)
+        self._ended.append(self.link.fd)
         return None, broken
 
     def _after_link(self, broken: str, now: float) -> list[Action]:
@@ -231,7 +238,13 @@ class RunnerSession:
         return len(data)
 
     def _keep(self, stream: int, pieces: list[bytes]) -> None:
-        if self._writer:
+        if not (self._writer or any(pieces)):
+            return
+        if self._lease:
+            if self._writer is None:
+                assert self._machine.current is not None
+                marked = self._machine.current.marked
+                self._writer = OutputWriter(self._logs, self._lease, marked)
             self._writer.feed(stream, pieces)
             self.has_new_output = self.has_new_output or bool(pieces[-1])
         elif self._machine.elements == 0 and len(self._words) < MAX_WORDS_BYTES:
@@ -240,9 +253,9 @@ class RunnerSession:
     def _hear(self, word: Said, now: float) -> list[Action]:
         match word:
             case Results():
-                if any(item[3] >= LONG_SECONDS for item in word.items):
+                if word.longest_seconds >= LONG_SECONDS:
                     self._add_peak(word)
-                self._cpu_seconds += sum(item[4] + item[5] for item in word.items)
+                self._cpu_seconds += word.cpu_seconds
                 entries = list(zip(word.items, word.bodies, strict=True))
                 return self._machine.results(entries, word.size_bytes, now)
             case ChunkEnd():

@@ -240,7 +240,7 @@ class Supervision:
         """Return when `time` must be called next, None for never."""
         timeout_at = self._timeout_at()
         moments = (self._flush_at, self._look_at, self._limit_at, self._orphan_at, timeout_at)
-        return min((at for at in moments if at is not None), default=None)
+        return min([at for at in moments if at is not None], default=None)
 
     def wants_tokens(self, now: float) -> bool:
         """Return whether `time` should be told how many tokens are in the pipe."""

@@ -6,10 +6,9 @@ It feeds `Supervision` with what happens and does what that decides; it decides 
 import contextlib
 import logging
 import os
-import selectors
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from picloud_jupyter.protocol.frames import (
@@ -18,8 +17,7 @@ from picloud_jupyter.protocol.frames import (
     Buffer,
     pack_frame,
 )
-from picloud_jupyter.protocol.ids import count_ranges
-from picloud_services.agent.agent_door import AgentConnection, is_our_own
+from picloud_services.agent.agent_door import AgentConnection, AgentFrame, is_our_own
 from picloud_services.agent.container import Container, ContainerError
 from picloud_services.agent.container_process import ContainerProcess, StatusFile
 from picloud_services.agent.orders import StartOrder
@@ -43,6 +41,7 @@ from picloud_services.agent.supervision_words import (
     read_chunk,
 )
 from picloud_services.agent.termination import termination_fd
+from picloud_services.agent.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -68,20 +67,22 @@ class Supervisor:
         self._runner = RunnerSession(order.logs, self._machine)
         self._spool = Spool()
         self._has_room = True
-        self._chunks: dict[str, tuple[dict[str, Any], bytes]] = {}  # not sent to the runner yet
+        self._chunks: dict[str, AgentFrame] = {}  # not sent to the runner yet
         self._agent: AgentConnection | None = None
         self._listener = listener
-        self._selector = selectors.DefaultSelector()
+        self._watcher = Watcher()
         self._output_at = 0.0
+        self._next_at: float | None = None  # when the machine wants to be told the time
         self._has_left = False
         self._is_terminated = False
         self._is_pump_due = False
 
     def run(self) -> None:
         """Start the container, serve the agent, and leave when all is said."""
-        self._watch(self._listener, self._accept)
-        self._watch(termination_fd(), self._terminate)
+        self._watcher.watch(self._listener.fileno(), self._accept)
+        self._watcher.watch(termination_fd(), self._terminate)
         self._start()
+        self._next_at = self._machine.next_at()
         while not self._has_left:
             self._turn()
         self._clean()
@@ -89,16 +90,16 @@ class Supervisor:
     # ------------------------------------------------------------------------------ the loop
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(self._timeout()):
-            key.data()
+        self._watcher.wait(self._timeout())
         if self._is_pump_due:
             self._is_pump_due = False
             self._pump()
         now = time.monotonic()
-        at = self._machine.next_at()
-        if at is not None and now >= at:
+        self._next_at = self._machine.next_at()
+        if self._next_at is not None and now >= self._next_at:
             left = self._runner.link.tokens_left() if self._machine.wants_tokens(now) else None
             self._do(self._machine.time(now, left))
+            self._next_at = self._machine.next_at()
         if self._runner.has_new_output and now >= self._output_at:
             self._output_at = now + OUTPUT_SECONDS
             if sizes := self._runner.take_output_sizes():
@@ -109,24 +110,10 @@ class Supervisor:
             time.sleep(hold)  # results gather meanwhile; see `pace`
 
     def _timeout(self) -> float | None:
-        at = self._machine.next_at()
+        at = self._next_at
         if self._runner.has_new_output:
             at = self._output_at if at is None else min(at, self._output_at)
         return None if at is None else max(0.0, at - time.monotonic())
-
-    def _watch(
-        self, what: int | socket.socket, on_ready: Callable[[], None], *, write: bool = False
-    ) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
-        known = self._selector.get_map().get(what)
-        if known is None:
-            self._selector.register(what, events, on_ready)
-        elif known.events != events:
-            self._selector.modify(what, events, on_ready)
-
-    def _unwatch(self, what: int | socket.socket) -> None:
-        if what in self._selector.get_map():
-            self._selector.unregister(what)
 
     # ------------------------------------------------------------------------- the container
 
@@ -144,9 +131,9 @@ class Supervisor:
         self._status.write(
             runner_pid=None, init_pid=running.init_pid, cgroups=list(running.cgroups)
         )
-        self._watch(self._process.pidfd, self._on_exit)
-        for what in runner.sources:
-            self._watch(what, self._want_pump)
+        self._watcher.watch(self._process.pidfd, self._on_exit)
+        for fd in runner.sources:
+            self._watcher.watch(fd, self._want_pump)
 
     def _want_pump(self) -> None:
         self._is_pump_due = True  # once a turn, however many of its sources are ready
@@ -156,29 +143,29 @@ class Supervisor:
         was_ready = runner.hello is not None
         self._do(runner.pump(time.monotonic()))
         for ended in runner.take_ended():
-            self._unwatch(ended)
-        self._watch_runner_socket()
+            self._watcher.unwatch(ended)
+        self._flush_runner()
         if runner.hello is not None and not was_ready:
             self._status.write(state="ready", runner_pid=runner.hello.pid)
             seconds = time.monotonic() - self._began_at
             facts = {"runner_pid": runner.hello.pid, "rss_bytes": runner.hello.rss_bytes}
             self._tell_now({"t": "ready", "seconds": seconds, **facts})
 
-    def _watch_runner_socket(self) -> None:
+    def _flush_runner(self) -> None:
         link = self._runner.link
-        if link.socket in self._selector.get_map():
+        if self._watcher.watches(link.fd):
             link.flush()
-            self._watch(link.socket, self._want_pump, write=link.has_unsent)
+            self._watcher.watch(link.fd, self._want_pump, write=link.has_unsent)
 
     def _on_exit(self) -> None:
         status = self._process.wait_status()
         if status is None:
             return
         self._process.kill()  # what the runner left behind ends with it
-        self._unwatch(self._process.pidfd)
+        self._watcher.unwatch(self._process.pidfd)
         self._do(self._runner.drain(time.monotonic(), status))
-        for what in self._runner.sources:
-            self._unwatch(what)
+        for fd in self._runner.sources:
+            self._watcher.unwatch(fd)
         self._status.write(state="exited")
 
     def _clean(self) -> None:
@@ -214,13 +201,13 @@ class Supervisor:
             return
         self._drop_agent()
         self._agent = AgentConnection(connected, self._greeting)
-        self._watch(connected, self._on_agent)
+        self._watcher.watch(self._agent.fd, self._on_agent)
 
     def _drop_agent(self) -> None:
         if self._agent is None:
             return
         agent, self._agent = self._agent, None
-        self._unwatch(agent.socket)
+        self._watcher.unwatch(agent.fd)
         agent.close()
         self._machine.agent_left(time.monotonic())
 
@@ -229,8 +216,8 @@ class Supervisor:
         assert agent is not None
         agent.flush()
         try:
-            for header, body in agent.read() if agent.is_open else ():
-                self._do(self._on_frame(header, body))
+            for frame in agent.read() if agent.is_open else ():
+                self._do(self._on_frame(frame))
         except (KeyError, TypeError) as exc:
             log.warning("an agent is cut off, it sent a frame without or with a wrong %s", exc)
             agent.close()
@@ -238,22 +225,22 @@ class Supervisor:
 
     def _settle_agent(self, agent: AgentConnection) -> None:
         if agent.is_open:
-            self._watch(agent.socket, self._on_agent, write=agent.has_unsent)
+            self._watcher.watch(agent.fd, self._on_agent, write=agent.has_unsent)
         elif agent is self._agent:
             self._drop_agent()
 
-    def _on_frame(self, header: dict[str, Any], body: bytes) -> list[Action]:
+    def _on_frame(self, frame: AgentFrame) -> list[Action]:
         now = time.monotonic()
-        machine = self._machine
+        machine, header = self._machine, frame.header
         match header.get("t"):
             case "chunk":
                 lease = header["lease"]
                 if all(chunk.lease != lease for chunk in machine.chunks()):
-                    self._chunks[lease] = header, body
+                    self._chunks[lease] = frame
                 return machine.chunk(read_chunk(header), now)
             case "function":
-                self._runner.link.send(header, body)
-                self._watch_runner_socket()
+                self._runner.link.send_packed(frame.packed())
+                self._flush_runner()
             case "revoke":
                 return machine.revoke(header["lease"], now)
             case "kill":
@@ -337,7 +324,7 @@ class Supervisor:
                 case Kill():
                     self._process.kill()
                 case StopRunner():
-                    self._runner.link.send({"t": "stop"})
+                    self._runner.link.send_packed(pack_frame({"t": "stop"}))
                 case DropChunk(lease):
                     self._drop_chunk(lease)
                 case Leave():
@@ -377,22 +364,22 @@ class Supervisor:
                 self._tell("exited", {n: getattr(action, n) for n in action.__slots__})
 
     def _send_chunk(self, lease: str) -> None:
-        header, body = self._chunks.pop(lease)
+        frame = self._chunks.pop(lease)
         now = time.monotonic()
         self._output_at = max(self._output_at, now + FIRST_OUTPUT_SECONDS)
         try:
-            self._runner.send_chunk(header, body, count_ranges(header["jids"]), now)
+            self._runner.send_chunk(frame, now)
         except OSError as exc:
             message = (
                 f"a payload of this chunk could not be opened: {exc.filename}: {exc.strerror}"
             )
             self._do(self._machine.chunk_failed(lease, message, now))
-        self._watch_runner_socket()
+        self._flush_runner()
 
     def _drop_chunk(self, lease: str) -> None:
         """Let the runner have the function all the same: the agent will not send it again."""
-        header, body = self._chunks.pop(lease)
-        size = header["function_bytes"]
-        function = {"t": "function", "digest": header["function"], "function_bytes": size}
-        self._runner.link.send(function, body[:size])
-        self._watch_runner_socket()
+        frame = self._chunks.pop(lease)
+        size, digest = frame.header["function_bytes"], frame.header["function"]
+        function = {"t": "function", "digest": digest, "function_bytes": size}
+        self._runner.link.send_packed(pack_frame(function, frame.body[:size]))
+        self._flush_runner()

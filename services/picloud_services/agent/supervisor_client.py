@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 KEPT_FUNCTIONS = 16  # the last sent: surely among the 64 by use that the runner keeps
 RECONNECT_TRIES = 20
 RECONNECT_SECONDS = 0.05
-ACK_SECONDS = 0.02  # one acknowledgement for many short jobs
+ACK_SECONDS = 0.02  # one acknowledgement for many short jobs; a chunk takes it along sooner
 
 
 class SupervisorClient:
@@ -159,6 +159,8 @@ class SupervisorClient:
             if lease and not self._is_ready and next(iter(self.leases), lease) != lease:
                 break
             self._queue.popleft()
+            if self._ack_timer is not None:
+                frame = self._take_acknowledgement() + frame
             self._link.send_packed(frame)
 
     def send_chunk(
@@ -209,11 +211,15 @@ class SupervisorClient:
             self._ack_timer = loop.call_later(ACK_SECONDS, self._send_acknowledgement)
 
     def _send_acknowledgement(self) -> None:
+        frame = self._take_acknowledgement()
+        if self._link is not None:
+            self._link.send_packed(frame)
+
+    def _take_acknowledgement(self) -> bytes:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
-        if self._link is not None:
-            self._link.send({"t": "ack", "n": self._acknowledged_n})
+        return pack_frame({"t": "ack", "n": self._acknowledged_n})
 
     def pause(self, *, paused: bool) -> None:
         """Stop reading what the supervisor sends, or go on."""
