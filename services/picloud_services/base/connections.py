@@ -16,6 +16,7 @@ BUSY_SECONDS = 30.0
 _DISK_FULL_CODES = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE"}
 _DISK_FULL_STATES = {"53100"}  # PostgreSQL: disk_full
 _WRITER_PRAGMAS = (
+    "PRAGMA page_size=2048",  # of a new file; a call changes a few bytes on each of 20 pages
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",  # NORMAL lost acknowledged rows in power cuts
     "PRAGMA cache_size=-16000",

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from itertools import groupby
 
-from picloud_services.base.sql import Statement, Transaction
+from picloud_services.base.sql import Row, Statement, Transaction
 from picloud_services.jobs.lifecycle import Decision
 from picloud_services.jobs.live import Ready
 from picloud_services.jobs.store import lease_number
 
-_LEASE = Statement(
-    """SELECT batch, user_id, first_jid, count, next_position, attempt, fresh, node
-    FROM leases WHERE lease = :lease"""
+_COLUMNS = "batch, user_id, first_jid, count, next_position, attempt, fresh, node"
+_LEASE = Statement(f"SELECT {_COLUMNS} FROM leases WHERE lease = :lease")  # noqa: S608
+_TAKE_LEASE = Statement(
+    f"DELETE FROM leases WHERE lease = :lease RETURNING {_COLUMNS}"  # noqa: S608  # our own names
 )
 _SET_LEASE = Statement(
     "UPDATE leases SET next_position = :next_position, count = :count WHERE lease = :lease"
@@ -51,7 +52,15 @@ class LeaseRow:
 
 def find_lease(tx: Transaction, lease: str) -> LeaseRow | None:
     """Return the row of a live lease."""
-    row = tx.one(_LEASE, lease=lease_number(lease))
+    return _row(lease, tx.one(_LEASE, lease=lease_number(lease)))
+
+
+def take_lease(tx: Transaction, lease: str) -> LeaseRow | None:
+    """Return the row of a live lease of which nothing more comes, and remove it."""
+    return _row(lease, tx.one(_TAKE_LEASE, lease=lease_number(lease)))
+
+
+def _row(lease: str, row: Row | None) -> LeaseRow | None:
     if row is None:
         return None
     batch, user_id, first_jid, count, next_position, attempt, fresh, node = row

@@ -4,6 +4,7 @@ The store is the only truth; this is what it says of jobs that still change, kep
 listing and dispatching cost nothing per job. A batch is forgotten when its last job is finished.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -64,6 +65,7 @@ class LiveJobs:
             set()
         )  # run, and are to end by request, whatever their node does
         self._index: SpanIndex[Span] = SpanIndex()
+        self._unfinished: Counter[tuple[int, int]] = Counter()  # (user, code) -> jobs
 
     def add_batch(self, batch: LiveBatch) -> None:
         """Enter a batch without jobs."""
@@ -92,7 +94,10 @@ class LiveJobs:
         else:
             start = first_jid - span.first_jid
             span.codes[start : start + len(codes)] = codes
-        batch.open += sum(codes.count(code) for code in UNFINISHED_CODES)
+        for code in UNFINISHED_CODES:
+            count = codes.count(code)
+            batch.open += count
+            self._unfinished[batch.user_id, code] += count
         self.forget_if_finished(batch)
 
     def _add_span(self, span: Span) -> None:
@@ -151,7 +156,11 @@ class LiveJobs:
             start, stop = span.cut(change.first_jid, change.last_jid)
             old, new = CODE_OF[change.old], CODE_OF[change.new]
             span.codes[start:stop] = bytes((new,)) * (stop - start)
-            if new not in UNFINISHED_CODES:
+            user_id = span.batch.user_id
+            self._unfinished[user_id, old] -= stop - start
+            if new in UNFINISHED_CODES:
+                self._unfinished[user_id, new] += stop - start
+            else:
                 span.batch.open -= stop - start
                 if self.killing:
                     self.killing.difference_update(range(change.first_jid, change.last_jid + 1))
@@ -173,6 +182,18 @@ class LiveJobs:
         del self.batches[batch.batch]
         for span in batch.spans:
             self._index.remove(span)
+
+    def unfinished(self, user_id: int) -> Counter[Status]:
+        """Return how many unfinished jobs of a user are in each status, processing included."""
+        found = Counter(
+            {STATUS_OF[code]: self._unfinished[user_id, code] for code in UNFINISHED_CODES}
+        )
+        for jid in self.running:
+            span = self._index.find(jid)
+            if span is not None and span.batch.user_id == user_id:
+                found[Status.PROCESSING] += 1
+                found[Status.QUEUED] -= 1
+        return +found
 
     def count(self, span: Span, start: int, stop: int) -> dict[Status, int]:
         """Return how many jobs between two positions are in each status, processing included."""

@@ -25,6 +25,7 @@ from picloud_services.jobs.lease_rows import (
     run_again,
     settle,
     still_queued,
+    take_lease,
 )
 from picloud_services.jobs.lifecycle import Past, Terms, decide
 from picloud_services.jobs.links import link_blob
@@ -114,7 +115,7 @@ class KeptResult:
 
 def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
     """Enter the ends of elements. Those already known, killed meanwhile or not leased are dropped."""
-    lease = find_lease(tx, report.lease)
+    lease = (take_lease if report.over else find_lease)(tx, report.lease)
     outcome = Outcome(report.lease)
     if lease is None:
         outcome.late = True
@@ -130,8 +131,7 @@ def record(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
             lease.first_jid + lease.next_position,
             lease.first_jid + lease.count - 1,
         )
-        lease.next_position = lease.count
-    outcome.lease_over = settle(tx, lease)
+    outcome.lease_over = report.over or settle(tx, lease)
     return outcome
 
 

@@ -12,14 +12,14 @@ from typing import Any
 from picloud_jupyter.protocol.errors import InvalidRequest, NotAllowed
 from picloud_jupyter.protocol.frames import Pack
 from picloud_jupyter.protocol.ids import JidRange
-from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, JobSpec, Status
+from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, JobSpec
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
 from picloud_services.base.events import Events
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs import queries
-from picloud_services.jobs.counting import user_counts
+from picloud_services.jobs.counting import finished_counts
 from picloud_services.jobs.dependencies import Dependencies
 from picloud_services.jobs.info import Information
 from picloud_services.jobs.leasing import Arguments, read_part
@@ -180,16 +180,9 @@ class JobService:
     # ---------------------------------------------------------------------------------- reading
     async def counts(self, user_id: int) -> dict[str, int]:
         """Return how many jobs of the user are in each status."""
-        stored = await self._database.read(lambda tx: user_counts(tx, user_id))
-        running = sum(
-            1
-            for jid in self._live.running
-            if (span := self._live.find(jid)) is not None and span.batch.user_id == user_id
-        )
-        if running:
-            stored[Status.PROCESSING] = running
-            stored[Status.QUEUED] = max(stored[Status.QUEUED] - running, 0)
-        return {str(status): count for status, count in stored.items() if count}
+        counts = await self._database.read(lambda tx: finished_counts(tx, user_id))
+        counts += self._live.unfinished(user_id)
+        return {str(status): count for status, count in counts.items()}
 
     async def list_jobs(
         self,

@@ -10,7 +10,7 @@ from picloud_services.base import codec
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs import links
-from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
+from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user, spent
 from picloud_services.jobs.lifecycle import after_dependencies
 from picloud_services.jobs.reasons import Facts, message
 from picloud_services.jobs.spans import OPEN, SEALED
@@ -21,6 +21,11 @@ MET, WAITING, FAILED = "met", "waiting", "failed"
 DEPENDENCIES_OF = {Status.QUEUED: MET, Status.WAITING: WAITING, Status.STALLED: FAILED}
 STATUS_BY_DEPENDENCIES = {text: status for status, text in DEPENDENCIES_OF.items()}
 
+_SPENT_AND_KEY = Statement(
+    """SELECT u.cost, u.cost_cap, b.batch, b.first_jid FROM users u
+    LEFT JOIN batches b ON b.user_id = u.user_id AND b.request_key = :key
+    WHERE u.user_id = :user_id"""
+)
 _BY_KEY = Statement(
     "SELECT batch, first_jid FROM batches WHERE user_id = :user_id AND request_key = :key"
 )
@@ -132,7 +137,7 @@ class PartRows:
     text: str = ""
     files: list[tuple[int, BlobRef]] = field(default_factory=list)  # index in part
     cost_cap: float = 0.0
-    counted: bool = False  # the batch was entered with its counters set already
+    counted: bool = False  # `admit` was asked, and the batch was entered with its counters set
     cache_digests: list[str] = field(default_factory=list)
     cached: "list[tuple[int, Cached]]" = field(
         default_factory=list
@@ -156,6 +161,22 @@ def find_by_key(tx: Transaction, user_id: int, key: str) -> Entered | None:
     """Return what an earlier request with the same key made."""
     row = tx.one(_BY_KEY, user_id=user_id, key=key) if key else None
     return Entered(row[0], row[1], repeated=True) if row else None
+
+
+def admit(tx: Transaction, user_id: int, key: str, default_cap: float) -> Entered | None:
+    """Return what an earlier request with the same key made, or None: the user may submit.
+
+    Raises:
+        QuotaExceeded: the user's cap is reached.
+    """
+    row = tx.one(_SPENT_AND_KEY, user_id=user_id, key=key)
+    if row is None:  # before a user's first job has ended
+        return find_by_key(tx, user_id, key)
+    cost, own_cap, batch, first_jid = row
+    if batch is not None:
+        return Entered(batch, first_jid, repeated=True)
+    check_cap(cost, own_cap, default_cap)
+    return None
 
 
 def take_numbers(tx: Transaction, *, jids: int, batches: int) -> tuple[int, int]:
@@ -316,8 +337,9 @@ def insert_part(tx: Transaction, rows: PartRows) -> None:
             ],
         )
     delta: Delta = Counter({rows.status: rows.count})
-    check_cap(*add_to_user(tx, rows.user_id, delta), rows.cost_cap)
+    add_to_user(tx, rows.user_id, delta)
     if not rows.counted:
+        check_cap(*spent(tx, rows.user_id), rows.cost_cap)
         add_to_batch(tx, rows.batch, delta)
 
 

@@ -149,14 +149,13 @@ class Calls:
         lease = None
         if not spec.depends_on and not spec.cache:
             lease = desk.dispatch.reserve(user_id, new.spec, spec.priority, function.digest)
+        call = _Call(desk, new, arguments, lease)
         future = desk.database.write(
-            partial(_enter_call, new, desk.book, arguments, lease),
-            partial(self._entered, new, arguments, lease),
+            call.enter,
+            call.entered,
             quick=not spec.depends_on,
             at_once=True,
-            before_commit=partial(self._launch_early, new, arguments, lease)
-            if lease is not None and new.spec.restartable
-            else None,
+            before_commit=call.launch if lease is not None and new.spec.restartable else None,
         )
         if lease is not None:
             future.add_done_callback(_unless_written(partial(desk.dispatch.cancel, lease)))
@@ -168,31 +167,91 @@ class Calls:
             repeated=entered.repeated,
         )
 
-    def _launch_early(
-        self,
-        new: store.NewBatch,
-        arguments: Payload,
-        lease: store.NewLease,
-        entered: store.Entered,
-    ) -> None:
-        """Let a restartable job begin while its row is being committed.
 
-        Its result is recorded after that commit in any case, and if it fails the lease is revoked.
-        """
-        if entered.repeated or entered.cached_from is not None:
-            return
-        if entered.status is Status.QUEUED and entered.first_jid is not None:
-            pack = _pack(entered.first_jid, arguments)
-            self._desk.dispatch.launch(lease, new.spec, pack, new.function)
+class _Call:
+    """A single call on its way into the store; its methods are what `Database.write` asks for."""
 
-    def _entered(
+    __slots__ = ("_arguments", "_desk", "_lease", "_new", "_pack")
+
+    def __init__(
         self,
+        desk: Desk,
         new: store.NewBatch,
         arguments: Payload,
         lease: store.NewLease | None,
-        entered: store.Entered,
     ) -> None:
-        desk = self._desk
+        self._desk = desk
+        self._new = new
+        self._arguments = arguments
+        self._lease = lease
+        self._pack = Arguments(0, 0, b"")
+
+    def enter(self, tx: Transaction) -> store.Entered:
+        """Write the job, and its lease if there is one."""
+        new, lease = self._new, self._lease
+        known = store.admit(tx, new.user_id, new.key, new.cost_cap)
+        if known is not None:
+            return known
+        digests = []
+        cached = None
+        if new.spec.cache:
+            digests = [cache.cache_digest(new.spec, new.function.digest, self._arguments)]
+            cached = cache.find_cached(tx, new.user_id, digests[0])
+        counted = cached is None
+        book = self._desk.book
+        entered = store.insert_batch(tx, new, book, size=1, is_map=False, counted=counted)
+        jid = entered.first_jid
+        assert jid is not None
+        pack = self._pack = _pack(jid, self._arguments)
+        store.insert_part(
+            tx,
+            store.PartRows(
+                batch=entered.batch,
+                user_id=new.user_id,
+                part=0,
+                first_jid=jid,
+                first_index=0,
+                count=1,
+                arguments=pack.pack,
+                at=new.at,
+                status=Status.DONE if cached else entered.status,
+                text=entered.text,
+                files=[(0, ref) for _, ref in pack.files],
+                cost_cap=new.cost_cap,
+                counted=counted and entered.status is not Status.STALLED,
+                cache_digests=digests,
+            ),
+        )
+        if cached is not None:
+            cache.take_cached(tx, cached, jid=jid, batch=entered.batch, at=new.at)
+            return store.Entered(
+                entered.batch, jid, Status.DONE, entered.spec, cached_from=cached.jid
+            )
+        if lease is not None and entered.status is Status.QUEUED:
+            store.insert_lease(
+                tx,
+                lease,
+                batch=entered.batch,
+                user_id=new.user_id,
+                first_jid=jid,
+                count=1,
+                at=new.at,
+            )
+        return entered
+
+    def launch(self, entered: store.Entered) -> None:
+        """Let a job with a lease begin: a restartable one while its row is being committed.
+
+        Its result is recorded after that commit in any case, and if it fails the lease is revoked.
+        """
+        assert self._lease is not None
+        if entered.status is Status.QUEUED and not entered.repeated:
+            new = self._new
+            self._desk.dispatch.launch(self._lease, new.spec, self._pack, new.function)
+
+    def entered(self, entered: store.Entered) -> None:
+        """Take the committed job into the image, and to the dispatcher."""
+        desk, new, lease = self._desk, self._new, self._lease
         if entered.repeated or entered.cached_from is not None:
             if lease is not None:
                 desk.dispatch.cancel(lease)
@@ -203,12 +262,10 @@ class Calls:
         desk.live.add_jobs(batch, jid, 0, bytes((CODE_OF[entered.status],)))
         if entered.status is Status.WAITING:
             desk.dependencies.watch(batch)
+        elif lease is not None:
+            self.launch(entered)
         elif entered.status is Status.QUEUED:
-            pack = _pack(jid, arguments)
-            if lease is not None:
-                desk.dispatch.launch(lease, new.spec, pack, new.function)
-            else:
-                desk.dispatch.add([Ready(batch.batch, jid, 1)], pack, new.function)
+            desk.dispatch.add([Ready(batch.batch, jid, 1)], self._pack, new.function)
 
 
 def _unless_written(
@@ -225,60 +282,3 @@ def _pack(jid: int, arguments: Payload) -> Arguments:
     if isinstance(arguments, BlobRef):
         return Arguments(jid, 1, pack_records([b""]), ((jid, arguments),))
     return Arguments(jid, 1, pack_records([arguments]))
-
-
-def _enter_call(
-    new: store.NewBatch,
-    book: links.SpecBook,
-    arguments: Payload,
-    lease: store.NewLease | None,
-    tx: Transaction,
-) -> store.Entered:
-    known = store.find_by_key(tx, new.user_id, new.key)
-    if known is not None:
-        return known
-    digests = []
-    cached = None
-    if new.spec.cache:
-        digests = [cache.cache_digest(new.spec, new.function.digest, arguments)]
-        cached = cache.find_cached(tx, new.user_id, digests[0])
-    counted = cached is None
-    entered = store.insert_batch(tx, new, book, size=1, is_map=False, counted=counted)
-    jid = entered.first_jid
-    assert jid is not None
-    pack = _pack(jid, arguments)
-    store.insert_part(
-        tx,
-        store.PartRows(
-            batch=entered.batch,
-            user_id=new.user_id,
-            part=0,
-            first_jid=jid,
-            first_index=0,
-            count=1,
-            arguments=pack.pack,
-            at=new.at,
-            status=Status.DONE if cached else entered.status,
-            text=entered.text,
-            files=[(0, ref) for _, ref in pack.files],
-            cost_cap=new.cost_cap,
-            counted=counted and entered.status is not Status.STALLED,
-            cache_digests=digests,
-        ),
-    )
-    if cached is not None:
-        cache.take_cached(tx, cached, jid=jid, batch=entered.batch, at=new.at)
-        return store.Entered(
-            entered.batch, jid, Status.DONE, entered.spec, cached_from=cached.jid
-        )
-    if lease is not None and entered.status is Status.QUEUED:
-        store.insert_lease(
-            tx,
-            lease,
-            batch=entered.batch,
-            user_id=new.user_id,
-            first_jid=jid,
-            count=1,
-            at=new.at,
-        )
-    return entered

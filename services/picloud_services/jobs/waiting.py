@@ -16,6 +16,7 @@ from picloud_services.jobs.gates import Gate
 from picloud_services.jobs.live import LiveJobs
 from picloud_services.jobs.queries import unknown
 from picloud_services.jobs.reasoning import Whys
+from picloud_services.jobs.spans import UNFINISHED_CODES, Span
 from picloud_services.jobs.words import Ranges, WaitAnswer
 
 MAX_WAIT_SECONDS = 60.0
@@ -115,14 +116,18 @@ class Waiting:
         if span is None or not timeout_seconds:
             return
         self.split(user_id, [(jid, jid)])
-        deadline = asyncio.get_running_loop().time() + min(timeout_seconds, MAX_WAIT_SECONDS)
-        opened = asyncio.Event()
-        gate = Gate(self._live, [(jid, jid)], enough=_all_finished, opened=opened.set)
+        if span.code(jid) not in UNFINISHED_CODES:
+            return
+        end = _End(jid - span.first_jid)
+        timer = end.future.get_loop().call_later(
+            min(timeout_seconds, MAX_WAIT_SECONDS), end.reached
+        )
+        span.watchers.append(end)
         try:
-            gate.check()
-            await _until(opened, deadline)
+            await end.future
         finally:
-            gate.close()
+            timer.cancel()
+            span.watchers.remove(end)
 
     async def _until_changed(
         self,
@@ -160,6 +165,24 @@ class Waiting:
         pending = _pending(gate) if gate.unfinished else []
         why = {first: text for first, _ in pending[:MAX_WHY] if (text := self._whys.why(first))}
         return WaitAnswer(not gate.unfinished, counts, failed, pending, why)
+
+
+class _End:
+    """Watches for the end of the job at one position of a span: what most calls wait for."""
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+        self.future = asyncio.get_running_loop().create_future()
+
+    def changed(self, _span: Span, start: int, stop: int, _old: int, new: int) -> None:
+        """Take note of a committed change (the protocol of a span's watchers)."""
+        if start <= self._position < stop and new not in UNFINISHED_CODES:
+            self.reached()
+
+    def reached(self) -> None:
+        """Stop waiting."""
+        if not self.future.done():
+            self.future.set_result(None)
 
 
 def _all_finished(gate: Gate) -> bool:

@@ -14,11 +14,10 @@ CREATE TABLE sequences (
 );
 INSERT INTO sequences (name, jid, batch, seen_seconds) VALUES ('store', 1, 1, 0);
 
--- Counters are kept in the transaction that changes a status; money in the one that ends a job.
+-- Counters are kept in the transaction that ends a job, as is money; what is not finished is counted
+-- by the image in memory.
 CREATE TABLE users (
   user_id BIGINT PRIMARY KEY,
-  waiting BIGINT NOT NULL DEFAULT 0,
-  queued BIGINT NOT NULL DEFAULT 0,
   done BIGINT NOT NULL DEFAULT 0,
   error BIGINT NOT NULL DEFAULT 0,
   killed BIGINT NOT NULL DEFAULT 0,
