@@ -14,7 +14,7 @@ from picloud_jupyter.cloud.uploads import place
 from picloud_jupyter.cloud.watcher import run_callbacks
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import PayloadTooLarge
-from picloud_jupyter.protocol.frames import Buffer, encode_json
+from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.serialize.payload import dump_call
 from picloud_jupyter.serialize.pickler import References
 
@@ -53,7 +53,7 @@ def call(func: Callable[..., object], *args: Any, **kwargs: Any) -> Jid:  # noqa
     answer = current.client.send_frame(
         "POST",
         routes.CALLS,
-        submission.header("arguments", encode_json(reference)),
+        submission.header("arguments", reference),
         (*submission.function_parts, *parts),
     )
     if answer.get("warnings"):

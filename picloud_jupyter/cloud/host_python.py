@@ -39,14 +39,14 @@ def host_python() -> HostPython:
         InvalidRequest: a path of this interpreter cannot be read, named in the message.
     """
     global _last  # noqa: PLW0603  # a cache of one
-    state = (sys.path, sys.prefix, sys.executable)
+    seen = _last
     if (
-        _last is None
-        or _last.state != state
-        or _last.changed_ns != tuple(map(_modified_ns, _last.sites))
+        seen is None
+        or seen.state != (sys.path, sys.prefix, sys.executable)
+        or seen.changed_ns != tuple(map(_modified_ns, seen.sites))
     ):
-        _last = _see()
-    return _last.python
+        seen = _last = _see()
+    return seen.python
 
 
 def _see() -> _Seen:

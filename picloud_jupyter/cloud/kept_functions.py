@@ -21,14 +21,14 @@ _ATOMS = frozenset((int, float, str, bytes, bool, complex, type(None)))
 class PickledFunction:
     """A function as bytes, with the JSON about it that its next submit mostly needs again.
 
-    ``spec_json`` was made for ``spec_state``; ``reference_json`` is b"" until it is made.
+    ``spec`` is (what it was made for, JSON), one value as threads share it; ``reference_json`` is
+    b"" until it is made.
     """
 
     data: bytes
     name: str
     reference_json: bytes = b""
-    spec_state: tuple[object, ...] = ()
-    spec_json: bytes = b""
+    spec: tuple[tuple[object, ...], bytes] = ((), b"")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 import functools
 import os
-import secrets
 import socket
+from binascii import hexlify
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class Submission:
     """A function ready to be sent, with the JSON that says how its jobs shall run."""
 
     spec_json: bytes
-    key: str
+    key_json: bytes
     function_json: bytes
     function_parts: Sequence[Buffer]
 
@@ -42,7 +42,7 @@ class Submission:
         """Return the header of a submit's frame; its last field is ``name``, with JSON as value."""
         return b'{"spec":%b,"key":%b,"function":%b,"%b":%b}' % (
             self.spec_json,
-            encode_json(self.key),
+            self.key_json,
             self.function_json,
             name.encode(),
             value,
@@ -90,12 +90,13 @@ def prepare(
     if version is None:
         version = code_version(session, func, references)
     state = (options, host, folder, version, os.getpid())
-    if function.spec_state != state:
-        function.spec_json = _spec_json(function.name, *state)
-        function.spec_state = state
+    made_for, spec_json = function.spec
+    if made_for != state:
+        spec_json = _spec_json(function.name, *state)
+        function.spec = (state, spec_json)
     reference_json, parts = _place_function(session, function)
-    key = options.key or secrets.token_hex(16)
-    return Submission(function.spec_json, key, reference_json, parts)
+    key_json = encode_json(options.key) if options.key else b'"%b"' % hexlify(os.urandom(16))
+    return Submission(spec_json, key_json, reference_json, parts)
 
 
 def _place_function(

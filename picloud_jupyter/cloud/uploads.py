@@ -9,23 +9,21 @@ from collections.abc import Sequence
 from picloud_jupyter.cloud.session import Session
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import DiskFull, InternalError
-from picloud_jupyter.protocol.frames import Buffer
+from picloud_jupyter.protocol.frames import Buffer, encode_json
 from picloud_jupyter.protocol.jobs import INLINE_BYTES
 
 _WRITE_AT_ONCE = 256
 
 
-def place(
-    session: Session, parts: Sequence[Buffer]
-) -> tuple[dict[str, object], Sequence[Buffer]]:
-    """Return (reference of a payload, what of it travels in the request's body).
+def place(session: Session, parts: Sequence[Buffer]) -> tuple[bytes, Sequence[Buffer]]:
+    """Return (reference of a payload as JSON, what of it travels in the request's body).
 
     Payloads above 64 KiB are uploaded now, and nothing of them travels in the body.
     """
     size_bytes = sum(map(len, parts))
     if size_bytes <= INLINE_BYTES:
-        return {"size_bytes": size_bytes}, parts
-    return upload(session, parts, size_bytes), ()
+        return b'{"size_bytes":%d}' % size_bytes, parts
+    return encode_json(upload(session, parts, size_bytes)), ()
 
 
 def upload(session: Session, parts: Sequence[Buffer], size_bytes: int) -> dict[str, object]:

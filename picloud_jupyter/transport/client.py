@@ -131,9 +131,10 @@ class Client:
         return json_of(self.exchange("PUT", path, parts, content_type=_BYTES).answer())
 
     def start_post(self, path: str, value: object, *, wait_seconds: float = 0.0) -> "Exchange":
-        """Send POST ``path`` with ``value`` as JSON and return without waiting."""
+        """Send POST ``path`` and return without waiting; ``value`` may be encoded JSON already."""
+        body = value if isinstance(value, bytes) else encode_json(value)
         return self.exchange(
-            "POST", path, (encode_json(value),), content_type=_JSON, wait_seconds=wait_seconds
+            "POST", path, (body,), content_type=_JSON, wait_seconds=wait_seconds
         )
 
     def send_frame(

@@ -53,7 +53,8 @@ class Connection:
 
     def __init__(self, sock: socket.socket, *, tls: bool = False) -> None:
         self._socket = sock
-        self._tls = tls  # such a socket has sendmsg and refuses it
+        # a socket of TLS has sendmsg and refuses it
+        self._takes_parts = not tls and hasattr(sock, "sendmsg")
         self._timeout = sock.gettimeout()
         self._rest = b""
         self.reusable = True
@@ -93,7 +94,7 @@ class Connection:
             OSError: the peer went away, or took nothing for ``timeout_seconds``.
         """
         self._set_timeout(timeout_seconds)
-        if self._tls or not hasattr(self._socket, "sendmsg"):
+        if not self._takes_parts:
             for part in parts:
                 self._socket.sendall(part)
             return
