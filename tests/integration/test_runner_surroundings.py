@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -160,3 +161,43 @@ def test_new_temporary_files_are_removed_and_known_ones_stay(tmp_path, monkeypat
             del os.environ[name]
     assert sorted(p.name for p in temporary.rglob("*")) == ["bound", "inside"]
     assert tmp_path.exists()
+
+
+def test_temporary_folder_when_it_was_quiet_is_listed_again_only_after_a_change(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ)
+    before = dict(os.environ)
+    temporary = tmp_path / "temporary"
+    (temporary / "bound").mkdir(parents=True)
+    baseline = Baseline(temporary=str(temporary))
+    listed: list[str] = []
+    list_folder = os.listdir
+
+    def noted(path):
+        listed.append(path)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "listdir", noted)
+
+    def reset() -> int:
+        """Reset as after a chunk of one element; returns how often the folder was listed."""
+        listed.clear()
+        baseline.restore_after_element()
+        baseline.restore_after_chunk()
+        return len(listed)
+
+    try:
+        assert reset() > 0
+        assert reset() > 0, "a change within the clock's grain would not be seen"
+        later = time.time_ns() + 10**10
+        monkeypatch.setattr(time, "time_ns", lambda: later)
+        assert reset() > 0
+        assert reset() == 0
+        (temporary / "new").write_text("")
+        assert reset() > 0
+        assert [p.name for p in temporary.iterdir()] == ["bound"]
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]

@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from _signal import getsignal  # type: ignore[import-not-found]  # signal's own makes enums: 1 us each
 
 from picloud_jupyter.transport.inside import JID_VARIABLE, LEASE_VARIABLES
 
+_CLOCK_GRAIN_NS = 3 * 10**9  # no file system tells changes further apart than this as one
 _HANDLED = tuple(set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -47,7 +49,8 @@ class Baseline:
         self._variables: dict[bytes, bytes] = dict(self._live)
         self._temporary = temporary
         self._known_temporary = frozenset(os.listdir(temporary)) if temporary else frozenset()
-        self._temporary_state = self._look_at_temporary()
+        self._temporary_changed_ns = -1  # when last, as far as was seen
+        self._is_temporary_settled = False  # whether each later change shows as another time
 
     def set_variable(self, name: bytes, value: bytes) -> None:
         """Set an environment variable that belongs to the surroundings from now on.
@@ -78,9 +81,8 @@ class Baseline:
             os.umask(self._umask)
         signal.alarm(0)
         self._restore_folder()
-        if self._temporary and self._look_at_temporary() != self._temporary_state:
+        if self._temporary and self._look_at_temporary() != self._temporary_changed_ns:
             self._clean_temporary()
-            self._temporary_state = self._look_at_temporary()
 
     def restore_after_chunk(self) -> None:
         """Bring back signals and timers too; they cost more to look at.
@@ -93,7 +95,7 @@ class Baseline:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        if self._temporary:
+        if self._temporary and not self._is_temporary_settled:
             self._clean_temporary()
 
     def _restore_variables(self) -> None:
@@ -111,17 +113,18 @@ class Baseline:
         if moved:
             os.chdir(self._folder)
 
-    def _look_at_temporary(self) -> tuple[int, int, int]:
-        if not self._temporary:
-            return (0, 0, 0)
-        found = os.stat(self._temporary)
-        return found.st_mtime_ns, found.st_size, found.st_nlink
+    def _look_at_temporary(self) -> int:
+        return os.stat(self._temporary).st_ctime_ns
 
     def _clean_temporary(self) -> None:
         """Remove entries that were not there at the start (folders bound there by us stay)."""
-        for name in os.listdir(self._temporary):
-            if name not in self._known_temporary:
-                _remove(os.path.join(self._temporary, name))
+        now_ns = time.time_ns()
+        changed_ns = self._look_at_temporary()
+        new = [n for n in os.listdir(self._temporary) if n not in self._known_temporary]
+        for name in new:
+            _remove(os.path.join(self._temporary, name))
+        self._temporary_changed_ns = self._look_at_temporary() if new else changed_ns
+        self._is_temporary_settled = not new and now_ns - changed_ns > _CLOCK_GRAIN_NS
 
 
 def _remove(path: str) -> None:
