@@ -83,3 +83,26 @@ async def test_stop_when_a_step_hangs_then_it_is_cancelled():
 def test_ticker_when_interval_is_not_positive_then_refused():
     with pytest.raises(ValueError, match="above 0"):
         Ticker("t", 0, asyncio.sleep)  # type: ignore[arg-type]
+
+
+async def test_ticker_when_idle_then_it_rests_until_resumed():
+    runs = []
+    is_idle = True
+
+    async def step():
+        runs.append(asyncio.get_running_loop().time())
+
+    ticker = Ticker("t", 0.02, step, jitter=0, idle=lambda: is_idle)
+    ticker.start()
+    await asyncio.sleep(0.1)
+    assert len(runs) == 1
+    resumed_at = asyncio.get_running_loop().time()
+    ticker.resume()
+    await until(lambda: len(runs) == 2)
+    assert runs[1] - resumed_at >= 0.015, "an interval after it was resumed"
+    ticker.wake()
+    await until(lambda: len(runs) == 3)
+    is_idle = False
+    ticker.resume()
+    await until(lambda: len(runs) >= 6)
+    await ticker.stop()

@@ -8,7 +8,7 @@ stay open, network bytes from the container's own namespace; without a control g
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from picloud_jupyter.protocol.metrics import ResourceSample
@@ -58,8 +58,11 @@ class Sampler:
         self._containers: dict[str, _Source] = {}
         self._running: dict[str, int] = {}
         self._table = ProcessTable()
-        self._sampling = Ticker("sampler", SAMPLE_SECONDS, self._sample_step, jitter=0)
-        self._watching = Ticker("memory watch", WATCH_SECONDS, self._watch_step, jitter=0)
+        self._sampling = self._ticker("sampler", SAMPLE_SECONDS, self._sample_step)
+        self._watching = self._ticker("memory watch", WATCH_SECONDS, self._watch_step)
+
+    def _ticker(self, name: str, seconds: float, step: Callable[[], Awaitable[None]]) -> Ticker:
+        return Ticker(name, seconds, step, jitter=0, idle=lambda: not self._running)
 
     def start(self) -> None:
         """Begin to sample."""
@@ -92,6 +95,8 @@ class Sampler:
             self._running.pop(container, None)
         elif container in self._containers:
             self._running[container] = jid
+            self._sampling.resume()
+            self._watching.resume()
 
     def sample(self) -> list[ResourceSample]:
         """Return one sample of each running container, read now."""

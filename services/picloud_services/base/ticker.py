@@ -33,6 +33,9 @@ class Ticker:
     that one took longer. ``jitter`` spreads each pause by up to that fraction either way, so that
     many tickers do not fall into step. Of one failure in a row the first is logged with its
     traceback, the following ones with a line whenever their count doubles.
+
+    After a step that leaves ``idle`` true there is no timer: the next one comes an interval after
+    `resume`, or at once after `wake`.
     """
 
     def __init__(
@@ -42,15 +45,18 @@ class Ticker:
         step: Callable[[], Awaitable[object]],
         *,
         jitter: float = 0.1,
+        idle: Callable[[], bool] = lambda: False,
     ) -> None:
         if seconds <= 0 or not 0 <= jitter < 1:
             raise ValueError(f"ticker {name}: seconds must be above 0 and jitter in 0..1")
         self._seconds = seconds
         self._step = step
         self._jitter = jitter
+        self._idle = idle
         self._health = TickerHealth(name)
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
+        self._resumed = asyncio.Event()
 
     @property
     def health(self) -> TickerHealth:
@@ -67,6 +73,11 @@ class Ticker:
     def wake(self) -> None:
         """Run the next step now instead of when it is due."""
         self._woken.set()
+        self._resumed.set()
+
+    def resume(self) -> None:
+        """Go on if it rests; there is something to do again."""
+        self._resumed.set()
 
     async def stop(self) -> None:
         """End; a step that is running is cancelled. Stopping twice does nothing."""
@@ -80,7 +91,11 @@ class Ticker:
         while True:
             began = loop.time()
             self._woken.clear()
+            self._resumed.clear()
             await self._run_step()
+            if self._idle():
+                await self._resumed.wait()
+                began = loop.time()
             pause = self._seconds * (1 + self._jitter * random.uniform(-1, 1))  # noqa: S311  # spreads load only
             await self._pause(began + pause - loop.time())
 

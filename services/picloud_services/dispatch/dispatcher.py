@@ -4,7 +4,6 @@ All state here is a cache of the store: after a restart it is built again from q
 leases and what nodes say that they still hold.
 """
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
 from picloud_services.base.events import Events
+from picloud_services.base.ticker import Ticker
 from picloud_services.blobs.store import BlobStore
 from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import Cluster, HeldLease, Slot
@@ -91,7 +91,9 @@ class Dispatcher:
         self._on_committed: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None
         self._delayed: dict[int, tuple[float, Ready]] = {}  # first jid -> when (steady)
         self._known: dict[str, KnownLease] = {}  # of before the start, until their node is here
-        self._ticking: asyncio.Task[None] | None = None
+        self._ticker = Ticker(
+            "dispatcher", TICK_SECONDS, self._tick, jitter=0, idle=self._is_idle
+        )
 
     # ----------------------------------------------------------------------------------- process
     async def start(
@@ -107,7 +109,7 @@ class Dispatcher:
             self._known[known.lease] = known
             self._upkeep.doubt(known.lease, known.node, AWAY_SECONDS, now)
         await self._engine.start(self._on_event)
-        self._ticking = asyncio.get_running_loop().create_task(self._tick())
+        self._ticker.start()
 
     def pause(self) -> None:
         """Start nothing more; what runs, and what comes back, is recorded until `stop`."""
@@ -115,21 +117,18 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Disconnect; what runs goes on and is taken up again by the next start."""
-        if self._ticking is not None:
-            self._ticking.cancel()
+        await self._ticker.stop()
         self._giving.stop()
         await self._engine.stop()
         self._recorder.stop()
 
     async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            try:
-                self._upkeep.tick(self._clock.steady_seconds())
-                self._push_delayed()
-                self._giving.pump()
-            except Exception:  # noqa: BLE001  # the top of a loop that must go on
-                _log.exception("upkeep failed")
+        self._upkeep.tick(self._clock.steady_seconds())
+        self._push_delayed()
+        self._giving.pump()
+
+    def _is_idle(self) -> bool:
+        return self._upkeep.is_idle and not self._delayed and not self._queue
 
     def nodes(self) -> list[NodeReport]:
         """Return the nodes that are connected."""
@@ -152,6 +151,7 @@ class Dispatcher:
     ) -> NewLease | None:
         """Return a lease for a call that may start at once; see `jobs.ports.Dispatch`."""
         cores = CORE_TYPES[spec.core_type].share * spec.cores
+        self._ticker.resume()
         self._upkeep.claim(self._clock.steady_seconds(), more_cores=cores)
         slot = self._assigner.reserve(user_id, spec, priority, function_digest)
         if slot is None:
@@ -186,6 +186,7 @@ class Dispatcher:
         function: Function | None = None,
     ) -> None:
         """Queue jobs that may run, and look for what can be given out."""
+        self._ticker.resume()
         now = self._clock.steady_seconds()
         for item in ready:
             batch = self._live.batches.get(item.batch)
@@ -286,6 +287,7 @@ class Dispatcher:
         self._settling.settle(recorded)
 
     def _node_up(self, event: EngineEvent) -> None:
+        self._ticker.resume()
         now = self._clock.steady_seconds()
         node, listed = event.node, event.fields["leases"]
         self._cluster.node_up(event.fields["report"])
@@ -308,6 +310,7 @@ class Dispatcher:
         self._giving.wake()
 
     def _node_down(self, event: EngineEvent) -> None:
+        self._ticker.resume()
         now = self._clock.steady_seconds()
         self._cluster.node_down(event.node)
         for held in self._cluster.leases.values():

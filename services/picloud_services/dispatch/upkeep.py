@@ -39,6 +39,11 @@ class Upkeep:
         """A node says that it holds the lease."""
         self._doubts.pop(lease, None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether `tick` would have nothing to do until something happens."""
+        return not self._doubts and not self._cluster.slots
+
     def tick(self, now: float) -> None:
         """Do what is due."""
         for lease, (node, lost_at) in tuple(self._doubts.items()):
