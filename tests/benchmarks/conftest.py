@@ -33,7 +33,7 @@ def pytest_terminal_summary(terminalreporter):
 def compiled():
     """Compile what this checkout runs, as pip does for the peers and for whoever installs this."""
     for root in (picloud_jupyter, picloud_kernels, picloud_services):
-        assert compileall.compile_dir(os.path.dirname(root.__file__), quiet=1)
+        assert compileall.compile_dir(root.__path__[0], quiet=1)
 
 
 @pytest.fixture(scope="session", autouse=True)

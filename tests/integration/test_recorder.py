@@ -62,7 +62,7 @@ class Recording:
     def __post_init__(self) -> None:
         self.recorder = Recorder(
             self.database,
-            MemoryBlobs(self.folder),
+            MemoryBlobs(self.folder),  # type: ignore[arg-type]  # what the recorder needs of it
             LiveJobs(),
             SystemClock(),
             lambda _lease, _batch: Rules(Terms()),
