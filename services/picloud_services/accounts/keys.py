@@ -58,7 +58,7 @@ class KeyRing:
 
     def lease_key(self, lease: str) -> str:
         """Return the key, in hex, with which the runner under ``lease`` makes its jobs' keys."""
-        return hmac.new(self._secret, f"lease:{lease}".encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._secret, f"lease:{lease}".encode(), "sha256").hex()
 
     def check(self, key: str) -> JobIdentity | None:
         """Return whom ``key`` speaks for, or None if it is not one of ours.

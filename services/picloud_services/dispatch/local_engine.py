@@ -13,6 +13,7 @@ from picloud_jupyter.protocol.codec import from_wire, to_wire
 from picloud_jupyter.protocol.frames import decode_header
 from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_jupyter.protocol.recent import RecentKeys
+from picloud_services.base import codec
 from picloud_services.base.cores_ledger import CoresLedger
 from picloud_services.base.frame_link import FrameLink, hello, refusal
 from picloud_services.dispatch.engine import Chunk, EngineEvent, OutputSlice
@@ -184,7 +185,7 @@ class LocalEngine:
 
     def _on_frame(self, data: bytes, body: bytes) -> None:
         assert self._report is not None
-        header = decode_header(data)
+        header = _read_header(data)
         name = header["t"]
         lease = header.get("lease") or ""
         n = header.get("n", 0)
@@ -303,6 +304,14 @@ class LocalEngine:
             held.commands.append(header)
         if (link := self._link_to(node)) is not None:
             link.send(header)
+
+
+def _read_header(data: bytes) -> dict[str, Any]:
+    try:
+        header: dict[str, Any] = codec.decode(data)
+    except ValueError:  # what a job printed may hold what is no UTF-8
+        return decode_header(data)
+    return header
 
 
 def _is_last(name: str, header: dict[str, Any]) -> bool:

@@ -1,7 +1,6 @@
 """Whether this machine has the Python that a job asks for."""
 
 import os
-from pathlib import Path
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import EndReason, HostPython
@@ -30,13 +29,13 @@ class EnvironmentService:
                 may not be read; the message names the path.
         """
         if folder:
-            _require_readable(Path(folder), "the submitting folder")
+            _require_readable(folder, "the submitting folder")
         known = self._checked.get(host_python)
         now = self._clock.steady_seconds()
         if known is not None and now - known[1] < CHECK_SECONDS:
             return known[0]
         for path in (host_python.executable, *host_python.paths):
-            _require_readable(Path(path), "a path of the submitter's Python")
+            _require_readable(path, "a path of the submitter's Python")
         identity = known[0] if known else environment_id(host_python)
         if len(self._checked) >= KNOWN_COUNT:
             self._checked.clear()
@@ -44,12 +43,14 @@ class EnvironmentService:
         return identity
 
 
-def _require_readable(path: Path, what: str) -> None:
-    if not path.is_absolute():
-        raise InvalidRequest(f"{what} must be an absolute path, got {str(path)[:200]!r}")
+def _require_readable(path: str, what: str) -> None:
+    if not os.path.isabs(path):
+        raise InvalidRequest(f"{what} must be an absolute path, got {path[:200]!r}")
     if not os.access(path, os.R_OK):
         problem = (
-            "may not be read by the service" if path.exists() else "is not on this machine"
+            "may not be read by the service"
+            if os.path.exists(path)
+            else "is not on this machine"
         )
         raise InvalidRequest(
             f"{path}, {what}, {problem}",

@@ -2,9 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.frames import pack_records
@@ -150,16 +148,15 @@ class Calls:
         if not spec.depends_on and not spec.cache:
             lease = desk.dispatch.reserve(user_id, new.spec, spec.priority, function.digest)
         call = _Call(desk, new, arguments, lease)
-        future = desk.database.write(
+        written = desk.database.write(
             call.enter,
             call.entered,
             quick=not spec.depends_on,
             at_once=True,
             before_commit=call.launch if lease is not None and new.spec.restartable else None,
         )
-        if lease is not None:
-            future.add_done_callback(_unless_written(partial(desk.dispatch.cancel, lease)))
-        entered = future.result() if future.done() else await asyncio.shield(future)
+        written.add_done_callback(call.written)
+        entered = await call.answer
         assert entered.first_jid is not None
         return CallReceipt(
             entered.first_jid,
@@ -169,9 +166,12 @@ class Calls:
 
 
 class _Call:
-    """A single call on its way into the store; its methods are what `Database.write` asks for."""
+    """A single call on its way into the store; its methods are what `Database.write` asks for.
 
-    __slots__ = ("_arguments", "_desk", "_lease", "_new", "_pack")
+    Who awaits ``answer`` may be cancelled: the write goes on, and is taken note of all the same.
+    """
+
+    __slots__ = ("_arguments", "_desk", "_lease", "_new", "_pack", "answer")
 
     def __init__(
         self,
@@ -185,6 +185,7 @@ class _Call:
         self._arguments = arguments
         self._lease = lease
         self._pack = Arguments(0, 0, b"")
+        self.answer: asyncio.Future[store.Entered] = asyncio.get_running_loop().create_future()
 
     def enter(self, tx: Transaction) -> store.Entered:
         """Write the job, and its lease if there is one."""
@@ -251,11 +252,27 @@ class _Call:
 
     def entered(self, entered: store.Entered) -> None:
         """Take the committed job into the image, and to the dispatcher."""
-        desk, new, lease = self._desk, self._new, self._lease
         if entered.repeated or entered.cached_from is not None:
-            if lease is not None:
-                desk.dispatch.cancel(lease)
-            return
+            self._give_back()
+        else:
+            self._begin(entered)
+        if not self.answer.done():
+            self.answer.set_result(entered)
+
+    def written(self, future: "asyncio.Future[store.Entered]") -> None:
+        """Take note of a write that failed."""
+        error = future.exception()
+        if error is not None:
+            self._give_back()
+            if not self.answer.done():
+                self.answer.set_exception(error)
+
+    def _give_back(self) -> None:
+        if self._lease is not None:
+            self._desk.dispatch.cancel(self._lease)
+
+    def _begin(self, entered: store.Entered) -> None:
+        desk, new, lease = self._desk, self._new, self._lease
         jid = entered.first_jid
         assert jid is not None
         batch = desk.live_batch(new, entered, size=1, is_map=False)
@@ -266,16 +283,6 @@ class _Call:
             self.launch(entered)
         elif entered.status is Status.QUEUED:
             desk.dispatch.add([Ready(batch.batch, jid, 1)], self._pack, new.function)
-
-
-def _unless_written(
-    undo: Callable[[], None],
-) -> Callable[["asyncio.Future[store.Entered]"], None]:
-    def done(future: "asyncio.Future[store.Entered]") -> None:
-        if future.cancelled() or future.exception() is not None:
-            undo()
-
-    return done
 
 
 def _pack(jid: int, arguments: Payload) -> Arguments:
