@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -87,3 +89,14 @@ async def test_launch_when_two_find_the_launcher_lost_then_one_is_started(monkey
     for pid, _ in started:
         with pytest.raises(ChildProcessError):  # buried
             os.waitpid(pid, os.WNOHANG)
+
+
+def test_fork_when_the_link_closes_then_the_launcher_leaves():
+    code = (
+        "import os; from picloud_services.agent import launcher; pid, link = launcher.fork(); "
+        "link.close(); print(os.waitpid(pid, 0)[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=20, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"0\n", b"")

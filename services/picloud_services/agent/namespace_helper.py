@@ -82,6 +82,9 @@ def main() -> None:
     except (HelperError, OSError) as error:
         answer = f"-{error}"
     socket.send_fds(reply, [answer.encode()], fds)
+    os._exit(
+        0
+    )  # a job waits for the end of this process, not for an interpreter that tidies up
 
 
 def _carry_out(request: _Request, pid: int, fds: list[int]) -> int:

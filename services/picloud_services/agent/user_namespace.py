@@ -7,10 +7,10 @@ from picloud_services.agent import syscalls
 
 
 class OwnerMap:
-    """Shows the files of ``source_id`` as those of ``target_id``; a process keeps it until `close`.
+    """Shows the files of ``source_id`` as those of ``target_id``; a process keeps it until `open`.
 
-    The process is started at once and awaited in `open` only, so that other work can be done
-    meanwhile. Needs root.
+    That process begins at once and is awaited in `open` only, and it ends, which takes milliseconds,
+    between `open` and `close`, so that other work can be done meanwhile. Needs root.
     """
 
     def __init__(self, source_id: int, target_id: int) -> None:
@@ -29,7 +29,7 @@ class OwnerMap:
         os.close(told)
 
     def open(self) -> int:
-        """Return a descriptor of the namespace.
+        """Return a descriptor of the namespace, which keeps it from now on.
 
         Raises:
             PermissionError: the kernel makes none.
@@ -42,10 +42,11 @@ class OwnerMap:
                 os.write(file, self._line.encode())
             finally:
                 os.close(file)
-        return os.open(f"/proc/{self._pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """End the process; descriptors of the namespace stay good."""
+        names = os.open(f"/proc/{self._pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         os.close(self._told)
         os.close(self._ready)
+        return names
+
+    def close(self) -> None:
+        """Bury the process."""
         os.waitpid(self._pid, 0)

@@ -1,6 +1,8 @@
 """What the command line prints, without a service."""
 
 import datetime
+import subprocess
+import sys
 
 import pytest
 
@@ -135,3 +137,12 @@ def test_top_shows_use_of_running_jobs():
     assert lines[1] == "jobs: 1 processing"
     assert lines[-1].split() == ["7", "10", "s", "50", "%", "1.0", "MiB", "c1", "x1", "m.f"]
     assert cpu_percent(samples[:1]) == ""
+
+
+def test_commands_when_the_word_is_up_then_the_api_is_not_imported():
+    code = (
+        "import sys; from picloud_jupyter.cli.run import commands; (found,) = commands(['up', '--replace']); "
+        "print(found.name, 'picloud_jupyter.cloud' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.split() == [b"up", b"False"]
