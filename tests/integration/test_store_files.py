@@ -13,6 +13,7 @@ from picloud_jupyter.protocol.errors import (
     Incompatible,
     Unavailable,
 )
+from picloud_services.base.connections import Source, connect, log_bytes
 from picloud_services.base.database import BALLAST_BYTES, open_database
 from picloud_services.base.migrations import load_migrations
 from picloud_services.base.sql import Statement
@@ -74,6 +75,22 @@ async def test_log_is_folded_in_and_nothing_is_lost(database, tmp_path, monkeypa
     assert (tmp_path / "store.db-wal").stat().st_size < 2_000_000
     assert await database.read(lambda tx: tx.value(JID)) == 301
     assert await database.check() == []
+
+
+async def test_log_that_was_begun_anew_is_as_long_as_what_is_in_use(tmp_path):
+    path = tmp_path / "log.db"
+    assert log_bytes(path) == 0
+    connection = connect(Source(path))
+    connection.execute("CREATE TABLE t (text TEXT)")
+    for _ in range(100):
+        connection.execute("INSERT INTO t VALUES ('x')")
+    filled = log_bytes(path)
+    assert filled > 100 * 2048
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    connection.execute("INSERT INTO t VALUES ('y')")
+    assert 0 < log_bytes(path) <= filled / 20
+    assert (tmp_path / "log.db-wal").stat().st_size >= filled
+    connection.close()
 
 
 async def test_newer_schema_is_refused_in_words(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import sqlite3
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 BUSY_SECONDS = 30.0
+_LOG_INDEX = struct.Struct("=14xHI")  # page size, frames: sqlite.org/walformat.html 2.1
 _DISK_FULL_CODES = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE"}
 _DISK_FULL_STATES = {"53100"}  # PostgreSQL: disk_full
 _WRITER_PRAGMAS = (
@@ -98,6 +100,19 @@ def _connect_sqlite(path: Path, *, read_only: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def log_bytes(path: Path) -> int:
+    """Return how much of the write-ahead log of the SQLite file ``path`` is in use, 0 if unknown.
+
+    Its file does not shrink when it is begun anew; the header of its index has the count of frames.
+    """
+    try:
+        with open(f"{path}-shm", "rb") as file:
+            page_bytes, frames = _LOG_INDEX.unpack(file.read(_LOG_INDEX.size))
+    except (OSError, struct.error):
+        return 0
+    return int(page_bytes * frames)
 
 
 def _connect_postgresql(url: str, *, read_only: bool) -> Any:  # noqa: ANN401

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from picloud_jupyter.protocol.errors import DiskFull, PlatformError, Unavailable
 from picloud_services.base.commit_pace import CommitPace
-from picloud_services.base.connections import Source, connect, translate
+from picloud_services.base.connections import Source, connect, log_bytes, translate
 from picloud_services.base.migrations import load_migrations, migrate
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.base.write_queue import WriteQueue
@@ -173,16 +173,10 @@ class Database:
         self._commits += 1
         if self._commits % CHECKPOINT_EVERY or self._dialect != "sqlite":
             return
-        if self._log_bytes() >= CHECKPOINT_BYTES or self._reserve_used:
+        if log_bytes(self.source.file) >= CHECKPOINT_BYTES or self._reserve_used:
             self._queued += 1  # nothing runs on the loop meanwhile
             self._fold_wanted = True
             self._queue.nudge()
-
-    def _log_bytes(self) -> int:
-        try:
-            return self.source.file.with_name(self.source.file.name + "-wal").stat().st_size
-        except OSError:
-            return 0
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run ``work`` on a connection that cannot write, on one snapshot; return its result."""
