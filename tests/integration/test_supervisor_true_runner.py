@@ -43,6 +43,12 @@ def true_box(true_station: Station) -> Box:
 
 def call(box: Box, letter: str, function: Any, *arguments: tuple[Any, ...]) -> list[Frame]:
     """Run ``function`` for each of ``arguments``; return every frame up to the end."""
+    begin(box, letter, function, *arguments)
+    return box.until_end()
+
+
+def begin(box: Box, letter: str, function: Any, *arguments: tuple[Any, ...]) -> None:
+    """Send a chunk that runs ``function`` for each of ``arguments``."""
     data = dump_function(function)
     header = chunk_header(
         letter * 16,
@@ -61,7 +67,6 @@ def call(box: Box, letter: str, function: Any, *arguments: tuple[Any, ...]) -> l
     )
     pack = pack_records([b"".join(dump_call(args, {})) for args in arguments])
     box.peer.send(header, data, pack)
-    return box.until_end()
 
 
 def bodies(frames: list[Frame]) -> list[bytes]:
@@ -102,6 +107,37 @@ def test_call_when_only_later_elements_print_each_has_its_own_output(true_box):
 
     assert printed("stdout") == [b"", b"late on stdout\n", b"", b""]
     assert printed("stderr") == [b"", b"", b"later on stderr\n", b""]
+
+
+def test_call_when_the_last_element_fills_a_large_pipe_keeps_all_it_printed(true_box):
+    def flood(_):
+        import fcntl
+
+        fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20)
+        os.write(1, b"y" * 300_000)
+
+    call(true_box, "6", flood, (0,))
+    part = read(true_box.logs, "6" * 16, 0, "stdout", 0, 1 << 20)
+    assert (part.total_bytes, part.finished) == (300_000, True)
+    call(true_box, "7", flood, (0,))
+    assert read(true_box.logs, "7" * 16, 0, "stdout", 0, 1 << 20).total_bytes == 300_000
+
+
+def test_revoke_when_the_rest_is_taken_back_the_running_element_keeps_its_output(true_box):
+    def work(x):
+        print("begun", x, flush=True)
+        time.sleep(0.3)
+        print("ended", x)
+
+    begin(true_box, "8", work, (0,), (1,), (2,))
+    true_box.peer.receive_until("started")
+    true_box.peer.send({"t": "revoke", "lease": "8" * 16})
+    frames = true_box.peer.receive_until("returned") + true_box.until_end()
+    returned = next(header for header, _ in frames if header["t"] == "returned")
+    assert (returned["first"], returned["count"]) == (1, 2)
+    assert [item[0] for item in items(frames)] == [0]
+    printed = read(true_box.logs, "8" * 16, 0, "stdout", 0, 100).data
+    assert printed == b"begun 0\nended 0\n"
 
 
 def test_call_when_one_element_raises_the_others_are_done(true_box):

@@ -118,6 +118,7 @@ class RunnerHarness:
         self.frames: list[tuple[dict[str, Any], bytes]] = []
         self.streams = {self.out: bytearray(), self.err: bytearray()}
         self.sent: set[str] = set()
+        self.count = 0  # of elements in the chunk sent last
 
     def __enter__(self) -> "RunnerHarness":
         return self
@@ -197,6 +198,7 @@ class RunnerHarness:
             "estimate_seconds": 0,
             **fields,
         }
+        self.count = len(records)
         os.write(self.tokens, b"t" * (len(records) if tokens is None else tokens))
         self.send(
             header, b"" if known else payload, pack_records(records), descriptors=descriptors
@@ -218,11 +220,14 @@ class RunnerHarness:
         ], received[0]
 
     def _printed(self, fd: int, count: int) -> list[bytes]:
+        """Return what each element printed; the end of the chunk's last one has no marker."""
         data = self.streams[fd]
-        while data.count(self.marker) < count:
-            assert select.select([fd], [], [], 10)[0], "a marker is missing"
-            data += os.read(fd, 1 << 16)
+        while select.select([fd], [], [], 0)[0] and (more := os.read(fd, 1 << 16)):
+            data += more
+        if count == self.count:
+            data += self.marker
         pieces = bytes(data).split(self.marker)
+        assert len(pieces) == count + 1, "a marker is missing, or there is one too many"
         data[:] = self.marker.join(pieces[count:])
         return pieces[:count]
 

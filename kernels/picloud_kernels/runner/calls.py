@@ -100,7 +100,8 @@ class CallRunner:
             frame = _result_frame(position, outcome, (at, seconds, user, system))
             if position == last:
                 frame += self._end_frame(chunk.lease)
-            self._output.mark_end()  # just before the result: the supervisor wakes up once for all
+            else:  # just before the result: the supervisor wakes up once for all
+                self._output.mark_end()
             self._wire.send(frame)
         if position != last:
             self._wire.send(self._end_frame(chunk.lease))

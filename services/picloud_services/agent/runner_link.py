@@ -89,8 +89,7 @@ class RunnerLink:
 
     def tokens_left(self) -> int:
         """Return how many elements the runner may still start."""
-        answer = fcntl.ioctl(self._token_read, termios.FIONREAD, bytes(4))
-        return int(struct.unpack("i", answer)[0])
+        return _readable_bytes(self._token_read)
 
     def take_back_tokens(self) -> int:
         """Forbid the runner to start anything more; return how many elements that were."""
@@ -150,6 +149,10 @@ class RunnerLink:
         except BlockingIOError:
             return b""
 
+    def waiting_output_bytes(self, stream: int) -> int:
+        """Return how much is in the pipe of stream 0 or 1 now."""
+        return _readable_bytes(self.outputs[stream])
+
 
 def open_payloads(files: list[list[Any]]) -> tuple[list[int], list[list[Any]]]:
     """Return (descriptors, the same list without paths) for the ``files`` of a chunk.
@@ -166,6 +169,11 @@ def open_payloads(files: list[list[Any]]) -> tuple[list[int], list[list[Any]]]:
             os.close(fd)
         raise
     return fds, [[position, "", size, digest] for position, _, size, digest in files]
+
+
+def _readable_bytes(pipe_fd: int) -> int:
+    answer = fcntl.ioctl(pipe_fd, termios.FIONREAD, bytes(4))
+    return int(struct.unpack("i", answer)[0])
 
 
 def _rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:

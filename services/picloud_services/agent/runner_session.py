@@ -146,6 +146,8 @@ class RunnerSession:
         for word in said or ():
             if isinstance(word, Results):
                 finished += len(word.items)
+            elif isinstance(word, ChunkEnd):
+                yield from self._end_output(now)
             yield from self._hear(word, now)
         yield from self._after_link(broken, now)
         chunk = self._machine.current
@@ -236,6 +238,19 @@ class RunnerSession:
         if len(pieces) > 1:
             yield from self._machine.markers(stream, len(pieces) - 1, now)
         return len(data)
+
+    def _end_output(self, now: float) -> Iterator[Action]:
+        """Give what is in the pipes to the chunk's last element, whose end the runner does not mark."""
+        chunk = self._machine.current
+        if chunk is None or chunk.limit < chunk.count:
+            return  # the last one never ran
+        for stream in (0, 1):
+            left = self.link.waiting_output_bytes(stream)
+            while left > 0 and (count := (yield from self._read_output(stream, now))):
+                left -= count
+            if chunk.marked[stream] == chunk.count - 1:
+                self._keep(stream, [self._splitters[stream].finish(), b""])
+                yield from self._machine.markers(stream, 1, now)
 
     def _keep(self, stream: int, pieces: list[bytes]) -> None:
         if not (self._writer or any(pieces)):
