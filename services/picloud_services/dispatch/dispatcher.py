@@ -38,6 +38,7 @@ from picloud_services.jobs.recovery import KnownLease
 from picloud_services.jobs.store import NewLease
 from picloud_services.jobs.words import Function
 
+KEPT_SPECS = 1_000
 TICK_SECONDS = 0.25
 OUTPUT_TOPIC, SAMPLES_TOPIC, NODES_TOPIC = "jobs.output", "samples", "nodes"
 _log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Dispatcher:
             report=self._recorder.take,
         )
         self._on_committed: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None
+        self._fitting: set[JobSpec] = set()  # what some known node can hold
         self._delayed: dict[int, tuple[float, Ready]] = {}  # first jid -> when (steady)
         self._known: dict[str, KnownLease] = {}  # of before the start, until their node is here
         self._ticker = Ticker(
@@ -137,6 +139,8 @@ class Dispatcher:
     # -------------------------------------------------------------------------------- submitting
     def check(self, spec: JobSpec) -> None:
         """Return if jobs of ``spec`` can be held by some node; see `jobs.ports.Dispatch`."""
+        if spec in self._fitting:
+            return
         check_spec(spec, self._cluster.kinds())
         capacities = [report.capacity for report in self._cluster.known.values()]
         if words := never_fits(spec.core_type, spec.cores, capacities):
@@ -145,6 +149,9 @@ class Dispatcher:
                 reason=EndReason.NEVER_SCHEDULED,
                 hint="ask for fewer cores or another _type",
             )
+        if len(self._fitting) >= KEPT_SPECS:
+            self._fitting.clear()
+        self._fitting.add(spec)
 
     def reserve(
         self, user_id: int, spec: JobSpec, priority: int, function_digest: str
@@ -291,6 +298,7 @@ class Dispatcher:
         now = self._clock.steady_seconds()
         node, listed = event.node, event.fields["leases"]
         self._cluster.node_up(event.fields["report"])
+        self._fitting.clear()
         for lease, slot in dict(listed).items():
             self._upkeep.trust(lease)
             if lease in self._cluster.leases:

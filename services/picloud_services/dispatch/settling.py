@@ -1,9 +1,10 @@
 """Takes committed outcomes into the books: what ended, what is queued again, what runs now."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from picloud_jupyter.protocol.jobs import CORE_TYPES
+from picloud_jupyter.protocol.jobs import CORE_TYPES, JobSpec
 from picloud_services.base.clock import Clock
 from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import HeldLease
@@ -15,6 +16,22 @@ from picloud_services.jobs.live import LiveJobs, Ready, Running
 from picloud_services.jobs.outcomes import Outcome, Rules
 from picloud_services.jobs.reasons import Facts
 from picloud_services.jobs.spans import UNFINISHED_CODES
+
+
+@functools.lru_cache(maxsize=1024)
+def _rules(spec: JobSpec, memory_bytes: int, node: str) -> Rules:
+    core_type = CORE_TYPES[spec.core_type]
+    return Rules(
+        Terms(spec.restartable, spec.retries),
+        cores=spec.cores * core_type.share,
+        charge=core_type.price_per_core_hour / core_type.share / 3600,
+        facts=Facts(
+            memory_limit_bytes=memory_bytes,
+            memory_peak_bytes=memory_bytes,
+            max_runtime_seconds=spec.max_runtime_seconds,
+            node=node,
+        ),
+    )
 
 
 class Settling:
@@ -43,21 +60,10 @@ class Settling:
         live = self._live.batches.get(batch)
         if live is None:
             return Rules(Terms())
-        spec = live.spec
         held = self._cluster.leases.get(lease)
-        memory = held.slot.wanted.memory_bytes if held is not None else 0
-        core_type = CORE_TYPES[spec.core_type]
-        return Rules(
-            Terms(spec.restartable, spec.retries),
-            cores=spec.cores * core_type.share,
-            charge=core_type.price_per_core_hour / core_type.share / 3600,
-            facts=Facts(
-                memory_limit_bytes=memory,
-                memory_peak_bytes=memory,
-                max_runtime_seconds=spec.max_runtime_seconds,
-                node=held.slot.node if held is not None else "",
-            ),
-        )
+        if held is None:
+            return _rules(live.spec, 0, "")
+        return _rules(live.spec, held.slot.wanted.memory_bytes, held.slot.node)
 
     def settle(self, recorded: Recorded) -> None:
         """Take note of committed events; the image has them already."""
