@@ -139,9 +139,8 @@ def _be_launcher(link: socket.socket) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s supervisor: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.chdir("/")
-    gc.enable()
-    gc.collect()
     gc.freeze()  # what is shared with the supervisors must not be written to by their collector
+    gc.enable()
     serve(link)
 
 
