@@ -1,4 +1,4 @@
-"""The README's two commands on machines with python3 and git alone: fresh Debians in a chroot."""
+"""The README's two commands on machines with python3 and git alone: fresh Debians."""
 
 import os
 import shutil
@@ -39,14 +39,16 @@ NETWORK_VARIABLES = (
 def inside(chroot: Path, command: str, **options):
     variables = {k: v for k, v in os.environ.items() if k.startswith(NETWORK_VARIABLES)}
     variables |= {"HOME": "/root", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-    mounts = (
-        f"mount --rbind /sys {chroot}/sys && mount --rbind /dev {chroot}/dev && "
-        f"mount -t proc proc {chroot}/proc && mount -t tmpfs tmpfs {chroot}/run && "
+    # Its root is changed by pivot_root: the kernel refuses user namespaces in a mere chroot.
+    enter = (
+        f"mount --rbind {chroot} {chroot} && cd {chroot} && mount --rbind /sys sys && "
+        "mount --rbind /dev dev && mount -t proc proc proc && mount -t tmpfs tmpfs run && "
+        "mkdir -p run/outside && pivot_root . run/outside && umount -l /run/outside && "
     )
     return subprocess.run(
         [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c"),
-            f'{mounts} exec chroot {chroot} /bin/sh -c "$0"',
+            f'{enter} cd / && exec /bin/sh -c "$0"',
             command,
         ],
         env=variables,

@@ -34,7 +34,7 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """What is tried once per boot, as it is kept in trials.json."""
+    """What was tried, as it is kept in trials.json until the next boot."""
 
     boot_id: str
     uid: int
@@ -47,7 +47,8 @@ class _Tried:
 
 
 async def find_facts(settings: Settings) -> NodeFacts:
-    """Return the facts of this machine; what has to be tried out is tried once per boot.
+    """Return the facts of this machine; what has to be tried out is tried once per boot, until
+    a kind that isolates works.
 
     Raises:
         ContainerError: the kind that the settings demand does not work here; says why.
@@ -80,7 +81,9 @@ async def _tried_once(settings: Settings) -> _Tried:
         kept = None
     key = (boot_id(), os.geteuid(), sys.prefix, wanted)
     if kept and (kept.boot_id, kept.uid, kept.prefix, kept.wanted) == key:
-        return kept
+        # Where no kind isolates, somebody may have mended that since.
+        if settings.container_kind or not trial.is_plain_only(kept.trials):
+            return kept
     trials = tuple(await asyncio.to_thread(trial.try_kinds))
     chosen = trial.choose(trials, settings.container_kind or None)
     uid, gid = job_ids(chosen.kind, os.geteuid(), settings.home)

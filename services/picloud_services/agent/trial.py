@@ -78,6 +78,11 @@ def choose(trials: Sequence[KindTrial], wanted: str | None = None) -> KindTrial:
     raise ContainerError(f"no container can be made here. {texts}")
 
 
+def is_plain_only(trials: Sequence[KindTrial]) -> bool:
+    """Return whether no kind that isolates works."""
+    return not any(trial.works and trial.kind is not ContainerKind.PLAIN for trial in trials)
+
+
 def read_facts() -> HostFacts:
     """Return what the words about a refusal depend on."""
     return HostFacts(
