@@ -47,8 +47,9 @@ class _Tried:
 
 
 async def find_facts(settings: Settings) -> NodeFacts:
-    """Return the facts of this machine; what has to be tried out is tried once per boot, until
-    a kind that isolates works.
+    """Return the facts of this machine.
+
+    Kinds are tried once per boot, or at each start where none isolates.
 
     Raises:
         ContainerError: the kind that the settings demand does not work here; says why.
@@ -80,10 +81,13 @@ async def _tried_once(settings: Settings) -> _Tried:
     except (OSError, ValueError):  # not tried yet, or by another version of ours
         kept = None
     key = (boot_id(), os.geteuid(), sys.prefix, wanted)
-    if kept and (kept.boot_id, kept.uid, kept.prefix, kept.wanted) == key:
+    if (
+        kept is not None
+        and (kept.boot_id, kept.uid, kept.prefix, kept.wanted) == key
         # Where no kind isolates, somebody may have mended that since.
-        if settings.container_kind or not trial.is_plain_only(kept.trials):
-            return kept
+        and (settings.container_kind or not trial.is_plain_only(kept.trials))
+    ):
+        return kept
     trials = tuple(await asyncio.to_thread(trial.try_kinds))
     chosen = trial.choose(trials, settings.container_kind or None)
     uid, gid = job_ids(chosen.kind, os.geteuid(), settings.home)
