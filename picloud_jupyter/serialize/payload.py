@@ -253,7 +253,7 @@ def _is_numeric(value: Any, kind: type) -> bool:  # noqa: ANN401
     return False
 
 
-def _with_prefix(data: bytes | memoryview) -> list[Buffer]:
+def _with_prefix(data: bytes) -> list[Buffer]:
     if len(data) > OUT_OF_BAND_BYTES:
         return [_PLAIN_PREFIX, data]
     return [b"".join((_PLAIN_PREFIX, data))]
@@ -283,11 +283,11 @@ def _dump_with(value: object, make: Callable[..., Any]) -> list[Buffer]:
         buffers.append(view)
         return False
 
-    def write() -> memoryview:
+    def write() -> bytes:
         file = io.BytesIO()
         buffers.clear()
         make(file, buffer_callback=keep_in_band).dump(value)
-        return file.getbuffer()
+        return file.getvalue()  # not a copy: the file is dropped
 
     try:
         pickled = write()
@@ -313,11 +313,11 @@ def _is_too_deep(exc: BaseException) -> bool:
     return isinstance(exc, RecursionError) or isinstance(exc.__context__, RecursionError)
 
 
-def _with_buffers(pickled: memoryview, buffers: Sequence[memoryview]) -> list[Buffer]:
-    sizes = [pickled.nbytes, *(b.nbytes for b in buffers)]
+def _with_buffers(pickled: bytes, buffers: Sequence[memoryview]) -> list[Buffer]:
+    sizes = [len(pickled), *(b.nbytes for b in buffers)]
     table = _TABLE.pack(_BUFFERS, len(buffers)) + struct.pack(f">{len(sizes)}Q", *sizes)
     parts: list[Buffer] = [table, pickled]
-    at = len(table) + pickled.nbytes
+    at = len(table) + len(pickled)
     for buffer in buffers:
         padding = -at % _ALIGNMENT
         parts += [bytes(padding), buffer]
