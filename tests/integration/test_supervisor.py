@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -349,6 +350,16 @@ def test_orphan_when_no_agent_comes_back_kills_its_container_and_leaves(station)
     box.peer.link.close()
     box.wait_gone()
     assert not Path(f"/proc/{box.hello['init_pid']}").exists()
+
+
+def test_supervisor_when_its_folder_was_removed_keeps_no_frames_for_nobody(station):
+    box = station.start()
+    box.run("result:1", lease="b")  # not acknowledged
+    box.peer.link.close()
+    os.kill(box.hello["init_pid"], signal.SIGKILL)
+    wait_until(lambda: '"exited"' in Path(box.order.folder, "status.json").read_text())
+    shutil.rmtree(box.order.folder)
+    box.wait_gone(seconds=20)
 
 
 def test_supervisor_when_launcher_and_agent_are_gone_goes_on(fake_bundle, tmp_path_factory):

@@ -1,14 +1,30 @@
-"""How long a supervisor lets bytes gather before it reads again. Pure.
+"""How long a supervisor lets bytes gather before it reads, and results before it reports. Pure.
 
 Waking up for each of many tiny elements costs more than the elements. Nothing is held back when
 the last element of a chunk may be the next to end: a single call is never delayed.
 """
 
-HOLD_SECONDS = 0.001
+HOLD_SECONDS = 0.005
+FLUSH_SECONDS = 0.02
+MAX_FLUSH_SECONDS = 0.1
+_TINY_SECONDS = 0.01  # an element
 _LEAST_SECONDS = 0.00005  # a shorter sleep costs more than it saves
 _MANY_BYTES = 16 * 1024  # a pipe that fills fast must be emptied fast
 _CALM_SECONDS = 0.005
 _STEADY_READS = 8
+
+
+def gather_seconds(age_seconds: float, finished: int) -> float:
+    """Return how long a result may wait for others of its chunk, which runs for ``age_seconds``.
+
+    A report costs as much as dozens of tiny elements, so those wait as long as the chunk has run.
+
+    >>> gather_seconds(0.3, 1), gather_seconds(0.05, 50)
+    (0.02, 0.05)
+    """
+    if age_seconds > _TINY_SECONDS * finished:
+        return FLUSH_SECONDS
+    return min(max(FLUSH_SECONDS, age_seconds), MAX_FLUSH_SECONDS)
 
 
 class Pace:

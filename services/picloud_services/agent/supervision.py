@@ -8,6 +8,7 @@ result before its output markers: every position of a lease ends up in exactly o
 
 from typing import Any
 
+from picloud_services.agent.pace import gather_seconds
 from picloud_services.agent.supervision_words import (
     Action,
     DropChunk,
@@ -25,7 +26,6 @@ from picloud_services.agent.supervision_words import (
     TakeBack,
 )
 
-FLUSH_SECONDS = 0.02  # a result waits at most this long for others
 FLUSH_BYTES = 256 * 1024
 LOOK_SECONDS = 0.02  # how often to look whether the next element has taken its token
 HELLO_SECONDS = 60.0  # a runner that is not ready by then has failed to start
@@ -154,7 +154,7 @@ class Supervision:
         chunk.running_since = None
         self.elements += len(items)
         if self._flush_at is None:
-            self._flush_at = now + FLUSH_SECONDS
+            self._flush_at = now + gather_seconds(now - chunk.began_at, chunk.finished)
         self._look_at = now + LOOK_SECONDS
         if chunk.finished == chunk.limit:
             self._limit(now + END_SECONDS)
@@ -314,6 +314,7 @@ class Supervision:
         if self.waiting is None or self.phase is not Phase.READY or not self._has_room:
             return []
         self.current, self.waiting = self.waiting, None
+        self.current.began_at = now
         self._look_at = now + LOOK_SECONDS
         return [SendChunk(self.current.lease)]
 

@@ -127,6 +127,7 @@ class LeasedChunk:
     count: int
     max_runtime_seconds: float | None = None
     limit: int = 0
+    began_at: float = 0.0  # sent to the runner
     taken: int = 0  # tokens seen taken
     finished: int = 0  # results received
     marked: list[int] = field(default_factory=lambda: [0, 0])  # markers in stdout, in stderr

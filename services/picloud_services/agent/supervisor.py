@@ -49,6 +49,7 @@ MAX_UNSENT_BYTES = 64 * 1024 * 1024  # past this the next chunk waits
 OUTPUT_SECONDS = 0.25  # between two words about how much was printed
 FIRST_OUTPUT_SECONDS = 0.05  # a job that ends sooner is read when it has ended
 CLEAN_TRIES = 5
+FORGOTTEN_SECONDS = 5.0  # how often to look whether anybody may still ask for the last frames
 
 
 class Supervisor:
@@ -104,13 +105,23 @@ class Supervisor:
             self._output_at = now + OUTPUT_SECONDS
             if sizes := self._runner.take_output_sizes():
                 self._tell_now({"t": "output", **sizes})
-        if self._is_terminated and self._machine.phase is Phase.GONE:
+        if self._is_over:
             self._has_left = True
         if hold := self._runner.take_hold():
             time.sleep(hold)  # results gather meanwhile; see `pace`
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether the container is gone, and nobody will ask what became of it."""
+        if self._machine.phase is not Phase.GONE:
+            return False
+        return self._is_terminated or not (self._agent or os.path.exists(self._order.folder))
+
     def _timeout(self) -> float | None:
         at = self._next_at
+        if self._machine.phase is Phase.GONE and self._agent is None:
+            look_at = time.monotonic() + FORGOTTEN_SECONDS
+            at = look_at if at is None else min(at, look_at)
         if self._runner.has_new_output:
             at = self._output_at if at is None else min(at, self._output_at)
         return None if at is None else max(0.0, at - time.monotonic())

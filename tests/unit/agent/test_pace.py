@@ -13,7 +13,7 @@ def test_hold_when_the_last_element_may_be_next_is_none():
 def test_hold_when_many_tiny_elements_are_to_come_is_bounded():
     pace = Pace()
     pace.begin(0.0)
-    assert pace.hold(0.001, 0, finished=50, remaining=950) == HOLD_SECONDS
+    assert pace.hold(0.002, 0, finished=50, remaining=950) == HOLD_SECONDS
     assert 0 < pace.hold(0.018, 0, finished=990, remaining=20) < HOLD_SECONDS
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picloud_services.agent.pace import FLUSH_SECONDS
 from picloud_services.agent.supervision import (
     CLOSED_SECONDS,
-    FLUSH_SECONDS,
     HELLO_SECONDS,
     STOP_SECONDS,
     Supervision,
