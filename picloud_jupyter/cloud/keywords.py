@@ -17,6 +17,7 @@ from picloud_jupyter.protocol.jobs import (
     CORE_TYPES,
     DEFAULT_PRIORITY,
     EndReason,
+    Kind,
     NetworkPolicy,
     RetryPolicy,
 )
@@ -35,7 +36,8 @@ NO_RETRIES = RetryPolicy()
 class Options:
     """What the reserved keywords of one call or map asked for.
 
-    Two are equal if they make the same spec: key and callbacks do not count.
+    Two are equal if they make the same spec: key and callbacks do not count. ``kind`` is no keyword: the
+    doors set it.
     """
 
     label: str | None = None
@@ -56,6 +58,7 @@ class Options:
     retries: RetryPolicy = NO_RETRIES
     cache: bool = False
     key: str | None = field(default=None, compare=False)
+    kind: Kind = Kind.CALL
     callbacks: tuple[Callable[..., object], ...] = field(default=(), compare=False)
     callbacks_on_error: tuple[Callable[..., object], ...] = field(default=(), compare=False)
 

@@ -142,6 +142,7 @@ def _spec_json(
     spec = JobSpec(
         function_name=name,
         host_python=host,
+        kind=options.kind,
         label=options.label,
         priority=options.priority,
         restartable=options.restartable,

@@ -15,6 +15,7 @@ from picloud_services.base import codec
 
 Volume = tuple[str, str, str]
 MODES = ("ro", "rw")
+_REUSED_KINDS = (Kind.CALL, Kind.CELL, Kind.SHELL)
 
 
 def parse_volume(text: str) -> Volume:
@@ -86,4 +87,4 @@ def build_sandbox(
 
 def single_use(spec: JobSpec) -> bool:
     """Return whether a runner serves one job of ``spec`` only."""
-    return spec.kill_process or spec.profile or spec.kind is not Kind.CALL
+    return spec.kill_process or spec.profile or spec.kind not in _REUSED_KINDS
