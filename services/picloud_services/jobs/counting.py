@@ -40,7 +40,7 @@ _BATCH = Statement(
 _READ_USER = Statement(
     f"SELECT {', '.join(ENDED_STATUSES)} FROM users WHERE user_id = :user_id"  # noqa: S608
 )
-_SPENT = Statement("SELECT cost, cost_cap FROM users WHERE user_id = :user_id")
+_SPENT = Statement("SELECT cost, max_cost FROM users WHERE user_id = :user_id")
 
 
 def add_to_user(

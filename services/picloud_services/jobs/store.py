@@ -22,7 +22,7 @@ DEPENDENCIES_OF = {Status.QUEUED: MET, Status.WAITING: WAITING, Status.STALLED: 
 STATUS_BY_DEPENDENCIES = {text: status for status, text in DEPENDENCIES_OF.items()}
 
 _SPENT_AND_KEY = Statement(
-    """SELECT u.cost, u.cost_cap, b.batch, b.first_jid FROM users u
+    """SELECT u.cost, u.max_cost, b.batch, b.first_jid FROM users u
     LEFT JOIN batches b ON b.user_id = u.user_id AND b.request_key = :key
     WHERE u.user_id = :user_id"""
 )
