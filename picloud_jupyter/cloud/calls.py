@@ -1,20 +1,18 @@
 """`cloud.call`: one function, one job."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from picloud_jupyter.cloud.functions import check_arguments
+from picloud_jupyter.cloud.functions import Runnable, check_arguments
 from picloud_jupyter.cloud.handles import Jid
-from picloud_jupyter.cloud.keywords import take_options
+from picloud_jupyter.cloud.keywords import Options, take_options
 from picloud_jupyter.cloud.session import session, show_warnings
 from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.cloud.submission import dump_checked_function, prepare
-from picloud_jupyter.cloud.uploads import place
+from picloud_jupyter.cloud.uploads import check_size, place
 from picloud_jupyter.cloud.watcher import run_callbacks
 from picloud_jupyter.protocol import routes
-from picloud_jupyter.protocol.errors import PayloadTooLarge
-from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.serialize.payload import dump_call
 from picloud_jupyter.serialize.pickler import References
 
@@ -36,6 +34,13 @@ def call(func: Callable[..., object], *args: Any, **kwargs: Any) -> Jid:  # noqa
         raise TypeError(f"the first argument must be callable, got {func!r}")
     options = take_options(kwargs, func=func, environ=os.environ)
     check_arguments(func, args, kwargs)
+    return submit_call(func, args, kwargs, options)
+
+
+def submit_call(
+    func: Runnable, args: Sequence[object], kwargs: Mapping[str, object], options: Options
+) -> Jid:
+    """Return the id of a new job that runs ``func`` with these arguments; errors as for `call`."""
     references = References()
     function = dump_checked_function(func, references)
     limit = config.max_transmit_data
@@ -62,18 +67,3 @@ def call(func: Callable[..., object], *args: Any, **kwargs: Any) -> Jid:  # noqa
     if options.callbacks or options.callbacks_on_error:
         run_callbacks(jid, options.callbacks, options.callbacks_on_error)
     return jid
-
-
-def check_size(parts: Sequence[Buffer], limit: int, what: str) -> int:
-    """Return the size of ``parts`` in bytes.
-
-    Raises:
-        PayloadTooLarge: it is above ``limit``; ``what`` names them.
-    """
-    size = sum(map(len, parts))
-    if size > limit:
-        raise PayloadTooLarge(
-            f"{what} are {size:,} bytes, more than the {limit:,} of cloud.config.max_transmit_data",
-            hint="raise cloud.config.max_transmit_data, or let the job read the data from a file",
-        )
-    return size

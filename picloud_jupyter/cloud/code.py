@@ -2,7 +2,6 @@
 
 import sys
 import threading
-from collections.abc import Callable
 
 from picloud_jupyter.cloud.session import Session, show_warnings, whitelist
 from picloud_jupyter.cloud.settings import config
@@ -15,7 +14,7 @@ _finder = DependencyFinder()
 _lock = threading.Lock()
 
 
-def code_version(session: Session, func: Callable[..., object], references: References) -> str:
+def code_version(session: Session, func: object, references: References) -> str:
     """Return the version of the local code that goes with ``func``, which the service has then.
 
     "" where there is none, or `cloud.config.automatic_dependency_transfer` is off.

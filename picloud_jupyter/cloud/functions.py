@@ -5,13 +5,19 @@ import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
 
+from picloud_jupyter.protocol.shell import ShellCommand
 
-def function_name(func: Callable[..., object]) -> str:
-    """Return ``module.name at file:line``, as far as the function knows them.
+Runnable = Callable[..., object] | ShellCommand  # what a job's function may be
+
+
+def function_name(func: Runnable) -> str:
+    """Return ``module.name at file:line``, as far as the function knows them; a command as it was written.
 
     >>> function_name(len), function_name(functools.partial(len))
     ('builtins.len', 'partial_of_builtins.len')
     """
+    if isinstance(func, ShellCommand):
+        return func.name
     if isinstance(func, functools.partial):
         return f"partial_of_{function_name(func.func)}"
     code = getattr(func, "__code__", None)

@@ -8,7 +8,7 @@ with immutable defaults, whose globals are modules.
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from picloud_jupyter.serialize.imports import code_imports
@@ -46,7 +46,7 @@ _kept: weakref.WeakKeyDictionary[types.FunctionType, _Kept] = weakref.WeakKeyDic
 _ABSENT = object()
 
 
-def find(func: Callable[..., object], references: References) -> PickledFunction | None:
+def find(func: object, references: References) -> PickledFunction | None:
     """Return ``func`` as pickled before if that is still right, and add the modules it needs."""
     if type(func) is not types.FunctionType:
         return None
@@ -61,9 +61,7 @@ def find(func: Callable[..., object], references: References) -> PickledFunction
     return kept.function
 
 
-def keep(
-    func: Callable[..., object], function: PickledFunction, references: References
-) -> None:
+def keep(func: object, function: PickledFunction, references: References) -> None:
     """Remember that ``func`` was pickled as ``function``, if that can be told to stay right.
 
     ``references`` must hold what was mentioned by this function alone.

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import zip_longest
 from typing import Any
 
-from picloud_jupyter.cloud.calls import check_size
+from picloud_jupyter.cloud.functions import Runnable
 from picloud_jupyter.cloud.handles import Jids
-from picloud_jupyter.cloud.keywords import take_options
+from picloud_jupyter.cloud.keywords import Options, take_options
 from picloud_jupyter.cloud.results import kill
 from picloud_jupyter.cloud.session import Session, session, show_warnings
 from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.cloud.submission import dump_checked_function, prepare
-from picloud_jupyter.cloud.uploads import upload
+from picloud_jupyter.cloud.uploads import check_size, upload
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import CloudException
 from picloud_jupyter.protocol.frames import Buffer, encode_json, pack_records
@@ -51,10 +51,19 @@ def map(func: Callable[..., object], *iterables: Iterable[Any], **reserved: Any)
         raise ValueError(
             f"map takes reserved keywords only, not {', '.join(reserved)}; bind others with functools.partial"
         )
-    count = _count(iterables)
+    return submit_map(func, zip_longest(*iterables), _count(iterables), options)
+
+
+def submit_map(
+    func: Runnable, elements: Iterator[tuple[Any, ...]], count: int | None, options: Options
+) -> Jids:
+    """Return the ids of new jobs that run ``func`` with the arguments in ``elements``, one for each.
+
+    ``count`` is how many there are, None = not known yet. Errors as for `map`.
+    """
     references = References()
     function = dump_checked_function(func, references)
-    parts = _parts(zip_longest(*iterables), options.fast_serialization, references)
+    parts = _parts(elements, options.fast_serialization, references)
     first = next(parts, None)
     if first is None:
         return Jids()

@@ -4,24 +4,25 @@ import functools
 import os
 import socket
 from binascii import hexlify
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import picloud_jupyter
 from picloud_jupyter.cloud import kept_functions
 from picloud_jupyter.cloud.code import code_version
-from picloud_jupyter.cloud.functions import function_name
+from picloud_jupyter.cloud.functions import Runnable, function_name
 from picloud_jupyter.cloud.host_python import host_python
 from picloud_jupyter.cloud.kept_functions import PickledFunction
 from picloud_jupyter.cloud.keywords import Options
 from picloud_jupyter.cloud.session import Session
 from picloud_jupyter.cloud.settings import config
-from picloud_jupyter.cloud.uploads import upload
+from picloud_jupyter.cloud.uploads import check_size, upload
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.codec import from_wire, to_wire
 from picloud_jupyter.protocol.errors import InternalError, PayloadTooLarge
 from picloud_jupyter.protocol.frames import Buffer, encode_json
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, HostPython, JobSpec
+from picloud_jupyter.protocol.shell import ShellCommand
 from picloud_jupyter.serialize.payload import digest, dump_function
 from picloud_jupyter.serialize.pickler import References
 
@@ -49,9 +50,7 @@ class Submission:
         )
 
 
-def dump_checked_function(
-    func: Callable[..., object], references: References
-) -> PickledFunction:
+def dump_checked_function(func: Runnable, references: References) -> PickledFunction:
     """Return ``func`` as bytes, and add what they mention to the empty ``references``.
 
     Raises:
@@ -62,25 +61,31 @@ def dump_checked_function(
     if kept is not None:
         return kept
     data = dump_function(func, references=references, file_limit_bytes=config.max_transmit_data)
-    limit = config.max_closure_data
-    if len(data) > limit:
-        from picloud_jupyter.serialize.explain import closure_sizes
-
-        largest = ", ".join(
-            f"{name} ({size:,} bytes)" for name, size in closure_sizes(func)[:3]
-        )
-        raise PayloadTooLarge(
-            f"the function {function_name(func)} takes along {len(data):,} bytes, more than the {limit:,} allowed; the largest: {largest}",
-            hint="pass such data as an argument, or raise cloud.config.max_closure_data",
-        )
+    _check_function_size(func, data)
     pickled = PickledFunction(data, function_name(func))
     kept_functions.keep(func, pickled, references)
     return pickled
 
 
+def _check_function_size(func: Runnable, data: bytes) -> None:
+    if isinstance(func, ShellCommand):  # the files it takes along are arguments that all share
+        check_size([data], config.max_transmit_data, "the command and its files")
+        return
+    limit = config.max_closure_data
+    if len(data) <= limit:
+        return
+    from picloud_jupyter.serialize.explain import closure_sizes
+
+    largest = ", ".join(f"{name} ({size:,} bytes)" for name, size in closure_sizes(func)[:3])
+    raise PayloadTooLarge(
+        f"the function {function_name(func)} takes along {len(data):,} bytes, more than the {limit:,} allowed; the largest: {largest}",
+        hint="pass such data as an argument, or raise cloud.config.max_closure_data",
+    )
+
+
 def prepare(
     session: Session,
-    func: Callable[..., object],
+    func: Runnable,
     function: PickledFunction,
     references: References,
     options: Options,
@@ -88,7 +93,9 @@ def prepare(
     """Return ``func`` (pickled as ``function``) ready to be sent, its local code shipped."""
     host, folder, version = _place(session)
     if version is None:
-        version = code_version(session, func, references)
+        # a command uses no Python module of the submitter's
+        is_command = isinstance(func, ShellCommand)
+        version = "" if is_command else code_version(session, func, references)
     state = (options, host, folder, version, os.getpid())
     made_for, spec_json = function.spec
     if made_for != state:

@@ -8,11 +8,26 @@ from collections.abc import Sequence
 
 from picloud_jupyter.cloud.session import Session
 from picloud_jupyter.protocol import routes
-from picloud_jupyter.protocol.errors import DiskFull, InternalError
+from picloud_jupyter.protocol.errors import DiskFull, InternalError, PayloadTooLarge
 from picloud_jupyter.protocol.frames import Buffer, encode_json
 from picloud_jupyter.protocol.jobs import INLINE_BYTES
 
 _WRITE_AT_ONCE = 256
+
+
+def check_size(parts: Sequence[Buffer], limit: int, what: str) -> int:
+    """Return the size of ``parts`` in bytes.
+
+    Raises:
+        PayloadTooLarge: it is above ``limit``; ``what`` names them.
+    """
+    size = sum(map(len, parts))
+    if size > limit:
+        raise PayloadTooLarge(
+            f"{what} are {size:,} bytes, more than the {limit:,} of cloud.config.max_transmit_data",
+            hint="raise cloud.config.max_transmit_data, or let the job read the data from a file",
+        )
+    return size
 
 
 def place(session: Session, parts: Sequence[Buffer]) -> tuple[bytes, Sequence[Buffer]]:

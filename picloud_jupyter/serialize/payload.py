@@ -159,12 +159,12 @@ class FunctionHeader:
 
 
 def dump_function(
-    function: Callable[..., Any],
+    function: object,
     *,
     references: References | None = None,
     file_limit_bytes: int = DEFAULT_FILE_LIMIT_BYTES,
 ) -> bytes:
-    """Return ``function`` by value where it cannot be imported elsewhere, with its source lines.
+    """Return ``function`` (or a word that stands for one) by value where it cannot be imported elsewhere, with its source lines.
 
     Raises:
         pickle.PicklingError: something it uses cannot be pickled; the message names its path.
