@@ -29,7 +29,7 @@ from picloud_kernels.runner.reset import (
     count_leftover_threads,
 )
 from picloud_kernels.runner.startup import RunnerConfig
-from picloud_kernels.runner.words import describe_raised
+from picloud_kernels.runner.words import ElementEnded, describe_raised
 
 INLINE_BYTES = OUT_OF_BAND_BYTES  # larger results go to a file
 _CHILDREN_SECONDS = 0.0005  # a child process cannot come and go within less
@@ -149,6 +149,8 @@ class CallRunner:
                 value = _profiled(call, args, kwargs, extra)
             else:
                 value = call(*args, **kwargs)
+        except ElementEnded as exc:
+            return Outcome(exc.reason, [exc.body], {**extra, **exc.extra})
         except BaseException as exc:  # noqa: BLE001  # a job may raise anything, SystemExit too
             reason, body = describe_raised(exc)
             return Outcome(reason, [body], extra)

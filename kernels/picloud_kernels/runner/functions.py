@@ -1,5 +1,6 @@
 """Functions and arguments as they come: loaded once, failures kept in words."""
 
+import functools
 import mmap
 import os
 import platform
@@ -34,6 +35,23 @@ def map_file(descriptor: int) -> mmap.mmap:
         os.close(descriptor)
 
 
+def callable_of(loaded: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what runs ``loaded``: a function is itself, a word of the protocol has its own runner."""
+    make = _RUN_BY.get(type(loaded).__module__)
+    return loaded if make is None else make(loaded)
+
+
+def _cell(loaded: Any) -> Callable[..., Any]:  # noqa: ANN401
+    from picloud_kernels.runner.cells import run  # not every runner runs cells
+
+    return functools.partial(run, loaded)
+
+
+_RUN_BY: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "picloud_jupyter.protocol.cells": _cell,
+}
+
+
 class Function:
     """A function by its bytes. After `load` either ``call`` or ``failure`` is set.
 
@@ -60,7 +78,7 @@ class Function:
     def _load(self, data: Buffer) -> None:
         try:
             self.header = read_function_header(data)
-            self.call = load_function(data).call
+            self.call = callable_of(load_function(data).call)
         except BaseException as exc:  # noqa: BLE001  # importing the user's modules may raise anything
             self.failure = load_failure_body(exc, "The function", self.header)
 

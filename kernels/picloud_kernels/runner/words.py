@@ -4,12 +4,26 @@ import errno
 import os
 import traceback
 from types import TracebackType
+from typing import Any
 
 from picloud_jupyter.serialize.failure import dump_failure
 
 _OWN_FOLDER = os.path.dirname(__file__)
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LOADERS = ("payload.py", "cProfile.py")
+
+
+class ElementEnded(Exception):
+    """Raised by what runs cells and commands to end the element with a reason of its own.
+
+    ``body`` is that of a failed element, ``extra`` are further fields of its frame.
+    """
+
+    def __init__(self, reason: str, body: bytes, extra: dict[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.body = body
+        self.extra = extra or {}
 
 
 def traceback_text(exc: BaseException) -> str:
