@@ -1,0 +1,47 @@
+"""The words about users of a service: what each may use, and what each does use.
+
+Sizes are bytes; costs are in the unit of the core types' prices.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What the jobs of one user may use. None = as the service's settings say, 0 = no limit.
+
+    ``cores`` and ``memory_bytes`` bound what runs at a time, ``disk_bytes`` what arguments, results
+    and output occupy together, ``cost`` what all jobs may cost in all.
+    """
+
+    cores: float | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What the jobs of one user use now; ``cost`` and ``core_seconds`` so far, in all."""
+
+    cores: float = 0.0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    cost: float = 0.0
+    core_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UserReport:
+    """One user of a service.
+
+    ``own`` is the quota that was set for this user, ``quota`` what holds (0 = no limit). ``counts``
+    has a status only where it is not 0.
+    """
+
+    user_id: int
+    own: Quota
+    quota: Quota
+    use: Use
+    created_at: float | None = None
+    counts: dict[str, int] = field(default_factory=dict)
