@@ -341,11 +341,12 @@ def _error_of(response: Response) -> CloudException:
 def _unreachable(
     endpoint: Endpoint, name: str, failures: int, cause: Exception
 ) -> CloudException:
-    hint = (
-        "run `picloud doctor`"
-        if endpoint.embedded
-        else "check the address, the network, and that the service runs there"
-    )
+    if endpoint.system:
+        hint = "ask for `sudo picloud up --system`, or set PICLOUD_HOME to use a service of your own"
+    elif endpoint.embedded:
+        hint = "run `picloud doctor`"
+    else:
+        hint = "check the address, the network, and that the service runs there"
     return Unreachable(
         f"no control plane answered at {endpoint.address} ({name}, tried {failures} times: {str(cause) or type(cause).__name__})",
         hint=hint,

@@ -1,4 +1,4 @@
-"""The embedded control plane: found, started, stopped. Linux only; other systems are clients."""
+"""A control plane of this machine: found, started, stopped. Linux only; other systems are clients."""
 
 import contextlib
 import importlib.util
@@ -24,7 +24,7 @@ from picloud_jupyter.protocol.errors import (
 from picloud_jupyter.transport.client import Client
 from picloud_jupyter.transport.connection import Connection
 from picloud_jupyter.transport.endpoint import Endpoint
-from picloud_jupyter.transport.paths import ServicePaths, make_private, service_paths
+from picloud_jupyter.transport.paths import ServicePaths, make_run, service_paths
 from picloud_jupyter.transport.retry import RetryLimits
 
 START_SECONDS = 30.0
@@ -83,7 +83,7 @@ def ensure_running(paths: ServicePaths | None = None) -> bool:
         return False
     _check_installed()
     try:
-        make_private(paths.run)
+        make_run(paths)
     except OSError as exc:
         raise Unreachable(f"the folder of the service's sockets cannot be used: {exc}") from exc
     deadline_at = time.monotonic() + START_SECONDS
@@ -184,11 +184,9 @@ def _start_lock(paths: ServicePaths, deadline_at: float) -> Iterator[bool]:
 
 def _start(paths: ServicePaths) -> "subprocess.Popen[bytes]":
     paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = [sys.executable, "-P", "-m", "picloud_services", "control"]
-    command += ["--home", str(paths.home), "--run", str(paths.run)]
     with (paths.home / "service.log").open("ab") as log:
         process = subprocess.Popen(
-            command,
+            start_command(paths),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -198,6 +196,13 @@ def _start(paths: ServicePaths) -> "subprocess.Popen[bytes]":
         )
     threading.Thread(target=process.wait, name="picloud-reaper", daemon=True).start()
     return process
+
+
+def start_command(paths: ServicePaths) -> list[str]:
+    """Return the command that runs the control plane of ``paths`` in the foreground."""
+    command = [sys.executable, "-P", "-m", "picloud_services", "control"]
+    command += ["--home", str(paths.home), "--run", str(paths.run)]
+    return [*command, "--public", str(paths.public)] if paths.public else command
 
 
 def service_environment() -> dict[str, str]:
@@ -281,7 +286,7 @@ def _startup_error(paths: ServicePaths) -> Path:
 
 
 def _write_intent(paths: ServicePaths) -> None:
-    make_private(paths.run)
+    make_run(paths)
     paths.intent.write_text("down\n", encoding="ascii")
 
 
@@ -310,7 +315,14 @@ def _remove_state(paths: ServicePaths) -> None:
                 path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         paths.home.rmdir()  # unless it holds something of the user's
+    remove_run(paths)
+
+
+def remove_run(paths: ServicePaths) -> None:
+    """Remove the folders of the sockets: of a system service that means that there is none."""
     shutil.rmtree(paths.run, ignore_errors=True)
+    if paths.public is not None:
+        shutil.rmtree(paths.public, ignore_errors=True)
 
 
 def _remove_tree(top: Path) -> None:

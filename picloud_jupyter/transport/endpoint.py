@@ -1,4 +1,4 @@
-"""Where the control plane is: inside a job, at an address, or the embedded one of this user."""
+"""Where the control plane is: inside a job, at an address, the system's, or this user's own."""
 
 import os
 import sys
@@ -9,14 +9,20 @@ from urllib.parse import SplitResult, urlsplit
 
 from picloud_jupyter.protocol.errors import InvalidRequest, Unreachable
 from picloud_jupyter.transport.inside import current_job
-from picloud_jupyter.transport.paths import ServicePaths, service_paths
+from picloud_jupyter.transport.paths import (
+    ServicePaths,
+    is_set_up,
+    service_paths,
+    system_paths,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One control plane: a unix socket (``socket_path``) or ``host`` and ``port``, with its key.
 
-    ``embedded`` holds the folders of a service that may be started when nothing answers.
+    ``embedded`` holds the folders of a service that may be started when nothing answers; ``system``:
+    the one that root started for everybody on this machine.
     """
 
     socket_path: str = ""
@@ -26,11 +32,12 @@ class Endpoint:
     base_path: str = ""
     key: str = field(default="", repr=False)
     embedded: ServicePaths | None = None
+    system: bool = False
 
     @property
     def local(self) -> bool:
-        """Whether files may be handed over by path: this user's own service on this machine."""
-        return self.embedded is not None
+        """Whether jobs see the folders of this machine, and files may be handed over by path."""
+        return self.embedded is not None or self.system
 
     @property
     def address(self) -> str:
@@ -46,7 +53,9 @@ def find_endpoint(
     """Return the control plane to talk to.
 
     In this order: ``url`` and ``key`` if given, the job that this code runs in, $PICLOUD_URL with
-    $PICLOUD_API_KEY, the embedded service of this user. Nothing is connected or started.
+    $PICLOUD_API_KEY, the embedded service in $PICLOUD_HOME, the system service if root set one up
+    (also while it restarts: no job goes elsewhere meanwhile), the embedded service of this user.
+    Nothing is connected or started.
 
     Raises:
         InvalidRequest: the address is none, or a key would cross the network in clear.
@@ -65,6 +74,9 @@ def find_endpoint(
             "jobs run on Linux only, and no other control plane is named",
             hint="set PICLOUD_URL and PICLOUD_API_KEY to those of a control plane on a Linux machine",
         )
+    system = system_paths()
+    if not values.get("PICLOUD_HOME") and is_set_up(system):
+        return Endpoint(socket_path=str(system.api_socket), system=True)
     paths = service_paths()
     return Endpoint(socket_path=str(paths.api_socket), embedded=paths)
 

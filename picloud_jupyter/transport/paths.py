@@ -1,4 +1,4 @@
-"""Where the embedded service keeps its state and its sockets."""
+"""Where a service keeps its state and its sockets: the embedded one of a user, or the system's."""
 
 import hashlib
 import os
@@ -6,21 +6,26 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+SYSTEM_HOME = "/var/lib/picloud"
+SYSTEM_FOLDER = "/run/picloud"
+
 
 @dataclass(frozen=True, slots=True)
 class ServicePaths:
-    """Folders of one embedded service: ``home`` keeps state, ``run`` holds sockets.
+    """Folders of one service: ``home`` keeps state, ``run`` holds sockets; both are its user's alone.
 
-    ``run`` is short on purpose: the path of a unix socket has at most 107 bytes.
+    ``run`` is short on purpose: the path of a unix socket has at most 107 bytes. ``public`` is set
+    for the service of the whole system: everybody may enter it, and it holds the API's socket.
     """
 
     home: Path
     run: Path
+    public: Path | None = None
 
     @property
     def api_socket(self) -> Path:
         """The control API."""
-        return self.run / "api.sock"
+        return (self.public or self.run) / "api.sock"
 
     @property
     def jobs_socket(self) -> Path:
@@ -66,6 +71,35 @@ def service_paths(home: str | os.PathLike[str] | None = None) -> ServicePaths:
     return _where_it_listens(ServicePaths(path, run))
 
 
+def system_paths() -> ServicePaths:
+    """Return the folders of the service that serves every user of this machine.
+
+    $PICLOUD_SYSTEM_HOME and $PICLOUD_SYSTEM_RUN name others than /var/lib/picloud and /run/picloud.
+    """
+    home = os.environ.get("PICLOUD_SYSTEM_HOME") or SYSTEM_HOME
+    public = Path(os.path.realpath(os.environ.get("PICLOUD_SYSTEM_RUN") or SYSTEM_FOLDER))
+    return ServicePaths(Path(os.path.realpath(home)), public / "private", public)
+
+
+def is_set_up(paths: ServicePaths) -> bool:
+    """Say whether root set up a system service in ``paths``: from `up --system` to `down --system`.
+
+    It may be starting, or have crashed. Nobody else can make such a folder.
+    """
+    if paths.public is None:
+        return False
+    try:
+        found, private = paths.public.lstat(), paths.run.lstat()
+    except OSError:
+        return False
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and stat.S_ISDIR(private.st_mode)
+        and found.st_uid == private.st_uid == 0
+        and not found.st_mode & 0o022
+    )
+
+
 def _where_it_listens(paths: ServicePaths) -> ServicePaths:
     if paths.api_socket.exists():
         return paths
@@ -75,6 +109,22 @@ def _where_it_listens(paths: ServicePaths) -> ServicePaths:
         return paths
     there = ServicePaths(paths.home, run)
     return there if _is_ours(run) and there.api_socket.exists() else paths
+
+
+def make_run(paths: ServicePaths) -> None:
+    """Make the folders that hold the sockets of ``paths``, or check them.
+
+    Raises:
+        PermissionError: one is somebody else's, a link, or others may write to it.
+    """
+    public = paths.public
+    if public is not None:
+        public.mkdir(mode=0o755, parents=True, exist_ok=True)
+        found = public.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise PermissionError(f"{public} is not a folder of this user; remove it")
+        public.chmod(0o755)  # whatever the umask, and whoever could write to it
+    make_private(paths.run)
 
 
 def make_private(folder: Path) -> None:

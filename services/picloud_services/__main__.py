@@ -1,4 +1,4 @@
-"""``python -m picloud_services control|agent --home FOLDER --run FOLDER [--NAME=VALUE ...]``."""
+"""``python -m picloud_services control|agent --home FOLDER --run FOLDER [--public FOLDER] [--NAME=VALUE ...]``."""
 
 import sys
 from collections.abc import Sequence
@@ -7,9 +7,10 @@ from pathlib import Path
 from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.base.collector import without_collector
 
-USAGE = """usage: python -m picloud_services control|agent --home FOLDER --run FOLDER [--NAME=VALUE ...]
+USAGE = """usage: python -m picloud_services control|agent --home FOLDER --run FOLDER [--public FOLDER] [--NAME=VALUE ...]
 
-Starts one process of the embedded service; `picloud up` does this for you. Settings, which
+Starts one process of a service; `picloud up` does this for you. With --public it serves every user
+of this machine, by a socket in that folder; `sudo picloud up --system` does that. Settings, which
 HOME/picloud_config.py (c.PiCloud.NAME = VALUE) and the environment (PICLOUD_NAME) may hold too:
 """
 
@@ -54,14 +55,14 @@ def _parse(arguments: Sequence[str]) -> tuple[str, ServicePaths, list[str]]:
     words = iter(rest)
     for word in words:
         name, equals, value = word.partition("=")
-        if name in ("--home", "--run"):
+        if name in ("--home", "--run", "--public"):
             folders[name] = Path(value if equals else next(words, ""))
         else:
             options.append(word)
-    for name in ("--home", "--run"):
+    for name in {"--home", "--run", *folders}:
         if name not in folders or not folders[name].is_absolute():
             raise ValueError(f"{name} must name a folder by its absolute path")
-    return role, ServicePaths(folders["--home"], folders["--run"]), options
+    return role, ServicePaths(folders["--home"], folders["--run"], folders.get("--public")), options
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ async def running_system(
     live, events, clock = LiveJobs(), Events(), SystemClock()
     blobs = MemoryBlobs(folder)
 
-    async def code_path(digest: str) -> Path:
+    async def code_path(_user_id: int, digest: str) -> Path:
         return folder / digest
 
     dispatcher = Dispatcher(

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from picloud_jupyter.protocol.metrics import ResourceSample
-from picloud_jupyter.transport.paths import make_private
+from picloud_jupyter.transport.paths import make_run
 from picloud_services.agent.bundle import make_bundle, remove_unused
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.containers import Containers
@@ -139,7 +139,7 @@ class Agent:
         if self._settings.paths.agent_socket.exists():
             return
         try:
-            make_private(self._settings.run)
+            make_run(self._settings.paths)
             await self._desk.control.start()
             write_agent_process(agent_record(self._settings.run), _ourselves())
         except OSError as exc:
@@ -172,7 +172,7 @@ def run_agent(settings: Settings, launcher: LauncherClient) -> int:
 
     3 = another agent runs there already; 1 = it could not start, the log says why.
     """
-    make_private(settings.run)
+    make_run(settings.paths)
     for name in ("logs", "layers", "blobs/incoming", "bundle"):
         (settings.home / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(settings.home / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -11,7 +11,7 @@ from functools import partial
 
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
-from picloud_jupyter.transport.paths import make_private
+from picloud_jupyter.transport.paths import make_run
 from picloud_services.accounts.keys import KeyRing
 from picloud_services.agent import output_files
 from picloud_services.agent.guardian import LOOK_SECONDS, MISSING_SECONDS, Guardian
@@ -118,10 +118,16 @@ class ControlPlane:
         services = self._services(stores, engine, jobs, dispatcher)
         self._at_end("the agent", self._agent_stopper(engine, dispatcher))
         gateway = Gateway(services)
-        await gateway.listen(self._settings.paths.api_socket, self._settings.paths.jobs_socket)
+        await self._listen(gateway)
         self._at_end("the gateway", gateway.close)
         self._start_watch(gateway, engine)
         self._start_upkeep(stores, engine, jobs)
+
+    async def _listen(self, gateway: Gateway) -> None:
+        paths = self._settings.paths
+        await gateway.listen(
+            paths.api_socket, paths.jobs_socket, everybody=paths.public is not None
+        )
 
     def _start_watch(self, gateway: Gateway, engine: LocalEngine) -> None:
         """Keep what jobs and callers need there: an agent, and sockets in the run directory."""
@@ -144,8 +150,8 @@ class ControlPlane:
         if paths.api_socket.exists() and paths.jobs_socket.exists():
             return
         try:
-            make_private(paths.run)
-            await gateway.listen(paths.api_socket, paths.jobs_socket)
+            make_run(paths)
+            await self._listen(gateway)
             self._record.write(paths.record)
         except OSError as exc:
             if self._live.batches:  # it goes on; the directory may come back
@@ -232,7 +238,9 @@ class ControlPlane:
             blobs=stores.blobs,
             uploads=Uploads(stores.blobs, stores.keys, stores.disk, max_bytes=limit_bytes),
             code=self._code(stores),
-            environments=EnvironmentService(self._clock),
+            environments=EnvironmentService(
+                self._clock, everybody=self._settings.paths.public is not None
+            ),
             keys=stores.keys,
             disk=stores.disk,
             events=self._events,

@@ -21,7 +21,7 @@ from picloud_jupyter.protocol.errors import (
     PlatformError,
     error_to_wire,
 )
-from picloud_jupyter.transport.paths import ServicePaths, make_private
+from picloud_jupyter.transport.paths import ServicePaths, make_private, make_run
 from picloud_services.agent.guardian import Guardian, the_agent
 from picloud_services.base.collector import without_collector
 from picloud_services.base.filesystem import disk_space, network_file_system, write_atomically
@@ -56,7 +56,7 @@ def run_control(paths: ServicePaths, options: Sequence[str] = ()) -> int:
     """
     lock = InstanceLock(paths.home / "lock")
     try:
-        make_private(paths.run)
+        make_run(paths)
         place = prepare(paths)
         lock = InstanceLock(place.paths.home / "lock")
         lock.acquire(paths.record)
@@ -114,7 +114,7 @@ def prepare(paths: ServicePaths) -> Place:
             f"{paths.home} is on a network file system ({kind}), where a database is not safe; "
             f"state is kept on this machine in {local}"
         )
-        paths = ServicePaths(local, paths.run)
+        paths = replace(paths, home=local)
         make_private(local)
     paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not os.access(paths.home, os.W_OK | os.X_OK):

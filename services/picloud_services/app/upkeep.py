@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from picloud_services.base.clock import Clock
 from picloud_services.base.filesystem import DiskWatch
 from picloud_services.base.ticker import Ticker
+from picloud_services.blobs.code_archives import archive_id
 from picloud_services.blobs.store import BlobStore
 from picloud_services.config import Settings
 from picloud_services.jobs.retention import Limits, Retention
@@ -64,9 +65,10 @@ class Upkeep:
             grace_seconds=self.settings.retention_days * DAY_SECONDS,
         )
 
-    async def _code_in_use(self, versions: Sequence[str]) -> set[str]:
+    async def _code_in_use(self, archives: Sequence[str]) -> set[str]:
         """Return those that unfinished jobs name; others live by their last use."""
-        return self.jobs.code_versions().intersection(versions)
+        used = {archive_id(user_id, code) for user_id, code in self.jobs.code_versions()}
+        return used.intersection(archives)
 
     async def prune_samples(self) -> None:
         """Remove old samples."""

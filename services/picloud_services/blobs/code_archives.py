@@ -1,5 +1,6 @@
-"""Archives of the user's own modules, named by the sha256 of their zip file."""
+"""Archives of users' own modules, named by the sha256 of their zip file; each user has their own."""
 
+import hashlib
 import re
 import secrets
 from pathlib import Path
@@ -13,34 +14,35 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class CodeArchives:
-    """Keeps archives in a `BlobStore` of their own; the id of each is its digest."""
+    """Keeps archives in a `BlobStore` of their own. To know a digest is no right to what it names."""
 
     def __init__(self, blobs: BlobStore, disk: DiskWatch, *, max_bytes: int) -> None:
         self._blobs = blobs
         self._disk = disk
         self._max_bytes = max_bytes
 
-    async def require(self, digest: str) -> None:
-        """Return if the archive is here; that counts as a use of it.
+    async def require(self, user_id: int, digest: str) -> None:
+        """Return if the user's archive is here; that counts as a use of it.
 
         Raises:
             NotFound: it is not; the client must send it first.
         """
-        await self._find(digest)
+        await self._find(user_id, digest)
 
-    async def path(self, digest: str) -> Path:
+    async def path(self, user_id: int, digest: str) -> Path:
         """Return the zip file, whose content was compared with its name. Raises as `require`.
 
         Raises:
             Corrupt: the content is not what the name says.
         """
-        return await self._blobs.local_path(await self._find(digest))
+        return await self._blobs.local_path(await self._find(user_id, digest))
 
-    async def _find(self, digest: str) -> BlobRef:
-        found = await self._blobs.find(_check(digest))
+    async def _find(self, user_id: int, digest: str) -> BlobRef:
+        archive = archive_id(user_id, _check(digest))
+        found = await self._blobs.find(archive)
         if found is None:
             raise NotFound(f"the code version {digest} is not here; send its archive first")
-        return BlobRef(digest, found.size_bytes, digest)
+        return BlobRef(archive, found.size_bytes, digest)
 
     def open(self, digest: str, size_bytes: int | None) -> IncomingFile:
         """Return the file that takes the body of an archive.
@@ -59,8 +61,8 @@ class CodeArchives:
         path = self._blobs.incoming_path(secrets.token_hex(16))
         return IncomingFile(path, self._disk, limit_bytes=self._max_bytes)
 
-    async def finish(self, digest: str, file: IncomingFile) -> None:
-        """Keep what was written, durable.
+    async def finish(self, user_id: int, digest: str, file: IncomingFile) -> None:
+        """Keep what was written as the user's, durable.
 
         Raises:
             InvalidRequest: it is not what ``digest`` says.
@@ -69,8 +71,14 @@ class CodeArchives:
             raise InvalidRequest(
                 f"the archive's sha256 is {file.digest}, not {digest}; send it again"
             )
-        file.close(self._blobs.incoming_path(digest))
-        await self._blobs.adopt(digest, size_bytes=file.size_bytes, digest=digest)
+        archive = archive_id(user_id, digest)
+        file.close(self._blobs.incoming_path(archive))
+        await self._blobs.adopt(archive, size_bytes=file.size_bytes, digest=digest)
+
+
+def archive_id(user_id: int, digest: str) -> str:
+    """Return the id of a user's archive among the blobs."""
+    return hashlib.sha256(f"{user_id}:{digest}".encode()).hexdigest()
 
 
 def _check(digest: str) -> str:

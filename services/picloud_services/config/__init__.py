@@ -179,6 +179,7 @@ def command(role: str, paths: ServicePaths) -> list[str]:
     return [
         *(sys.executable, "-m", "picloud_services", role),
         *("--home", str(paths.home), "--run", str(paths.run)),
+        *(("--public", str(paths.public)) if paths.public else ()),
     ]
 
 

@@ -179,7 +179,7 @@ class Giving:
         """Send what a committed lease runs."""
         if isinstance(function.payload, bytes):
             self._builder.keep(function)
-        if self._builder.at_once(spec, arguments, function):
+        if self._builder.at_once(held.slot.user_id, spec, arguments, function):
             self._submit(held, spec, arguments, function)
             return
         task = asyncio.get_running_loop().create_task(
@@ -192,7 +192,9 @@ class Giving:
         self, held: HeldLease, spec: JobSpec, arguments: Arguments, function: Function
     ) -> None:
         try:
-            files = await self._builder.find(spec, arguments, function)
+            files = await self._builder.find(
+                held.slot.user_id, spec, arguments, function
+            )
         except (CloudException, OSError) as exc:
             fields = {"reason": str(EndReason.START_FAILED), "message": str(exc)}
             self._report(EngineEvent(held.slot.node, "start_failed", 0, held.lease, fields))

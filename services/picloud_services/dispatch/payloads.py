@@ -13,7 +13,7 @@ from picloud_services.jobs.leasing import Arguments
 from picloud_services.jobs.words import Function
 
 KEPT_FUNCTIONS = 256
-CodePath = Callable[[str], Awaitable[Path]]
+CodePath = Callable[[int, str], Awaitable[Path]]  # of a user, and a code version
 
 
 class ChunkBuilder:
@@ -25,7 +25,7 @@ class ChunkBuilder:
         self._blobs = blobs
         self._code_path = code_path
         self._lease_key = lease_key
-        self._code_paths: dict[str, str] = {"": ""}
+        self._code_paths: dict[tuple[int, str], str] = {}
         self._functions: OrderedDict[str, Function] = OrderedDict()
 
     def keep(self, function: Function) -> None:
@@ -39,16 +39,18 @@ class ChunkBuilder:
         """Return a kept function."""
         return self._functions.get(digest)
 
-    def at_once(self, spec: JobSpec, arguments: Arguments, function: Function) -> bool:
+    def at_once(
+        self, user_id: int, spec: JobSpec, arguments: Arguments, function: Function
+    ) -> bool:
         """Return whether a chunk can be built without looking for files."""
         return (
             not arguments.files
             and isinstance(function.payload, bytes)
-            and spec.code_version in self._code_paths
+            and (not spec.code_version or (user_id, spec.code_version) in self._code_paths)
         )
 
     async def find(
-        self, spec: JobSpec, arguments: Arguments, function: Function
+        self, user_id: int, spec: JobSpec, arguments: Arguments, function: Function
     ) -> tuple[FilePayload, ...]:
         """Return the files that the chunk names; also finds the code archive.
 
@@ -56,8 +58,8 @@ class ChunkBuilder:
             NotFound, Corrupt: one is gone or damaged.
         """
         version = spec.code_version
-        if version not in self._code_paths:
-            self._code_paths[version] = str(await self._code_path(version))
+        if version and (user_id, version) not in self._code_paths:
+            self._code_paths[user_id, version] = str(await self._code_path(user_id, version))
         files = []
         if isinstance(function.payload, BlobRef):
             files.append(await self._file(-1, function.payload))
@@ -81,6 +83,7 @@ class ChunkBuilder:
     ) -> Chunk:
         """Return the chunk of a lease."""
         payload = function.payload
+        code = held.slot.user_id, spec.code_version
         return Chunk(
             lease=held.lease,
             slot=held.slot.slot,
@@ -99,7 +102,7 @@ class ChunkBuilder:
             fast_serialization=spec.fast_serialization,
             max_result_bytes=spec.max_result_bytes or 0,
             lease_key=self._lease_key(held.lease),
-            code_path=self._code_paths[spec.code_version],
+            code_path=self._code_paths[code] if spec.code_version else "",
             files=files,
             estimate_seconds=estimate_seconds,
             kind=str(spec.kind),

@@ -61,30 +61,35 @@ def make_routes(services: Services) -> list[Route]:
         get(routes.CODE, uploads.find_code),
         Route("PUT", routes.CODE, open_sink=partial(uploads.CodeSink, services)),
         get(routes.NODES, nodes.list_nodes),
-        Route("POST", routes.STOP, bind(service.stop), body_bytes=1024, inside_jobs=False),
+        Route("POST", routes.STOP, bind(service.stop), body_bytes=1024, inside_jobs=False, owner_only=True),
     ]
 
 
 class Gateway:
-    """The listeners: api.sock for this user's programs, jobs.sock for code inside containers."""
+    """The listeners: api.sock for programs of users, jobs.sock for code inside containers."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._router = Router(make_routes(services))
         self._servers: list[HttpServer] = []
 
-    async def listen(self, api_socket: Path, jobs_socket: Path) -> None:
+    async def listen(
+        self, api_socket: Path, jobs_socket: Path, *, everybody: bool = False
+    ) -> None:
         """Serve both sockets from now on; what was left of earlier ones is replaced.
+
+        ``everybody``: each user of the machine is served, as themselves; else our own user alone.
 
         Raises:
             OSError: a socket cannot be made there.
         """
-        await self._serve(api_socket, Door(self._router, self._check_key, os.getuid()))
-        await self._serve(jobs_socket, Door(self._router, self._check_key, None))
+        door = Door(self._router, self._check_key, os.getuid(), everybody=everybody)
+        await self._serve(api_socket, door, 0o666 if everybody else 0o600)
+        await self._serve(jobs_socket, Door(self._router, self._check_key, None), 0o600)
 
-    async def _serve(self, path: Path, door: Door) -> None:
+    async def _serve(self, path: Path, door: Door, mode: int) -> None:
         server = HttpServer(partial(Exchange, door))
-        await server.listen(path)
+        await server.listen(path, mode)
         self._servers.append(server)
 
     def _check_key(self, key: str) -> JobIdentity | None:

@@ -22,6 +22,7 @@ from picloud_jupyter.protocol.errors import (
 )
 from picloud_jupyter.protocol.frames import OLDEST_WIRE_VERSION, WIRE_VERSION
 from picloud_services.accounts.keys import JobIdentity
+from picloud_services.base.user_rights import account_name
 from picloud_services.gateway.router import Router
 from picloud_services.gateway.words import (
     Caller,
@@ -40,11 +41,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """How a listener authenticates. ``owner_uid`` None means: by a job's key and nothing else."""
+    """How a listener authenticates. ``owner_uid`` None means: by a job's key and nothing else.
+
+    With ``everybody`` each peer is served as its own uid; else only the owner, and root for the owner.
+    """
 
     router: Router
     check_key: Callable[[str], JobIdentity | None]
     owner_uid: int | None
+    everybody: bool = False
 
     def caller(self, peer_uid: int, headers: Mapping[str, str]) -> Caller:
         """Return who asks.
@@ -53,6 +58,9 @@ class Door:
             NotAuthenticated: no key, a wrong one, or one of a job that no longer runs.
             NotAllowed: this service belongs to somebody else.
         """
+        if self.everybody:
+            is_owner = peer_uid == self.owner_uid
+            return Caller(require_account(peer_uid), local=is_owner, owner=is_owner)
         if self.owner_uid is not None:
             if peer_uid not in (self.owner_uid, 0):
                 raise NotAllowed(
@@ -69,6 +77,22 @@ class Door:
                 "the key is none of ours, or its job no longer runs on this attempt"
             )
         return Caller(job.user_id, job=job)
+
+
+def require_account(uid: int) -> int:
+    """Return ``uid`` if it is a user of this machine: jobs run with that user's groups.
+
+    Raises:
+        NotAllowed: it is not.
+    """
+    try:
+        account_name(uid)
+    except KeyError:
+        raise NotAllowed(
+            f"uid {uid} has no account on this machine, so no job can run as it",
+            hint="Ask for an account, or start a service of your own with PICLOUD_HOME set.",
+        ) from None
+    return uid
 
 
 class Exchange:
@@ -91,6 +115,10 @@ class Exchange:
         route, names = door.router.find(head.method, head.path)
         if caller.job is not None and not route.inside_jobs:
             raise NotAllowed(f"{head.method} {head.path} is not for code inside a job")
+        if route.owner_only and not caller.owner:
+            raise NotAllowed(
+                f"{head.method} {head.path} is for the owner of the service, not for uid {caller.user_id}"
+            )
         query = dict(parse_qsl(head.query)) if head.query else {}
         request = Request(caller, names, query, headers, head.length_bytes)
         if route.open_sink is not None:

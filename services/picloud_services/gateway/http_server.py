@@ -295,8 +295,10 @@ class HttpServer:
         self._path: Path | None = None
         self._closed = False
 
-    async def listen(self, path: Path) -> None:
+    async def listen(self, path: Path, mode: int = 0o600) -> None:
         """Serve ``path`` from now on; what an earlier process left there is replaced.
+
+        ``mode`` says who may connect.
 
         Raises:
             OSError: a socket cannot be made there.
@@ -305,7 +307,7 @@ class HttpServer:
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind(str(path))
-            os.chmod(path, 0o600)
+            os.chmod(path, mode)
             self._server = await asyncio.get_running_loop().create_unix_server(
                 lambda: Connection(self), sock=listener, backlog=1024
             )

@@ -8,6 +8,7 @@ from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, JobSpec, PayloadRef
 from picloud_services.base import codec
 from picloud_services.blobs.store import BlobRef
+from picloud_services.dispatch.sandbox import parse_volume
 from picloud_services.gateway.decode import read_as, read_json, split_frame
 from picloud_services.gateway.nesting import check_child
 from picloud_services.gateway.services import Services
@@ -97,9 +98,11 @@ async def read_spec(services: Services, caller: Caller, header: SubmitHeader) ->
     spec = parse_spec(bytes(header.spec))
     if caller.job is not None:
         check_child(spec, services.jobs.running_spec(caller.job.jid))
-    services.environments.check(spec.host_python, spec.folder)
+    await services.environments.check(
+        caller.user_id, spec.host_python, spec.folder, [parse_volume(v) for v in spec.volumes]
+    )
     if spec.code_version:
-        await services.code.require(spec.code_version)
+        await services.code.require(caller.user_id, spec.code_version)
     parent_jid = caller.job.jid if caller.job else None
     return spec if parent_jid == spec.parent_jid else replace(spec, parent_jid=parent_jid)
 

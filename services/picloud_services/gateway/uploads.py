@@ -56,7 +56,7 @@ class UploadSink:
 
 async def find_code(services: Services, request: Request) -> Reply:
     """GET /v1/code/DIGEST."""
-    await services.code.require(request.names[0])
+    await services.code.require(request.caller.user_id, request.names[0])
     return json_reply({})
 
 
@@ -65,6 +65,7 @@ class CodeSink:
 
     def __init__(self, services: Services, request: Request) -> None:
         self._code = services.code
+        self._user_id = request.caller.user_id
         self._digest = request.names[0]
         self._file = services.code.open(self._digest, request.size_bytes)
 
@@ -75,7 +76,7 @@ class CodeSink:
     async def finish(self) -> Reply:
         """See `Sink`."""
         try:
-            await self._code.finish(self._digest, self._file)
+            await self._code.finish(self._user_id, self._digest, self._file)
         finally:
             self._file.abort()
         return json_reply({})

@@ -18,7 +18,10 @@ Ranges = list[JidRange]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. ``job`` is set for code inside a container; ``local``: on api.sock, with our uid."""
+    """Who asks. ``job`` is set for code inside a container; ``local``: on api.sock, with our uid.
+
+    ``owner``: who may stop the service and see whom it serves; in a system service that is root.
+    """
 
     user_id: int
     local: bool = False
@@ -107,6 +110,7 @@ class Route:
     open_sink: SinkOpener | None = None
     body_bytes: int = 0
     inside_jobs: bool = True
+    owner_only: bool = False
 
 
 def error_reply(error: CloudException) -> Reply:

@@ -276,9 +276,11 @@ class JobService:
         """
         await self._waiting.require(user_id, jids)
 
-    def code_versions(self) -> set[str]:
-        """Return the versions of local modules that unfinished jobs use."""
-        return {batch.spec.code_version for batch in self._live.batches.values()}
+    def code_versions(self) -> set[tuple[int, str]]:
+        """Return (user, version) of the local modules that unfinished jobs use."""
+        return {
+            (batch.user_id, batch.spec.code_version) for batch in self._live.batches.values()
+        }
 
     def lease_is_live(self, lease: str, user_id: int, jid: int, attempt: int) -> bool:
         """Return whether ``lease`` runs that attempt of ``jid`` now: the check behind job keys."""

@@ -155,23 +155,23 @@ class StoppedClock:
         return self.seconds
 
 
-def test_check_when_a_path_is_missing_then_env_missing_and_a_new_look_after_a_while(tmp_path):
+async def test_check_when_a_path_is_missing_then_env_missing_and_a_new_look_after_a_while(tmp_path):
     clock = StoppedClock()
     service = EnvironmentService(clock)
     python = replace(PYTHON, paths=(str(tmp_path / "lib"),))
     with pytest.raises(InvalidRequest, match="lib") as caught:
-        service.check(python)
+        await service.check(0, python)
     assert caught.value.reason == "env_missing"
     (tmp_path / "lib").mkdir()
-    assert service.check(python) == environment_id(python)
+    assert await service.check(0, python) == environment_id(python)
     (tmp_path / "lib").rmdir()
-    service.check(python)
+    await service.check(0, python)
     clock.seconds = 6.0
     with pytest.raises(InvalidRequest):
-        service.check(python)
+        await service.check(0, python)
 
 
 @pytest.mark.parametrize("folder", ["relative", "/nowhere"])
-def test_check_when_the_folder_is_wrong_then_refused(folder):
+async def test_check_when_the_folder_is_wrong_then_refused(folder):
     with pytest.raises(InvalidRequest, match=folder):
-        EnvironmentService(StoppedClock()).check(PYTHON, folder)
+        await EnvironmentService(StoppedClock()).check(0, PYTHON, folder)

@@ -1,0 +1,112 @@
+"""Looks whether a user may read what a job of theirs shall see."""
+
+import asyncio
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from picloud_jupyter.protocol.errors import Unavailable
+from picloud_services.base.user_rights import Rights, file_rights, may, rights_of
+
+LOOK_SECONDS = 10.0
+LOOKS_AT_ONCE = 8  # of one user; each that hangs on a dead disk keeps a thread
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A path that a job shall see, and ``what`` it is in words."""
+
+    path: str
+    what: str
+    writable: bool = False
+
+
+Refused = tuple[Wanted, str]
+
+
+class Looks:
+    """Looks at paths as our own user does or, if ``everybody`` is served, as each of them would.
+
+    A user can make a file system that never answers; so other users' paths are looked at in threads
+    of their own, a few for each user.
+    """
+
+    def __init__(self, *, everybody: bool) -> None:
+        self._everybody = everybody
+        self._running: Counter[int] = Counter()
+
+    async def first_refused(self, user_id: int, places: Sequence[Wanted]) -> Refused | None:
+        """Return the first of ``places`` that the user may not use, and why; None if there is none.
+
+        Raises:
+            Unavailable: no answer came within ten seconds.
+        """
+        if not places:
+            return None
+        if not self._everybody or user_id == os.geteuid():
+            return find_refused(places, _allows)
+        if self._running[user_id] >= LOOKS_AT_ONCE:
+            raise _no_answer(places)
+        rights = rights_of(user_id)
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await self._in_thread(user_id, rights, places)
+        except TimeoutError:
+            raise _no_answer(places) from None
+
+    def _in_thread(
+        self, user_id: int, rights: Rights, places: Sequence[Wanted]
+    ) -> "asyncio.Future[Refused | None]":
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Refused | None] = loop.create_future()
+
+        def end(found: Refused | Exception | None) -> None:
+            self._running[user_id] -= 1
+            if answer.done():
+                return
+            if isinstance(found, Exception):
+                answer.set_exception(found)
+            else:
+                answer.set_result(found)
+
+        def look() -> None:
+            found: Refused | Exception | None
+            try:
+                with file_rights(rights):
+                    found = find_refused(places, may)
+            except Exception as exc:  # noqa: BLE001  # raised where the answer is awaited
+                found = exc
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(end, found)
+
+        self._running[user_id] += 1
+        threading.Thread(target=look, name="picloud-look", daemon=True).start()
+        return answer
+
+
+def find_refused(
+    places: Sequence[Wanted], allows: Callable[[str, int], bool]
+) -> Refused | None:
+    """Return the first of ``places`` that ``allows`` does not allow, and why."""
+    for place in places:
+        if not allows(place.path, os.R_OK):
+            exists = allows(place.path, os.F_OK)
+            return place, "may not be read by you" if exists else "is not on this machine"
+        if place.writable and not allows(place.path, os.W_OK):
+            return place, "may not be written to by you"
+    return None
+
+
+def _allows(path: str, mode: int) -> bool:
+    return os.access(path, mode)
+
+
+def _no_answer(places: Sequence[Wanted]) -> Unavailable:
+    names = ", ".join(place.path for place in places[:3])
+    return Unavailable(
+        f"the disk of one of these paths does not answer: {names}",
+        hint="See whether `ls` works there, then submit again.",
+        retry=False,
+    )
