@@ -26,7 +26,7 @@ from picloud_jupyter.protocol.errors import CloudException
 
 NAMES = (
     *("up", "down", "status", "doctor", "jobs", "join", "result", "info", "logs", "kill"),
-    *("delete", "top", "completion"),
+    *("delete", "files", "secret", "top", "completion"),
 )
 
 

@@ -6,7 +6,7 @@ The names are PiCloud's. ``help(cloud.call)`` and docs/guide.md say what each do
 from typing import Any
 
 from picloud_jupyter import __version__
-from picloud_jupyter.cloud import wait_for
+from picloud_jupyter.cloud import secret, wait_for
 from picloud_jupyter.cloud.calls import call
 from picloud_jupyter.cloud.handles import Jid, Jids
 from picloud_jupyter.cloud.information import info
@@ -22,6 +22,7 @@ from picloud_jupyter.cloud.session import (
     setkey,
 )
 from picloud_jupyter.cloud.settings import config
+from picloud_jupyter.cloud.written_files import files_of
 from picloud_jupyter.protocol.errors import (
     CloudException,
     CloudTimeoutError,
@@ -56,6 +57,7 @@ __all__ = [
     "connection_info",
     "delete",
     "f2",
+    "files_of",
     "finished_statuses",
     "getconfigpath",
     "info",
@@ -68,6 +70,7 @@ __all__ = [
     "result",
     "running_on_cloud",
     "s1",
+    "secret",
     "set_dependency_whitelist",
     "setkey",
     "status",

@@ -21,6 +21,8 @@ from picloud_jupyter.protocol.jobs import (
     NetworkPolicy,
     RetryPolicy,
 )
+from picloud_jupyter.protocol.secrets import check_job_secrets
+from picloud_jupyter.transport.inside import SECRETS_VARIABLE
 
 RETRIED_REASONS = (
     *(EndReason.ERROR, EndReason.EXIT_CODE, EndReason.OOM, EndReason.TIMEOUT),
@@ -57,6 +59,8 @@ class Options:
     network: NetworkPolicy = NetworkPolicy.INTERNET
     retries: RetryPolicy = NO_RETRIES
     cache: bool = False
+    secrets: tuple[tuple[str, str], ...] = ()
+    gpus: int = 0
     key: str | None = field(default=None, compare=False)
     kind: Kind = Kind.CALL
     callbacks: tuple[Callable[..., object], ...] = field(default=(), compare=False)
@@ -234,7 +238,13 @@ def _copied(value: object, environ: Mapping[str, str]) -> Mapping[str, str]:
         raise TypeError(
             f"_os_env_vars must be names, or a dict of names and values; got {value!r}"
         )
-    return {name: environ[name] for name in value if name in environ}
+    names = [name for name in value if name in environ]
+    secret = set(environ.get(SECRETS_VARIABLE, "").split(",")).intersection(names)
+    if secret:
+        raise ValueError(
+            f"_os_env_vars would show the value of the secret {min(secret)}; use _secrets=[...]"
+        )
+    return {name: environ[name] for name in names}
 
 
 def _variables(value: Any) -> dict[str, Any]:  # noqa: ANN401  # from _copied
@@ -253,6 +263,25 @@ def _network(value: object) -> dict[str, Any]:
     if value not in names:
         raise ValueError(f"_network must be one of {', '.join(names)}; got {value!r}")
     return {"network": NetworkPolicy(value)}
+
+
+def _secrets(value: object) -> dict[str, Any]:
+    """Names of secrets, each given as the variable of its name, or {variable: name}."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Iterable):
+        raise TypeError(f"_secrets must be names, or a dict {{variable: name}}; got {value!r}")
+    pairs = value.items() if isinstance(value, Mapping) else [(name, name) for name in value]
+    return {"secrets": check_job_secrets(tuple(pairs))}
+
+
+def _gpu(value: object) -> dict[str, Any]:
+    gpus = _integer("_gpu", value)
+    if gpus < 0:
+        raise ValueError(f"_gpu must be 0 or more, got {gpus}")
+    return {"gpus": gpus}
 
 
 def _retries(value: object) -> dict[str, Any]:
@@ -340,6 +369,8 @@ _READERS: dict[str, Callable[[object], dict[str, Any]]] = {
     "_kill_process": _truthy("kill_process"),
     "_os_env_vars": _variables,
     "_network": _network,
+    "_secrets": _secrets,
+    "_gpu": _gpu,
     "_retries": _retries,
     "_cache": _truthy("cache"),
     "_key": _key,

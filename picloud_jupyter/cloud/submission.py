@@ -167,6 +167,8 @@ def _spec_json(
         network=options.network,
         retries=options.retries,
         cache=options.cache,
+        secrets=options.secrets,
+        gpus=options.gpus,
         folder=folder,
         code_version=version,
         host_name=socket.gethostname(),

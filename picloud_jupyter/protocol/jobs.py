@@ -67,6 +67,7 @@ class EndReason(StrEnum):
     INCOMPATIBLE = "incompatible"  # client and runner do not understand each other
     CAP_REACHED = "cap_reached"
     START_FAILED = "start_failed"  # the container could not be started
+    SECRET_MISSING = "secret_missing"  # noqa: S105  # one of its secrets was deleted before it began
 
 
 class ContainerKind(StrEnum):
@@ -155,7 +156,8 @@ class SandboxSpec:
 
     ``cores`` counts cores of ``core_type``; ``cpu_cores`` is the enforced limit in real cores.
     ``folder`` is the submitting folder, shown read-only at the same path ("" = none).
-    ``volumes`` are (host path, path inside, mode "ro" or "rw").
+    ``volumes`` are (host path, path inside, mode "ro" or "rw"). ``secrets`` are (variable, name,
+    version): values come with each chunk, and a changed one gets another container.
     """
 
     user_id: int
@@ -171,6 +173,8 @@ class SandboxSpec:
     variables: tuple[tuple[str, str], ...] = ()
     network: NetworkPolicy = NetworkPolicy.INTERNET
     environment_id: str = ""
+    secrets: tuple[tuple[str, str, int], ...] = ()
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,10 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What the client asks for: one spec for a call, and one for all jobs of a map."""
+    """What the client asks for: one spec for a call, and one for all jobs of a map.
+
+    ``secrets`` are (variable, name), never values; ``secret_versions`` is filled in by the service.
+    """
 
     function_name: str
     host_python: HostPython
@@ -216,6 +223,9 @@ class JobSpec:
     host_name: str = ""
     process_id: int = 0
     client_version: str = ""
+    secrets: tuple[tuple[str, str], ...] = ()
+    secret_versions: tuple[int, ...] = ()
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ the control plane looks at; the body holds the pickled exception and those it wa
 
 import itertools
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from picloud_jupyter.protocol.frames import Buffer, pack_frame, split_frame
+from picloud_jupyter.protocol.secrets import SCRUBBED_CHARACTERS, scrub
 from picloud_jupyter.serialize.payload import dump_bytes, load
 
 MAX_TEXT_CHARACTERS = 256 * 1024
@@ -58,6 +60,26 @@ def dump_failure(
             pickled = b""
         else:
             limit //= 2
+
+
+def scrub_failure(data: bytes, secrets: Mapping[str, str]) -> bytes:
+    """Return a failure without the values of ``secrets`` (variable: value).
+
+    An exception that holds one, as it seems, travels as words alone.
+    """
+    header, body = split_frame(data)
+    clean = {
+        name: scrub(text, secrets) if isinstance(text, str) else text
+        for name, text in header.items()
+    }
+    pickled = body.tobytes()
+    held = any(
+        len(value) >= SCRUBBED_CHARACTERS and value.encode() in pickled
+        for value in secrets.values()
+    )
+    if clean == header and not held:
+        return data
+    return pack_frame({**clean, "loadable": False})
 
 
 def read_failure(data: Buffer) -> Failure:

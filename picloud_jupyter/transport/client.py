@@ -130,6 +130,10 @@ class Client:
         """Return the JSON answer to PUT ``path`` with ``parts`` as its body."""
         return json_of(self.exchange("PUT", path, parts, content_type=_BYTES).answer())
 
+    def delete(self, path: str) -> Any:  # noqa: ANN401  # JSON
+        """Return the JSON answer to DELETE ``path``."""
+        return json_of(self.exchange("DELETE", path).answer())
+
     def start_post(self, path: str, value: object, *, wait_seconds: float = 0.0) -> "Exchange":
         """Send POST ``path`` and return without waiting; ``value`` may be encoded JSON already."""
         body = value if isinstance(value, bytes) else encode_json(value)

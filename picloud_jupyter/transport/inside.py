@@ -14,6 +14,7 @@ LEASE_VARIABLES = (
     "PICLOUD_USER_ID",
     "PICLOUD_LEASE_KEY",
 )
+SECRETS_VARIABLE = "PICLOUD_SECRETS"  # the names of variables that hold secrets, with commas
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from picloud_jupyter.protocol.codec import to_wire
 from picloud_jupyter.protocol.frames import encode_json, pack_frame
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
 from picloud_services.accounts.keys import JobIdentity, KeyRing, make_job_key
+from picloud_services.accounts.secrets import SecretStore
 from picloud_services.base.clock import SystemClock
 from picloud_services.base.events import Events
 from picloud_services.base.filesystem import DiskWatch
@@ -161,6 +162,7 @@ async def start_gateway(root: Path) -> GatewayUnderTest:
         code=CodeArchives(FileBlobStore(root / "code"), disk, max_bytes=10**6),
         environments=EnvironmentService(SystemClock()),
         keys=keys,
+        secrets=SecretStore.load(root, SystemClock().now_at),
         disk=disk,
         events=events,
         outputs=output,

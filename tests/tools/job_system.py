@@ -9,11 +9,13 @@ from pathlib import Path
 from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
+from picloud_services.accounts.secrets import SecretStore
 from picloud_services.base.clock import SystemClock
 from picloud_services.base.database import Database, open_database
 from picloud_services.base.events import Events
 from picloud_services.blobs.store import BlobRef
 from picloud_services.dispatch.dispatcher import Dispatcher
+from picloud_services.dispatch.payloads import ChunkSources
 from picloud_services.jobs.live import LiveJobs
 from picloud_services.jobs.service import JobService
 from picloud_services.jobs.words import Function, Payload
@@ -142,13 +144,16 @@ async def running_system(
 
     dispatcher = Dispatcher(
         database,
-        blobs,  # type: ignore[arg-type]
+        ChunkSources(
+            blobs,  # type: ignore[arg-type]
+            code_path,
+            lambda lease: "k" + lease,
+            SecretStore.load(folder, clock.now_at).values,
+        ),
         engine,
         live,
         events,
         clock,
-        code_path=code_path,
-        lease_key=lambda lease: "k" + lease,
     )
     service = JobService(database, live, dispatcher, engine, events, clock, cost_cap=cost_cap)
     leases = await service.start()

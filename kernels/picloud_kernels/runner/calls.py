@@ -11,11 +11,12 @@ from typing import Any
 
 from picloud_jupyter.protocol.frames import PREFIX, Buffer, pack_raw
 from picloud_jupyter.protocol.ids import iterate_ranges
-from picloud_jupyter.serialize.failure import dump_failure
+from picloud_jupyter.serialize.failure import dump_failure, scrub_failure
 from picloud_jupyter.serialize.payload import OUT_OF_BAND_BYTES, dump, load_call
 from picloud_jupyter.transport.inside import (
     JID_VARIABLE,
     LEASE_VARIABLES,
+    SECRETS_VARIABLE,
     SOCKET_NAME,
     CurrentJob,
     set_current_job,
@@ -30,13 +31,15 @@ from picloud_kernels.runner.reset import (
 )
 from picloud_kernels.runner.startup import RunnerConfig
 from picloud_kernels.runner.words import ElementEnded, describe_raised
+from picloud_kernels.runner.written import LAYER_NAME, WrittenFiles
 
 INLINE_BYTES = OUT_OF_BAND_BYTES  # larger results go to a file
 _CHILDREN_SECONDS = 0.0005  # a child process cannot come and go within less
 _MAX_PROFILE_CHARACTERS = 512 * 1024
 _RESULT = b'{"t":"result","p":%d,"r":"%s","at":%.6f,"s":%.6f,"u":%.6f,"y":%.6f%s}'
-_END = b'{"t":"end","lease":"%s","rss_bytes":%d,"threads":%d,"children":%d}'
+_END = b'{"t":"end","lease":"%s","rss_bytes":%d,"threads":%d,"children":%d%s}'
 _JID = JID_VARIABLE.encode()
+_SECRETS = SECRETS_VARIABLE.encode()
 _LEASE_VARIABLES = tuple(name.encode() for name in LEASE_VARIABLES)
 
 
@@ -51,10 +54,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """``send`` writes bytes to the supervisor, ``take_token`` says whether one more may start."""
+    """``send`` writes bytes to the supervisor, ``take_token`` says whether one more may start.
+
+    ``take_all_tokens`` returns how many were still to start: none of them does then.
+    """
 
     send: Callable[[Buffer], None]
     take_token: Callable[[], bool]
+    take_all_tokens: Callable[[], int]
     rss_bytes: Callable[[], int]
 
 
@@ -72,9 +79,21 @@ class CallRunner:
         self._output = output
         self._baseline = baseline
         self._out_dir = config.out_dir
+        layer = os.path.join(config.run_dir, LAYER_NAME) if config.isolated else ""
+        self._written = WrittenFiles(config.folder, layer, config.out_dir)
         self._api_socket = os.path.join(config.run_dir, SOCKET_NAME)
         self._pid = os.getpid()
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    def adopt_secrets(self, secrets: dict[str, str]) -> None:
+        """Give this chunk's jobs their secrets; before its function is loaded, which may need them.
+
+        Every chunk that this runner gets names the same variables: they are part of its sandbox.
+        """
+        for variable, value in secrets.items():
+            self._baseline.set_variable(variable.encode(), value.encode())
+        if secrets:
+            self._baseline.set_variable(_SECRETS, ",".join(sorted(secrets)).encode())
 
     def run(self, chunk: Chunk, function: Function) -> None:
         """Run the elements of ``chunk`` that tokens allow, then report the chunk's end."""
@@ -87,6 +106,8 @@ class CallRunner:
             at = time.time()
             begun = time.perf_counter()
             outcome = self._outcome(chunk, function, position)
+            if chunk.secrets and outcome.reason != "done":
+                outcome = _scrubbed(outcome, chunk.secrets)
             seconds = time.perf_counter() - begun
             if os.getpid() != self._pid:
                 self._end_forked_child()
@@ -97,12 +118,15 @@ class CallRunner:
                 user, system = self._add_children(user, system)
             self._output.end_element()
             self._baseline.restore_after_element()
+            outcome.extra.update(self._written.take())
             frame = _result_frame(position, outcome, (at, seconds, user, system))
             if position == last:
                 frame += self._end_frame(chunk.lease)
             else:  # just before the result: the supervisor wakes up once for all
                 self._output.mark_end()
             self._wire.send(frame)
+            if self._written.is_spent:
+                break
         if position != last:
             self._wire.send(self._end_frame(chunk.lease))
         set_current_job(None)
@@ -206,7 +230,9 @@ class CallRunner:
 
     def _end_frame(self, lease: str) -> bytes:
         threads, children = count_leftover_threads(), count_leftover_children()
-        return pack_raw(_END % (lease.encode(), self._wire.rss_bytes(), threads, children))
+        spent = b',"spent":%d' % self._wire.take_all_tokens() if self._written.is_spent else b""
+        figures = (lease.encode(), self._wire.rss_bytes(), threads, children, spent)
+        return pack_raw(_END % figures)
 
     def _end_forked_child(self) -> None:
         """End a process that the element forked and that came back here: its parent reports."""
@@ -214,6 +240,11 @@ class CallRunner:
             self._output.flush()
         finally:
             os._exit(0)
+
+
+def _scrubbed(outcome: Outcome, secrets: dict[str, str]) -> Outcome:
+    body = scrub_failure(b"".join(outcome.parts), secrets)
+    return Outcome(outcome.reason, [body], outcome.extra)
 
 
 def _profiled(

@@ -24,6 +24,7 @@ class Chunk:
     max_result_bytes: int
     arguments: Pack
     files: dict[int, int] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)  # variable: value
 
     @classmethod
     def from_frame(cls, header: dict[str, Any], body: bytes, descriptors: list[int]) -> "Chunk":
@@ -50,6 +51,7 @@ class Chunk:
             max_result_bytes=header["max_result_bytes"],
             arguments=Pack(view[header["function_bytes"] :]),
             files=files,
+            secrets=dict(header.get("secrets") or ()),
         )
 
     def close_function(self) -> None:

@@ -36,7 +36,9 @@ def serve(
     become_users_interpreter(config)
     output = Output(config.marker)
     baseline = Baseline(temporary=_TEMPORARY if config.isolated else "")
-    calls = CallRunner(config, Wire(link.send, tokens.take, memory), output, baseline)
+    calls = CallRunner(
+        config, Wire(link.send, tokens.take, tokens.take_all, memory), output, baseline
+    )
     cache = FunctionCache()
     gc.freeze()
     while (received := link.receive()) is not None:
@@ -44,6 +46,7 @@ def serve(
         name = header["t"]
         if name == "chunk":
             chunk = Chunk.from_frame(header, body, link.take_descriptors(len(header["files"])))
+            calls.adopt_secrets(chunk.secrets)
             function = cache.of_chunk(chunk)
             if cache.prepare(function):
                 baseline.adopt_imports()

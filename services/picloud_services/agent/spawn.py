@@ -86,7 +86,8 @@ def _settle(stdout_fd: int, stderr_fd: int, keep: set[int], until_exec: set[int]
     for number in _RESTORED:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # 1 and not 0: a program that takes dumps from the kernel by a pipe gets none either (core(5)).
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 def _close_others(keep: set[int]) -> None:

@@ -13,6 +13,7 @@ from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_jupyter.transport.paths import make_run
 from picloud_services.accounts.keys import KeyRing
+from picloud_services.accounts.secrets import SecretStore
 from picloud_services.agent import output_files
 from picloud_services.agent.guardian import LOOK_SECONDS, MISSING_SECONDS, Guardian
 from picloud_services.app.facts import ServiceFacts
@@ -32,6 +33,7 @@ from picloud_services.blobs.uploads import Uploads
 from picloud_services.config import Settings
 from picloud_services.dispatch.dispatcher import Dispatcher
 from picloud_services.dispatch.local_engine import LocalEngine
+from picloud_services.dispatch.payloads import ChunkSources
 from picloud_services.environments.service import EnvironmentService
 from picloud_services.gateway.application import Gateway
 from picloud_services.gateway.services import Services
@@ -54,6 +56,7 @@ class Stores:
     blobs: FileBlobStore
     code_blobs: FileBlobStore
     keys: KeyRing
+    secrets: SecretStore
     disk: DiskWatch
 
 
@@ -180,6 +183,7 @@ class ControlPlane:
             FileBlobStore(settings.home / "blobs"),
             FileBlobStore(settings.home / "code"),
             KeyRing.load(settings.home),
+            SecretStore.load(settings.home, self._clock.now_at),
             DiskWatch(settings.home, settings.disk_floor_bytes),
         )
 
@@ -189,13 +193,16 @@ class ControlPlane:
         live = self._live
         dispatcher = Dispatcher(
             stores.database,
-            stores.blobs,
+            ChunkSources(
+                stores.blobs,
+                self._code(stores).path,
+                stores.keys.lease_key,
+                stores.secrets.values,
+            ),
             engine,
             live,
             self._events,
             self._clock,
-            code_path=self._code(stores).path,
-            lease_key=stores.keys.lease_key,
         )
         jobs = JobService(
             stores.database,
@@ -242,6 +249,7 @@ class ControlPlane:
                 self._clock, everybody=self._settings.paths.public is not None
             ),
             keys=stores.keys,
+            secrets=stores.secrets,
             disk=stores.disk,
             events=self._events,
             outputs=engine,

@@ -16,14 +16,13 @@ from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
 from picloud_services.base.events import Events
 from picloud_services.base.ticker import Ticker
-from picloud_services.blobs.store import BlobStore
 from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import Cluster, HeldLease, Slot
 from picloud_services.dispatch.engine import Engine, EngineEvent
 from picloud_services.dispatch.estimate import Estimates
 from picloud_services.dispatch.fairness import FairShare
 from picloud_services.dispatch.giving import Giving
-from picloud_services.dispatch.payloads import ChunkBuilder, CodePath
+from picloud_services.dispatch.payloads import ChunkBuilder, ChunkSources
 from picloud_services.dispatch.placement import need, never_fits
 from picloud_services.dispatch.recorder import RECORDED, Recorded, Recorder
 from picloud_services.dispatch.sandbox import check_spec, single_use
@@ -50,14 +49,11 @@ class Dispatcher:
     def __init__(
         self,
         database: Database,
-        blobs: BlobStore,
+        sources: ChunkSources,
         engine: Engine,
         live: LiveJobs,
         events: Events,
         clock: Clock,
-        *,
-        code_path: CodePath,
-        lease_key: Callable[[str], str],
     ) -> None:
         self._engine = engine
         self._live = live
@@ -72,7 +68,7 @@ class Dispatcher:
         )
         self._recorder = Recorder(
             database,
-            blobs,
+            sources.blobs,
             live,
             clock,
             self._settling.rules_of,
@@ -83,7 +79,7 @@ class Dispatcher:
             database,
             engine,
             self._assigner,
-            ChunkBuilder(blobs, code_path, lease_key),
+            ChunkBuilder(sources),
             clock,
             claim=self._upkeep.claim,
             requeue=lambda ready: self.add([ready]),

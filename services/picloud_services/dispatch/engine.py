@@ -23,7 +23,7 @@ class Chunk:
     """Contiguous elements of one batch that run one after another under one lease.
 
     ``arguments`` is a pack with one record per element. ``function`` may be empty when it is a
-    file payload. See docs/internals.md 2 for each field on the wire.
+    file payload. ``secrets`` are (variable, value). See docs/internals.md 2 for each field on the wire.
     """
 
     lease: str
@@ -47,6 +47,7 @@ class Chunk:
     files: tuple[FilePayload, ...] = ()
     estimate_seconds: float = 0.0
     kind: str = "call"
+    secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

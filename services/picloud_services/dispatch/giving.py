@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from picloud_jupyter.protocol.errors import CloudException
+from picloud_jupyter.protocol.errors import CloudException, NotFound
 from picloud_jupyter.protocol.jobs import EndReason, JobSpec
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
@@ -192,9 +192,7 @@ class Giving:
         self, held: HeldLease, spec: JobSpec, arguments: Arguments, function: Function
     ) -> None:
         try:
-            files = await self._builder.find(
-                held.slot.user_id, spec, arguments, function
-            )
+            files = await self._builder.find(held.slot.user_id, spec, arguments, function)
         except (CloudException, OSError) as exc:
             fields = {"reason": str(EndReason.START_FAILED), "message": str(exc)}
             self._report(EngineEvent(held.slot.node, "start_failed", 0, held.lease, fields))
@@ -221,15 +219,20 @@ class Giving:
             self._report(EngineEvent(slot.node, "returned", 0, held.lease, fields))
             return
         estimate = self._assigner.estimates.get(held.key)
-        chunk = self._builder.build(
-            held,
-            spec,
-            self._assigner.sandbox(spec, slot.user_id, slot.node),
-            arguments,
-            function,
-            files,
-            estimate.seconds if estimate else 0.0,
-        )
+        try:
+            chunk = self._builder.build(
+                held,
+                spec,
+                self._assigner.sandbox(spec, slot.user_id, slot.node),
+                arguments,
+                function,
+                files,
+                estimate.seconds if estimate else 0.0,
+            )
+        except NotFound as exc:
+            words = {"reason": str(EndReason.SECRET_MISSING), "message": exc.parameter}
+            self._report(EngineEvent(slot.node, "start_failed", 0, held.lease, words))
+            return
         held.sent = True
         held.progress_at = self._clock.steady_seconds()
         self._engine.submit(slot.node, chunk)

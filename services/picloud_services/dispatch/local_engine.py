@@ -331,7 +331,7 @@ def _sandbox_header(chunk: Chunk) -> dict[str, Any]:
 
 
 def _chunk_header(chunk: Chunk, function_bytes: int) -> dict[str, Any]:
-    return {
+    header: dict[str, Any] = {
         "t": "chunk",
         "lease": chunk.lease,
         "slot": chunk.slot,
@@ -352,3 +352,6 @@ def _chunk_header(chunk: Chunk, function_bytes: int) -> dict[str, Any]:
         "kind": chunk.kind,
         "estimate_seconds": chunk.estimate_seconds,
     }
+    if chunk.secrets:
+        header["secrets"] = chunk.secrets
+    return header

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from picloud_jupyter.protocol.jobs import JobSpec, SandboxSpec
@@ -13,18 +14,30 @@ from picloud_services.jobs.leasing import Arguments
 from picloud_services.jobs.words import Function
 
 KEPT_FUNCTIONS = 256
+Pairs = tuple[tuple[str, str], ...]
 CodePath = Callable[[int, str], Awaitable[Path]]  # of a user, and a code version
+# (user, (variable, name) pairs) -> (variable, value) pairs; NotFound if one was deleted
+SecretValues = Callable[[int, Pairs], Pairs]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSources:
+    """Where the parts of a chunk come from that are not in its rows."""
+
+    blobs: BlobStore
+    code_path: CodePath
+    lease_key: Callable[[str], str]
+    secret_values: SecretValues
 
 
 class ChunkBuilder:
     """Builds chunks. Those without files are ready at once."""
 
-    def __init__(
-        self, blobs: BlobStore, code_path: CodePath, lease_key: Callable[[str], str]
-    ) -> None:
-        self._blobs = blobs
-        self._code_path = code_path
-        self._lease_key = lease_key
+    def __init__(self, sources: ChunkSources) -> None:
+        self._blobs = sources.blobs
+        self._code_path = sources.code_path
+        self._lease_key = sources.lease_key
+        self._secret_values = sources.secret_values
         self._code_paths: dict[tuple[int, str], str] = {}
         self._functions: OrderedDict[str, Function] = OrderedDict()
 
@@ -81,7 +94,11 @@ class ChunkBuilder:
         files: tuple[FilePayload, ...] = (),
         estimate_seconds: float = 0.0,
     ) -> Chunk:
-        """Return the chunk of a lease."""
+        """Return the chunk of a lease, with the secrets of its jobs as they are now.
+
+        Raises:
+            NotFound: a secret was deleted since the jobs were submitted.
+        """
         payload = function.payload
         code = held.slot.user_id, spec.code_version
         return Chunk(
@@ -106,4 +123,7 @@ class ChunkBuilder:
             files=files,
             estimate_seconds=estimate_seconds,
             kind=str(spec.kind),
+            secrets=(
+                self._secret_values(held.slot.user_id, spec.secrets) if spec.secrets else ()
+            ),
         )

@@ -81,6 +81,13 @@ def build_sandbox(
         variables=spec.variables,
         network=spec.network,
         environment_id=environment_id,
+        secrets=tuple(
+            (variable, name, version)
+            for (variable, name), version in zip(
+                spec.secrets, spec.secret_versions, strict=True
+            )
+        ),
+        gpus=spec.gpus,
     )
     return sandbox, codec.digest(sandbox)
 

@@ -6,8 +6,19 @@ from functools import partial
 from pathlib import Path
 
 from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.secrets import MAX_SECRET_BYTES
 from picloud_services.accounts.keys import JobIdentity
-from picloud_services.gateway import jobs, logs, maps, nodes, results, service, uploads
+from picloud_services.gateway import (
+    files,
+    jobs,
+    logs,
+    maps,
+    nodes,
+    results,
+    secrets,
+    service,
+    uploads,
+)
 from picloud_services.gateway.handler import Door, Exchange
 from picloud_services.gateway.http_server import HttpServer
 from picloud_services.gateway.router import Router
@@ -54,6 +65,8 @@ def make_routes(services: Services) -> list[Route]:
         post(routes.KILL, jobs.kill),
         post(routes.DELETE, jobs.delete),
         get(routes.LOG, logs.read_log),
+        get(routes.FILES, files.list_files),
+        get(routes.FILE, files.read_file),
         get(routes.SAMPLES, logs.read_samples),
         post(routes.UPLOADS, uploads.begin_upload),
         Route("PUT", routes.UPLOAD, open_sink=partial(uploads.UploadSink, services)),
@@ -61,7 +74,23 @@ def make_routes(services: Services) -> list[Route]:
         get(routes.CODE, uploads.find_code),
         Route("PUT", routes.CODE, open_sink=partial(uploads.CodeSink, services)),
         get(routes.NODES, nodes.list_nodes),
-        Route("POST", routes.STOP, bind(service.stop), body_bytes=1024, inside_jobs=False, owner_only=True),
+        Route("GET", routes.SECRETS, bind(secrets.list_secrets), inside_jobs=False),
+        Route(
+            "PUT",
+            routes.SECRET,
+            bind(secrets.set_secret),
+            body_bytes=MAX_SECRET_BYTES,
+            inside_jobs=False,
+        ),
+        Route("DELETE", routes.SECRET, bind(secrets.delete_secret), inside_jobs=False),
+        Route(
+            "POST",
+            routes.STOP,
+            bind(service.stop),
+            body_bytes=1024,
+            inside_jobs=False,
+            owner_only=True,
+        ),
     ]
 
 

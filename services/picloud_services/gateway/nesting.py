@@ -9,7 +9,7 @@ def check_child(spec: JobSpec, parent: JobSpec) -> None:
     """Return if a job with ``parent`` may submit ``spec``.
 
     Raises:
-        NotAllowed: it asks for a Python, a folder, code or a volume that it does not have itself.
+        NotAllowed: it asks for a Python, a folder, code, a secret or a volume that it does not have itself.
         InvalidRequest: a volume is of another form.
     """
     for name, words in (
@@ -22,6 +22,11 @@ def check_child(spec: JobSpec, parent: JobSpec) -> None:
                 f"a job submits jobs with its own {words} ({name}) only",
                 hint="submit from outside of jobs what needs another one",
             )
+    if foreign := {name for _, name in spec.secrets} - {name for _, name in parent.secrets}:
+        raise NotAllowed(
+            f"a job may give its jobs only the secrets that it has itself, not {min(foreign)!r}",
+            hint="name it in _secrets of the job that submits",
+        )
     if spec.volumes:
         own = [parse_volume(text) for text in parent.volumes]
         for text in spec.volumes:

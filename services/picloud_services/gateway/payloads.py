@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, JobSpec, PayloadRef
+from picloud_jupyter.protocol.secrets import check_job_secrets
 from picloud_services.base import codec
 from picloud_services.blobs.store import BlobRef
 from picloud_services.dispatch.sandbox import parse_volume
@@ -90,7 +91,7 @@ async def read_spec(services: Services, caller: Caller, header: SubmitHeader) ->
 
     Raises:
         InvalidRequest: a field is wrong, or this machine lacks the submitter's Python.
-        NotFound: the code version was never sent.
+        NotFound: the code version was never sent, or the caller has no secret of that name.
         DiskFull: the disk is down to its floor; what runs goes on, nothing new is taken.
         NotAllowed: a job asks for something of this machine that it does not have itself.
     """
@@ -103,8 +104,20 @@ async def read_spec(services: Services, caller: Caller, header: SubmitHeader) ->
     )
     if spec.code_version:
         await services.code.require(caller.user_id, spec.code_version)
+    if spec.secrets or spec.secret_versions:
+        spec = _with_versions(services, caller, spec)
     parent_jid = caller.job.jid if caller.job else None
     return spec if parent_jid == spec.parent_jid else replace(spec, parent_jid=parent_jid)
+
+
+def _with_versions(services: Services, caller: Caller, spec: JobSpec) -> JobSpec:
+    """Return ``spec`` with its secrets checked and their versions as they are now."""
+    try:
+        pairs = check_job_secrets(spec.secrets)
+    except ValueError as exc:
+        raise InvalidRequest(str(exc)) from exc
+    versions = services.secrets.versions(caller.user_id, [name for _, name in pairs])
+    return replace(spec, secrets=pairs, secret_versions=versions)
 
 
 async def read_payload(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_services.accounts.keys import KeyRing
+from picloud_services.accounts.secrets import SecretStore
 from picloud_services.base.events import Events
 from picloud_services.base.filesystem import DiskWatch
 from picloud_services.blobs.code_archives import CodeArchives
@@ -44,6 +45,7 @@ class Services:
     code: CodeArchives
     environments: EnvironmentService
     keys: KeyRing
+    secrets: SecretStore
     disk: DiskWatch
     events: Events
     outputs: OutputReader

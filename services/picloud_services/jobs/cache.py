@@ -8,7 +8,7 @@ from picloud_services.base import codec
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
 from picloud_services.environments.identity import environment_id
-from picloud_services.jobs.links import link_blob
+from picloud_services.jobs.links import blobs_of, link_blob
 from picloud_services.jobs.queries import read_result_row
 from picloud_services.jobs.words import Cached, Payload
 
@@ -45,6 +45,7 @@ def cache_digest(spec: JobSpec, function_digest: str, arguments: Payload) -> str
         [
             *(function_digest, content, spec.code_version, environment),
             *(spec.folder, spec.variables, spec.volumes),
+            *((spec.secrets, spec.secret_versions) if spec.secrets else ()),
         ]
     )
 
@@ -68,10 +69,10 @@ def take_cached(tx: Transaction, cached: Cached, *, jid: int, batch: int, at: fl
     item[6] = extra
     size = len(cached.body)
     files = 0
-    if extra.get("blob"):
-        link_blob(tx, BlobRef(extra["blob"], extra["size"], extra["digest"]))
-        size += extra["size"]
-        files = 1
+    for ref in blobs_of(extra):
+        link_blob(tx, ref)
+        size += ref.size_bytes
+        files += 1
     result = tx.value(
         _COPY,
         source=cached.result,

@@ -34,6 +34,8 @@ FIELDS = (
     *("created", "started", "finished", "env", "vol", "label", "function", "attributes"),
     *("profile", "code_version", "ports", "attempt", "cost", "core_type", "cores", "node"),
     *("map", "parent_jid", "cached_from", "note", "usage_shared", "environment_id"),
+    *("secrets", "gpus"),
+    *("files_written", "files_left"),
     *(name for group in GROUPS.values() for name in group),
 )
 PLACE_FIELDS = ("host_python", "folder")  # for jobs that submit jobs; too long for "all"
@@ -130,11 +132,15 @@ def _table(facts: JobFacts) -> dict[str, Any]:
         "cost": max(runtime, 0.0) * price if facts.status is not Status.QUEUED else 0.0,
         "core_type": spec.core_type,
         "cores": spec.cores,
+        "secrets": dict(spec.secrets),
+        "gpus": spec.gpus,
         "node": facts.record.node if facts.record else facts.running and facts.running.node,
         "map": facts.map_id,
         "parent_jid": facts.parent_jid,
         "cached_from": extra.get("cached_from"),
         "note": extra.get("note"),
+        "files_written": (extra.get("files") or {}).get("count", 0),
+        "files_left": (extra.get("files") or {}).get("left", 0),
         "environment_id": facts.environment_id,
         **_usage(facts, item, extra, runtime, cores),
     }

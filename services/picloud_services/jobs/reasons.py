@@ -161,6 +161,11 @@ REASONS: dict[EndReason, ReasonText] = {
         "Run picloud doctor: it names what is wrong and the line that mends it.",
         "twice, a few seconds later: nothing of it had run",
     ),
+    _R.SECRET_MISSING: ReasonText(
+        _S.STALLED,
+        "A secret that it uses was deleted before it began{detail}.",
+        "Set it again (picloud secret set NAME), then call it again.",
+    ),
 }
 
 
