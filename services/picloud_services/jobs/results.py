@@ -48,7 +48,7 @@ class Results:
     ) -> ResultsAnswer:
         """Return the results of finished ones; see `JobService.results`."""
         if wait_seconds and jids:
-            await self._waiting.until_first(user_id, jids[0][0], wait_seconds)
+            await self._waiting.until_first(user_id, jids, wait_seconds)
         if len(jids) == 1 and jids[0][0] == jids[0][1]:
             kept = self._kept.get(jids[0][0])
             if kept is not None and kept[0] == user_id:

@@ -236,7 +236,7 @@ class JobService:
     ) -> ResultsAnswer:
         """Return the results of those of ``jids`` that are finished, in the order asked.
 
-        With ``wait_seconds`` (max 60) it waits for the first of ``jids`` to finish.
+        With ``wait_seconds`` (max 60) it waits until any of ``jids`` is finished.
         """
         return await self._results.results(user_id, jids, limit_bytes, wait_seconds)
 

@@ -110,15 +110,19 @@ class Waiting:
         finally:
             gate.close()
 
-    async def until_first(self, user_id: int, jid: int, timeout_seconds: float) -> None:
-        """Return when ``jid`` is finished or the time is over."""
-        span = self._live.find(jid)
+    async def until_first(self, user_id: int, jids: Ranges, timeout_seconds: float) -> None:
+        """Return when one of ``jids`` is finished or the time is over."""
+        first, last = jids[0]
+        if len(jids) > 1 or first != last:
+            await self._until_any(user_id, jids, timeout_seconds)
+            return
+        span = self._live.find(first)
         if span is None or not timeout_seconds:
             return
-        self.split(user_id, [(jid, jid)])
-        if span.code(jid) not in UNFINISHED_CODES:
+        self.split(user_id, [(first, first)])
+        if span.code(first) not in UNFINISHED_CODES:
             return
-        end = _End(jid - span.first_jid)
+        end = _End(first - span.first_jid)
         timer = end.future.get_loop().call_later(
             min(timeout_seconds, MAX_WAIT_SECONDS), end.reached
         )
@@ -128,6 +132,24 @@ class Waiting:
         finally:
             timer.cancel()
             span.watchers.remove(end)
+
+    async def _until_any(self, user_id: int, jids: Ranges, timeout_seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + min(timeout_seconds, MAX_WAIT_SECONDS)
+        if self.split(user_id, jids):
+            return  # those are finished, or unknown: reading them tells
+        opened = asyncio.Event()
+        count = sum(last - first + 1 for first, last in jids)
+        gate = Gate(
+            self._live,
+            list(jids),
+            enough=lambda gate: gate.unfinished < count,
+            opened=opened.set,
+        )
+        try:
+            gate.check()
+            await _until(opened, deadline)
+        finally:
+            gate.close()
 
     async def _until_changed(
         self,
