@@ -61,7 +61,7 @@ class Assigner:
 
     def sandbox(self, spec: JobSpec, user_id: int, node: str) -> tuple[SandboxSpec, str]:
         """Return the sandbox of a user's jobs of ``spec`` on ``node``, and its digest."""
-        wanted = self.cluster.need_on(node, spec.core_type, spec.cores)
+        wanted = self.cluster.need_on(node, spec.core_type, spec.cores, spec.gpus)
         return _sandbox(spec, user_id, wanted)
 
     # ------------------------------------------------------------------------------- from the queue
@@ -85,12 +85,12 @@ class Assigner:
     def _never(self, work: Work) -> bool:
         spec = work.batch.spec
         capacities = [node.capacity for node in self.cluster.nodes.values()]
-        return bool(never_fits(spec.core_type, spec.cores, capacities))
+        return bool(never_fits(spec.core_type, spec.cores, capacities, spec.gpus))
 
     def _slot_for(self, work: Work) -> Slot | None:
         spec, user_id = work.batch.spec, work.batch.user_id
         alone = work.fresh or single_use(spec)
-        node = self.cluster.place(spec.core_type, spec.cores)
+        node = self.cluster.place(spec.core_type, spec.cores, spec.gpus)
         if node is not None:
             return self._open_slot(spec, user_id, node, alone=alone)
         if self.starving or alone or self.estimate(spec, work.batch.function_digest) is None:
@@ -98,7 +98,7 @@ class Assigner:
         return self._busy_slot(work)
 
     def _open_slot(self, spec: JobSpec, user_id: int, node: str, *, alone: bool) -> Slot:
-        wanted = self.cluster.need_on(node, spec.core_type, spec.cores)
+        wanted = self.cluster.need_on(node, spec.core_type, spec.cores, spec.gpus)
         digest = self.sandbox(spec, user_id, node)[1]
         slot = None if alone else self.cluster.idle_slot(node, digest)
         if slot is None:
@@ -142,11 +142,11 @@ class Assigner:
         """Return a slot for a call that may start at once; None if it must queue."""
         alone = single_use(spec)
         if not len(self.queue):
-            node = self.cluster.place(spec.core_type, spec.cores)
+            node = self.cluster.place(spec.core_type, spec.cores, spec.gpus)
             if node is not None:
                 return self._open_slot(spec, user_id, node, alone=alone)
         estimate = self.estimate(spec, function_digest)
-        if alone or priority > DEFAULT_PRIORITY or not _is_short(estimate):
+        if alone or spec.gpus or priority > DEFAULT_PRIORITY or not _is_short(estimate):
             return None
         return self._express_slot(spec, user_id)
 
@@ -161,7 +161,7 @@ class Assigner:
             if any(slot.express for slot in slots):
                 continue
             if any(self._runs_short_chunk(lease) for slot in slots for lease in slot.leases):
-                wanted = self.cluster.need_on(node, spec.core_type, spec.cores)
+                wanted = self.cluster.need_on(node, spec.core_type, spec.cores, spec.gpus)
                 digest = self.sandbox(spec, user_id, node)[1]
                 slot = self.cluster.idle_slot(node, digest) or self.cluster.new_slot(
                     node, digest, wanted, user_id

@@ -1,7 +1,7 @@
 """What the dispatcher knows of nodes, slots and leases, and what is free. Pure."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from picloud_jupyter.protocol.jobs import ContainerKind, Resources
 from picloud_jupyter.protocol.nodes import NodeReport
@@ -50,6 +50,7 @@ class Slot:
     user_id: int
     leases: list[HeldLease] = field(default_factory=list)
     holding: bool = False  # its resources are taken
+    kept_gpus: int = 0  # of a blocked one: its container has them all the same
     blocked: int = 0  # requests of its job that wait for other jobs
     express: bool = False  # runs beside full cores, for a moment
     idle_since: float = 0.0
@@ -104,6 +105,7 @@ class Cluster:
                 self.hold(slot)
             elif slot.node == report.node and slot.blocked:
                 self.nodes[report.node].blocked += 1
+                self._take(slot, Resources(0, 0, slot.kept_gpus))
 
     def node_down(self, node: str) -> None:
         """The node is away; what it runs goes on there."""
@@ -115,22 +117,21 @@ class Cluster:
 
     def parallel(self, wanted: Resources) -> int:
         """Return how many jobs of a size the nodes can run at once."""
-        return sum(
-            max(1, int(node.capacity.cores / wanted.cores)) for node in self.nodes.values()
-        )
+        return sum(max(1, _count(wanted, node.capacity)) for node in self.nodes.values())
 
     # ------------------------------------------------------------------------------------- slots
-    def place(self, core_type: str, cores: int) -> str | None:
+    def place(self, core_type: str, cores: int, gpus: int = 0) -> str | None:
         """Return a node with room for one more job now."""
         return choose_node(
             core_type,
             cores,
             {name: (node.capacity, node.available) for name, node in self.nodes.items()},
+            gpus,
         )
 
-    def need_on(self, node: str, core_type: str, cores: int) -> Resources:
+    def need_on(self, node: str, core_type: str, cores: int, gpus: int = 0) -> Resources:
         """Return what a job occupies on ``node``."""
-        return need(core_type, cores, self.nodes[node].capacity)
+        return need(core_type, cores, self.nodes[node].capacity, gpus)
 
     def idle_slot(self, node: str, sandbox: str) -> Slot | None:
         """Return a slot without work whose container fits."""
@@ -153,15 +154,22 @@ class Cluster:
         """Take the resources of ``slot``."""
         if not slot.holding:
             slot.holding = True
-            if (node := self.nodes.get(slot.node)) is not None:
-                node.free = subtract(node.free, slot.wanted)
+            self._take(slot, replace(slot.wanted, gpus=slot.wanted.gpus - slot.kept_gpus))
+            slot.kept_gpus = 0
 
-    def let_go(self, slot: Slot) -> None:
-        """Give the resources of ``slot`` back."""
+    def let_go(self, slot: Slot, *, keep_gpus: bool = False) -> None:
+        """Give the resources of ``slot`` back; devices are in its container, so it may keep them."""
+        given = Resources(0, 0, slot.kept_gpus)
         if slot.holding:
             slot.holding = False
-            if (node := self.nodes.get(slot.node)) is not None:
-                node.free = add(node.free, slot.wanted)
+            given = slot.wanted
+        slot.kept_gpus = given.gpus if keep_gpus else 0
+        if (node := self.nodes.get(slot.node)) is not None:
+            node.free = add(node.free, replace(given, gpus=given.gpus - slot.kept_gpus))
+
+    def _take(self, slot: Slot, taken: Resources) -> None:
+        if (node := self.nodes.get(slot.node)) is not None:
+            node.free = subtract(node.free, taken)
 
     # ------------------------------------------------------------------------------------ leases
     def enter(self, lease: HeldLease) -> None:
@@ -212,7 +220,7 @@ class Cluster:
         slot.blocked += 1
         if slot.blocked == 1 and node is not None and node.blocked < MAX_BLOCKED:
             node.blocked += 1
-            self.let_go(slot)
+            self.let_go(slot, keep_gpus=True)
 
     def unblock(self, slot: Slot) -> None:
         """Its job goes on: its resources are taken, even where that is more than there is."""
@@ -232,3 +240,8 @@ class Cluster:
     def _count_unblocked(self, slot: Slot) -> None:
         if (node := self.nodes.get(slot.node)) is not None:
             node.blocked = max(node.blocked - 1, 0)
+
+
+def _count(wanted: Resources, capacity: Resources) -> int:
+    by_cores = int(capacity.cores / wanted.cores)
+    return min(by_cores, capacity.gpus // wanted.gpus) if wanted.gpus else by_cores

@@ -139,11 +139,11 @@ class Dispatcher:
             return
         check_spec(spec, self._cluster.kinds())
         capacities = [report.capacity for report in self._cluster.known.values()]
-        if words := never_fits(spec.core_type, spec.cores, capacities):
+        if words := never_fits(spec.core_type, spec.cores, capacities, spec.gpus):
             raise InvalidRequest(
                 words,
                 reason=EndReason.NEVER_SCHEDULED,
-                hint="ask for fewer cores or another _type",
+                hint="ask for less: _cores, _gpu, another _type",
             )
         if len(self._fitting) >= KEPT_SPECS:
             self._fitting.clear()
@@ -332,7 +332,7 @@ class Dispatcher:
         slot = self._cluster.slots.get(slot_name)
         if slot is None:
             capacity = self._cluster.nodes[known.node].capacity
-            wanted = need(spec.core_type, spec.cores, capacity)
+            wanted = need(spec.core_type, spec.cores, capacity, spec.gpus)
             sandbox = self._assigner.sandbox(spec, known.user_id, known.node)[1]
             slot = Slot(slot_name, known.node, sandbox, wanted, known.user_id)
             self._cluster.slots[slot_name] = slot

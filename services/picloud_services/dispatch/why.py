@@ -25,7 +25,10 @@ def _reason(
     if not cluster.nodes:
         return "no machine is connected yet; its agent is being started"
     never = never_fits(
-        spec.core_type, spec.cores, [node.capacity for node in cluster.nodes.values()]
+        spec.core_type,
+        spec.cores,
+        [node.capacity for node in cluster.nodes.values()],
+        spec.gpus,
     )
     if never:
         return f"no machine here can hold it: {never}"
@@ -35,10 +38,13 @@ def _reason(
         if ahead != 1
         else "1 of your jobs is ahead of it"
     )
-    return f"{_shortage(spec.core_type, spec.cores, cluster)}; {line}"
+    return f"{_shortage(spec.core_type, spec.cores, spec.gpus, cluster)}; {line}"
 
 
-def _shortage(core_type: str, cores: int, cluster: Cluster) -> str:
+def _shortage(core_type: str, cores: int, gpus: int, cluster: Cluster) -> str:
+    free_gpus = max(node.free.gpus for node in cluster.nodes.values())
+    if gpus > free_gpus:
+        return f"GPUs are taken: it needs {gpus}, {free_gpus} are free"
     total = sum(node.capacity.cores for node in cluster.nodes.values())
     busy = sum(node.used_cores for node in cluster.nodes.values())
     granted = sum(node.granted_cores for node in cluster.nodes.values())
