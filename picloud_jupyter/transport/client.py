@@ -134,11 +134,23 @@ class Client:
         """Return the JSON answer to DELETE ``path``."""
         return json_of(self.exchange("DELETE", path).answer())
 
-    def start_post(self, path: str, value: object, *, wait_seconds: float = 0.0) -> "Exchange":
+    def start_post(
+        self,
+        path: str,
+        value: object,
+        *,
+        wait_seconds: float = 0.0,
+        canceller: Canceller | None = None,
+    ) -> "Exchange":
         """Send POST ``path`` and return without waiting; ``value`` may be encoded JSON already."""
         body = value if isinstance(value, bytes) else encode_json(value)
         return self.exchange(
-            "POST", path, (body,), content_type=_JSON, wait_seconds=wait_seconds
+            "POST",
+            path,
+            (body,),
+            content_type=_JSON,
+            wait_seconds=wait_seconds,
+            canceller=canceller,
         )
 
     def send_frame(
