@@ -10,10 +10,12 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from picloud_services.agent.container import ContainerError, ContainerRequest
 from picloud_services.agent.mounts import LOCAL_TYPES, Mount, is_under, is_under_any, outermost
+from picloud_services.base.user_rights import Rights, file_rights
 
 HOME = "/home/picloud"
 RUN = "/run/picloud"
@@ -42,13 +44,17 @@ class Hide:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """``source`` of the host at ``target``. ``mapped``: the submitter's files belong to the job."""
+    """``source`` of the host at ``target``. ``mapped``: the submitter's files belong to the job.
+
+    ``asked``: the submitter named it, so it is shown only as far as they may read it themselves.
+    """
 
     target: str
     source: str
     writable: bool = False
     mapped: bool = False
     recursive: bool = False
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class Overlay:
     upper: str
     work: str
     mapped: bool = False
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +94,15 @@ class Layer:
 class HostFiles:
     """Answers about paths of this host; a test gives another one."""
 
-    def __init__(self, mounts: Sequence[Mount]) -> None:
+    def __init__(self, mounts: Sequence[Mount], submitter: Rights | None = None) -> None:
         self.mounts = mounts
+        self._submitter = submitter
         self._real: dict[str, str] = {}
+
+    def as_submitter(self) -> AbstractContextManager[None]:
+        """While inside: the answers are those that the submitter would get."""
+        self._real.clear()
+        return file_rights(self._submitter)
 
     def real(self, path: str) -> str:
         """Return ``path`` without symbolic links; parts that do not exist are kept as they are."""
@@ -161,10 +174,14 @@ class Planner:
             ContainerError: something that the job needs is not on this machine.
         """
         self._base()
-        self._python()
-        for source, target, mode in self._request.spec.volumes:
-            self._show(source, target, writable=mode == "rw")
-        self._folder()
+        for path in outermost(self._programs):
+            self._uncover(path, always=True)
+            self._show(path, path, asked=False)
+        with self._host.as_submitter():
+            self._python()
+            for source, target, mode in self._request.spec.volumes:
+                self._show(source, target, writable=mode == "rw")
+            self._folder()
         self._own()
         self._service()
         return sorted(self._steps.values(), key=lambda step: step.target.split("/"))
@@ -189,9 +206,7 @@ class Planner:
 
     def _python(self) -> None:
         python = self._request.spec.host_python
-        for path in outermost(
-            (python.prefix, python.base_prefix, *python.paths, *self._programs)
-        ):
+        for path in outermost((python.prefix, python.base_prefix, *python.paths)):
             self._show(path, path)
         self._links((python.executable, python.prefix, *python.sys_path))
         self._need(python.executable)
@@ -208,12 +223,13 @@ class Planner:
         within = {mount.target for mount in self._host.mounts if is_under(mount.target, target)}
         if within - {target} and not self._own_mounts:
             self._add(
-                Bind(target, target, recursive=True)
+                Bind(target, target, recursive=True, asked=True)
             )  # a user's overlay cannot hold mounts
             return
         mapped = self._foreign and not is_under_any(target, UNMAPPED)
         layer = self._layer
-        self._add(Overlay(target, target, layer.at("files"), layer.at("files_work"), mapped))
+        upper, work = layer.at("files"), layer.at("files_work")
+        self._add(Overlay(target, target, upper, work, mapped, asked=True))
         for path in [p for p, step in self._steps.items() if _repeats(step, target)]:
             if path not in within:
                 del self._steps[path]
@@ -257,7 +273,9 @@ class Planner:
                 if self._host.exists(path) and not self._is_hidden(place):
                     self._add(Hide(place))
 
-    def _show(self, source: str, target: str, *, writable: bool = False) -> None:
+    def _show(
+        self, source: str, target: str, *, writable: bool = False, asked: bool = True
+    ) -> None:
         """Make ``source`` visible at ``target``, unless it is already."""
         self._need(source)
         self._check_not_ours(source)
@@ -266,11 +284,14 @@ class Planner:
         if source == target and not writable and not closed and not self._is_hidden(target):
             return
         mapped = self._foreign and (writable or closed)
-        self._add(Bind(target, source, writable=writable, mapped=mapped, recursive=True))
+        self._add(Bind(target, source, writable, mapped, recursive=True, asked=asked))
 
-    def _uncover(self, path: str) -> bool:
-        """Hide the first folder above ``path`` that the job may not enter; say if ``path`` is closed."""
-        if not self._foreign:
+    def _uncover(self, path: str, *, always: bool = False) -> bool:
+        """Hide the first folder above ``path`` that the job may not enter; say if ``path`` is closed.
+
+        Only where the job is not the submitter, who needs no help, or ``always``.
+        """
+        if not self._foreign and not always:
             return False
         for folder in _ancestors(path):
             if not self._is_hidden(folder) and not self._host.is_open(folder, self._uid):
@@ -300,7 +321,8 @@ class Planner:
     def _need(self, path: str) -> None:
         if not self._host.exists(path):
             raise ContainerError(
-                f"{path} is not on this machine; submit the job again from an environment that is",
+                f"{path} is not on this machine, or may not be read by you; "
+                "submit the job again from an environment that is",
                 reason="env_missing",
             )
 

@@ -31,6 +31,7 @@ from picloud_services.agent.process_table import read_process
 from picloud_services.agent.spawn import failure, limit_processes, reported_error, spawn
 from picloud_services.agent.uids import Identity, identity
 from picloud_services.agent.user_namespace import OwnerMap
+from picloud_services.base.user_rights import Rights
 
 START_SECONDS = 20.0  # made in milliseconds; but a dead network disk must not hang us for ever
 KILL_SECONDS = 1.0
@@ -150,10 +151,13 @@ class BubblewrapContainer:
         owners = None
         if self._as_root and who.uid != request.spec.user_id:
             owners = OwnerMap(request.spec.user_id, who.uid)  # takes as long as what follows
-        steps = self._plan(request)
+        submitter = None
+        if self._as_root and request.spec.user_id != 0:  # root's job, or rights of another
+            submitter = Rights(who.uid, who.gid, who.groups)
+        steps = self._plan(request, submitter)
         overlay.prepare(request, who)
         if self._as_root:
-            self._enter_root(request, who, steps, owners)
+            self._enter_root(request, who, steps, owners, submitter)
         elif self._tree is None:
             limit_processes(request.spec.pids)
         filter_fd = _memory_file("seccomp", seccomp.program(os.uname().machine))
@@ -164,9 +168,9 @@ class BubblewrapContainer:
         command += [request.spec.host_python.executable, *request.command_tail]
         os.execve(self._program, command, {})  # noqa: S606
 
-    def _plan(self, request: ContainerRequest) -> list[Step]:
+    def _plan(self, request: ContainerRequest, submitter: Rights | None) -> list[Step]:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            host = HostFiles(parse_mountinfo(file.read()))
+            host = HostFiles(parse_mountinfo(file.read()), submitter)
         programs = _program_files(self._program) if self._as_root else ()
         return Planner(request, host, own_mounts=self._as_root, programs=programs).plan()
 
@@ -176,10 +180,11 @@ class BubblewrapContainer:
         who: Identity,
         steps: Sequence[Step],
         owners: OwnerMap | None,
+        submitter: Rights | None,
     ) -> None:
         """Lay out the files and become the job's user for good."""
         names = owners.open() if owners is not None else None
-        root_stage.build(steps, Layer(request.layer_dir), who.uid, names)
+        root_stage.build(steps, Layer(request.layer_dir), who.uid, names, submitter)
         if owners is not None:
             owners.close()
         os.setgroups(who.groups)

@@ -3,30 +3,42 @@
 import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from picloud_services.agent import syscalls
 from picloud_services.agent.binds import Bind, Hide, Layer, Link, Overlay, Step
+from picloud_services.agent.container import ContainerError
+from picloud_services.agent.mounts import is_under_any
+from picloud_services.base.user_rights import Rights, file_rights, may_open
 
 _FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
-def build(steps: Sequence[Step], layer: Layer, owner: int, user_namespace: int | None) -> None:
+def build(
+    steps: Sequence[Step],
+    layer: Layer,
+    owner: int,
+    user_namespace: int | None,
+    submitter: Rights | None = None,
+) -> None:
     """Give the calling process a root folder made by ``steps``; the host's is let go of.
 
     ``owner`` is the job's uid; ``user_namespace`` maps the submitter's files to it, None where
     the kernel cannot. All sources are opened before the root changes and all targets are walked
-    after it, so that a link in a folder of the user leads nowhere else.
+    after it, so that a link in a folder of the user leads nowhere else. What the ``submitter`` asked
+    for is opened with their rights (None: root's), and what was opened then is what is shown.
 
     Raises:
         OSError: with the path that could not be shown in ``filename``.
+        ContainerError: the submitter may not read it.
     """
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount_at("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     root = layer.at("root")
     _overlay("/", layer.at("upper"), layer.at("work"), root)
     syscalls.mount_at("tmpfs", layer.at("empty"), "tmpfs", _FLAGS, "mode=755,size=1m")
-    opened = [_open(step, layer, owner, user_namespace) for step in steps]
+    opened = [_open(step, layer, owner, user_namespace, submitter) for step in steps]
+    users_own = [step.target for step in steps if isinstance(step, Bind) and step.writable]
     # For bwrap alone, which covers them with those of the container.
     kernel = {
         path: syscalls.clone_mount(path, read_only=False, devices=True)
@@ -41,10 +53,18 @@ def build(steps: Sequence[Step], layer: Layer, owner: int, user_namespace: int |
             with contextlib.suppress(FileExistsError):
                 os.symlink(step.text, step.target)
         elif tree is not None:
-            _attach(tree, step.target)
+            # A place to mount at that is missing is made in a folder of the user by the user.
+            is_users = is_under_any(os.path.dirname(step.target), users_own)
+            _attach(tree, step.target, submitter if is_users else None)
 
 
-def _open(step: Step, layer: Layer, owner: int, user_namespace: int | None) -> int | None:
+def _open(
+    step: Step,
+    layer: Layer,
+    owner: int,
+    user_namespace: int | None,
+    submitter: Rights | None,
+) -> int | None:
     """A detached mount for ``step``, with everything that the job must not be able to do off."""
     if isinstance(step, Hide):
         empty = layer.at("empty")
@@ -52,34 +72,76 @@ def _open(step: Step, layer: Layer, owner: int, user_namespace: int | None) -> i
         os.mkdir(place, 0o755)
         return syscalls.clone_mount(place, read_only=False)
     if isinstance(step, Overlay):
-        return _open_overlay(step, layer, owner, user_namespace)
+        with _source(step, submitter) as source:
+            return _open_overlay(step, source, layer, owner, user_namespace, submitter)
     if isinstance(step, Bind):
         mapped = user_namespace if step.mapped else None
         if step.mapped and step.writable and mapped is None:
             raise PermissionError(
                 1, "this kernel cannot map its owner to the job's", step.source
             )
-        return syscalls.clone_mount(
-            step.source,
-            read_only=not step.writable,
-            recursive=step.recursive and mapped is None,
-            user_namespace=mapped,
-        )
+        with _source(step, submitter) as source:
+            return syscalls.clone_mount(
+                source,
+                read_only=not step.writable,
+                recursive=step.recursive and mapped is None,
+                user_namespace=mapped,
+            )
     return None
 
 
-def _open_overlay(step: Overlay, layer: Layer, owner: int, user_namespace: int | None) -> int:
-    lower, place = step.source, layer.at("files_root")
+@contextlib.contextmanager
+def _source(step: Bind | Overlay, submitter: Rights | None) -> Iterator[str]:
+    """A path of what the step shows; if the submitter asked for it, of what they opened."""
+    if submitter is None or not step.asked:
+        yield step.source
+        return
+    writable = isinstance(step, Bind) and step.writable
+    with file_rights(submitter):
+        try:
+            file = os.open(step.source, os.O_PATH | os.O_CLOEXEC)
+        except OSError as exc:
+            raise _refusal(step.source, exc.strerror) from exc
+        enter = os.X_OK if stat.S_ISDIR(os.fstat(file).st_mode) else 0
+        allowed = may_open(file, os.R_OK | enter | (os.W_OK if writable else 0))
+    try:
+        if not allowed:
+            raise _refusal(step.source, "it may not be written to" if writable else "closed")
+        yield f"/proc/self/fd/{file}"
+    finally:
+        os.close(file)
+
+
+def _refusal(path: str, why: str | None) -> ContainerError:
+    return ContainerError(
+        f"{path} cannot be shown to this job, for you may not use it yourself ({why})",
+        reason="env_missing",
+    )
+
+
+def _open_overlay(
+    step: Overlay,
+    source: str,
+    layer: Layer,
+    owner: int,
+    user_namespace: int | None,
+    submitter: Rights | None,
+) -> int:
+    lower, place = source, layer.at("files_root")
     if step.mapped and user_namespace is not None:
         with contextlib.suppress(OSError):  # a file system that cannot map: read as "others" do
             tree = syscalls.clone_mount(lower, read_only=True, user_namespace=user_namespace)
             syscalls.attach_mount(tree, place)
             lower = place
-    found = os.stat(step.source)
+    found = os.stat(source)
     mode = stat.S_IMODE(found.st_mode) | (0o700 if step.mapped else 0)
     os.chmod(step.upper, mode & 0o777)
     os.chown(step.upper, owner if step.mapped else found.st_uid, -1)
-    _overlay(lower, step.upper, step.work, place)
+    squashed = submitter is not None and not os.access(lower, os.R_OK | os.X_OK)
+    if squashed:  # root may read less there than the user: a home on NFS
+        os.chown(step.work, owner, -1)
+    with file_rights(submitter if squashed else None):
+        _overlay(lower, step.upper, step.work, place)
     return syscalls.clone_mount(place, read_only=False)
 
 
@@ -96,15 +158,16 @@ def _overlay(lower: str, upper: str, work: str, target: str) -> None:
             os.close(file)
 
 
-def _attach(tree: int, target: str) -> None:
+def _attach(tree: int, target: str, maker: Rights | None = None) -> None:
     try:
         syscalls.attach_mount(os.dup(tree), target)
     except FileNotFoundError:
-        _make_parents(target)
-        if stat.S_ISDIR(os.fstat(tree).st_mode):
-            os.mkdir(target, 0o755)
-        else:
-            os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        with file_rights(maker):
+            _make_parents(target)
+            if stat.S_ISDIR(os.fstat(tree).st_mode):
+                os.mkdir(target, 0o755)
+            else:
+                os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
         syscalls.attach_mount(os.dup(tree), target)
     finally:
         os.close(tree)

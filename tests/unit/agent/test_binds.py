@@ -120,7 +120,9 @@ def test_plan_when_a_folder_above_is_closed_then_it_is_hidden_for_the_pool_uid()
     machine = Machine(closed=["/opt/lab"])
     found = plan(machine, request(host_python=environment("/opt/lab/env")))
     assert found["/opt/lab"] == Hide("/opt/lab")
-    assert found["/opt/lab/env"] == Bind("/opt/lab/env", "/opt/lab/env", recursive=True)
+    assert found["/opt/lab/env"] == Bind(
+        "/opt/lab/env", "/opt/lab/env", recursive=True, asked=True
+    )
 
 
 def test_plan_when_the_environment_itself_is_closed_then_its_owner_is_mapped() -> None:
@@ -170,7 +172,7 @@ def test_plan_when_a_disk_is_mounted_in_the_folder_then_it_is_kept_or_all_is_rea
     assert isinstance(root["/data"], Overlay)
     assert isinstance(root["/data/disk"], Bind)
     user = plan(machine, request(uid=1000, folder="/data"), root=False)
-    assert user["/data"] == Bind("/data", "/data", recursive=True)
+    assert user["/data"] == Bind("/data", "/data", recursive=True, asked=True)
 
 
 def test_plan_when_the_folder_is_on_a_network_disk_then_only_it_is_shown() -> None:
