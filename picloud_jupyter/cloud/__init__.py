@@ -6,7 +6,7 @@ The names are PiCloud's. ``help(cloud.call)`` and docs/guide.md say what each do
 from typing import Any
 
 from picloud_jupyter import __version__
-from picloud_jupyter.cloud import secret, wait_for
+from picloud_jupyter.cloud import secret, shell, wait_for
 from picloud_jupyter.cloud.calls import call
 from picloud_jupyter.cloud.handles import Jid, Jids
 from picloud_jupyter.cloud.information import info
@@ -73,6 +73,7 @@ __all__ = [
     "secret",
     "set_dependency_whitelist",
     "setkey",
+    "shell",
     "status",
     "wait_for",
 ]
@@ -80,7 +81,7 @@ __all__ = [
 _PICLOUD_HAD = frozenset(
     (
         *("account", "bucket", "cron", "environment", "files", "mp", "pool_interface", "queue"),
-        *("realtime", "rest", "shell", "shortcuts", "start_simulator", "volume"),
+        *("realtime", "rest", "shortcuts", "start_simulator", "volume"),
     )
 )
 

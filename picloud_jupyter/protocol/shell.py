@@ -8,6 +8,7 @@ from typing import Any
 from picloud_jupyter.protocol.frames import Buffer
 
 MAX_COMMAND_BYTES = 128 * 1024 - 1  # what Linux takes as one argument of a program
+ADDED_DIGITS = 8  # to the name of an uploaded file where a file has that name already
 
 
 @dataclass(frozen=True, slots=True)

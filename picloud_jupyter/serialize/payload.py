@@ -94,6 +94,19 @@ def dump_call(
         raise _explained(exc, roots if fast == 0 else []) from exc
 
 
+def bytes_prefix(size_bytes: int) -> bytes:
+    """Return what, followed by ``size_bytes`` bytes, is a payload whose value those bytes are.
+
+    It is of the same length for all sizes.
+    """
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=lambda _buffer: None)
+    pickler.dump(_Bytes())
+    pickled = file.getvalue()
+    table = _TABLE.pack(_BUFFERS, 1) + struct.pack(">2Q", len(pickled), size_bytes)
+    return table + pickled + bytes(-(len(table) + len(pickled)) % _ALIGNMENT)
+
+
 def load(data: Buffer) -> Any:  # noqa: ANN401  # whatever was dumped
     """Return the value in ``data``; large arrays are views of it where it is writable.
 
@@ -217,6 +230,13 @@ def _split_function(data: Buffer) -> tuple[FunctionHeader, memoryview]:
         )
     except (FrameError, KeyError, TypeError) as exc:
         raise PayloadError(f"the function payload is damaged: {exc}") from exc
+
+
+class _Bytes:
+    """Pickled as bytes that come behind the pickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (pickle.PickleBuffer(b""),)
 
 
 def _is_plain(value: object) -> bool:

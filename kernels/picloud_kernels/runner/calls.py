@@ -29,6 +29,7 @@ from picloud_kernels.runner.reset import (
     count_leftover_children,
     count_leftover_threads,
 )
+from picloud_kernels.runner.result_file import ResultFile
 from picloud_kernels.runner.startup import RunnerConfig
 from picloud_kernels.runner.words import ElementEnded, describe_raised
 from picloud_kernels.runner.written import LAYER_NAME, WrittenFiles
@@ -185,6 +186,8 @@ class CallRunner:
         return chunk.arguments[position] if descriptor is None else map_file(descriptor)
 
     def _result(self, value: object, chunk: Chunk, extra: dict[str, Any]) -> Outcome:
+        if isinstance(value, ResultFile):
+            return _file_outcome(value, chunk, extra)
         try:
             parts = dump(value, fast=chunk.fast, root="result")
         except pickle.PicklingError as exc:
@@ -197,12 +200,7 @@ class CallRunner:
             return Outcome(reason, [body], extra)
         size = _total_bytes(parts)
         if chunk.max_result_bytes and size > chunk.max_result_bytes:
-            text = (
-                f"the job's result has {size:,} bytes, more than the {chunk.max_result_bytes:,} allowed; "
-                "return less, or write it to a volume"
-            )
-            error = ValueError(text)
-            return Outcome("result_too_large", [dump_failure(error, text)], extra)
+            return _too_large(size, chunk.max_result_bytes, extra)
         if size > INLINE_BYTES:
             return self._result_file(parts, size, extra)
         return Outcome("done", parts, extra)
@@ -245,6 +243,25 @@ class CallRunner:
 def _scrubbed(outcome: Outcome, secrets: dict[str, str]) -> Outcome:
     body = scrub_failure(b"".join(outcome.parts), secrets)
     return Outcome(outcome.reason, [body], outcome.extra)
+
+
+def _file_outcome(value: ResultFile, chunk: Chunk, extra: dict[str, Any]) -> Outcome:
+    """The outcome of a result that lies in the folder of large results already."""
+    size, limit = value.size_bytes, chunk.max_result_bytes
+    if limit and size > limit:
+        value.remove()
+        return _too_large(size, limit, extra)
+    return Outcome(
+        "done", [], {**extra, "file": value.name, "size": size, "digest": value.digest()}
+    )
+
+
+def _too_large(size: int, limit: int, extra: dict[str, Any]) -> Outcome:
+    text = (
+        f"the job's result has {size:,} bytes, more than the {limit:,} allowed; "
+        "return less, or write it to a volume"
+    )
+    return Outcome("result_too_large", [dump_failure(ValueError(text), text)], extra)
 
 
 def _profiled(

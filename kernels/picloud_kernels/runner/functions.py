@@ -47,8 +47,15 @@ def _cell(loaded: Any) -> Callable[..., Any]:  # noqa: ANN401
     return functools.partial(run, loaded)
 
 
+def _shell(loaded: Any) -> Callable[..., Any]:  # noqa: ANN401
+    from picloud_kernels.runner.shell import run  # not every runner runs commands
+
+    return functools.partial(run, loaded)
+
+
 _RUN_BY: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "picloud_jupyter.protocol.cells": _cell,
+    "picloud_jupyter.protocol.shell": _shell,
 }
 
 

@@ -14,6 +14,7 @@ from picloud_kernels.runner.functions import FunctionCache
 from picloud_kernels.runner.link import Link, Tokens, take_private
 from picloud_kernels.runner.output import Output
 from picloud_kernels.runner.reset import Baseline, restore_default_signals
+from picloud_kernels.runner.result_file import use_folder
 from picloud_kernels.runner.startup import RunnerConfig, become_users_interpreter
 
 _TEMPORARY = "/tmp"  # noqa: S108  # in a container it is the container's own
@@ -32,6 +33,7 @@ def serve(
     link = Link(link_fd)
     tokens = Tokens(token_fd)
     memory = functools.partial(rss_bytes, take_private(memory_fd))
+    use_folder(config.out_dir)
     restore_default_signals()
     become_users_interpreter(config)
     output = Output(config.marker)
