@@ -8,6 +8,10 @@ from typing import Any
 from picloud_jupyter.protocol.ids import JidRange, parse_jids
 
 
+class WrongUsageError(ValueError):
+    """Raised when the words of a command line fit the parser, and still not together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One word of `picloud`. ``run`` gets the parsed arguments and returns what is printed."""
