@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from picloud_jupyter import __version__
-from picloud_jupyter.cli.command import Command
+from picloud_jupyter.cli.command import Command, WrongUsageError
 from picloud_jupyter.cli.exit_codes import (
     DONE,
     INTERRUPTED,
@@ -26,7 +26,7 @@ from picloud_jupyter.protocol.errors import CloudException
 
 NAMES = (
     *("up", "down", "status", "doctor", "jobs", "join", "result", "info", "logs", "kill"),
-    *("delete", "files", "secret", "top", "completion"),
+    *("exec", "mapexec", "delete", "files", "script", "secret", "top", "completion"),
 )
 
 
@@ -101,6 +101,9 @@ def _run_command(arguments: argparse.Namespace) -> int:
     except CloudException as exc:
         _show_error(exc, arguments.output)
         return REFUSED
+    except WrongUsageError as exc:
+        print(f"picloud {arguments.word}: {exc}", file=sys.stderr)
+        return WRONG_USAGE
     except NotPrintableError as exc:
         print(f"picloud: {exc}", file=sys.stderr)
         return REFUSED

@@ -87,3 +87,10 @@ class Tokens:
             return bool(os.read(self._fd, 1))
         except BlockingIOError:
             return False
+
+    def take_all(self) -> int:
+        """Return how many elements were still to start; none of them will."""
+        count = 0
+        while self.take():
+            count += 1
+        return count

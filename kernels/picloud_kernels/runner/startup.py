@@ -55,6 +55,8 @@ def become_users_interpreter(config: RunnerConfig) -> None:
     Raises:
         OSError: the submitting folder cannot be entered.
     """
+    # Bytecode could be written beside modules in the submitting folder alone, as a file of the job.
+    sys.dont_write_bytecode = config.isolated
     _process_site_folders(config.sys_path)
     _customise(config)
     sys.path[:] = ordered_path(config, sys.path)

@@ -177,6 +177,9 @@ class Planner:
         for path in outermost(self._programs):
             self._uncover(path, always=True)
             self._show(path, path, asked=False)
+        for path in self._request.libraries:  # of a driver: nobody's to ask for
+            self._show(path, path, asked=False)
+        self._links(self._request.libraries)
         with self._host.as_submitter():
             self._python()
             for source, target, mode in self._request.spec.volumes:
@@ -246,6 +249,7 @@ class Planner:
             (run, request.run_dir, False),
             (f"{run}/out", request.out_dir, True),
             (f"{run}/bundle", request.bundle, False),
+            (f"{run}/written", self._layer.at("files"), False),
         ]
         if request.code:
             places.append((f"{run}/code.zip", request.code, False))

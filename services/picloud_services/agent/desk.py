@@ -75,7 +75,11 @@ class Desk:
         self._on_running = on_running
         incoming = settings.home / "blobs" / "incoming"
         self._upstream = Upstream(containers, self.control, incoming, self)
-        self._stock = Stock(new_name, prestart_limit=max(1, int(report.capacity.cores)))
+        self._stock = Stock(
+            new_name,
+            prestart_limit=max(1, int(report.capacity.cores)),
+            gpus=report.capacity.gpus,
+        )
         self._leases: dict[str, _Lease] = {}
         self._functions = RecentKeys[bytes](KEPT_KEYS)
         self._sandboxes = RecentKeys[Sandbox](KEPT_KEYS)
@@ -211,6 +215,7 @@ class Desk:
                 usage.get("rss_bytes", 0),
                 usage.get("threads", 0),
                 usage.get("children", 0),
+                bool(usage.get("spent")),
             )
         if not client.leases:
             self._on_running(client.container, None)

@@ -19,9 +19,10 @@ class RefusedFileError(Exception):
     """Raised when what a container left as a result is not a plain file of its own."""
 
 
-def blob_name(lease: str, position: int) -> str:
-    """Return the name in ``incoming`` of an element's result: the same whenever it comes again."""
-    return hashlib.sha256(f"{lease}.{position}".encode()).hexdigest()[:32]
+def blob_name(lease: str, position: int, part: str = "result") -> str:
+    """Return the name in ``incoming`` of a part of an element: the same whenever it comes again."""
+    name = f"{lease}.{position}" if part == "result" else f"{lease}.{position}.{part}"
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def take_result(
@@ -119,6 +120,8 @@ def move_results(
         bodies.append(body[start:end])
         start = end
         extra = item[_EXTRA]
+        if extra and "files" in extra:
+            item[_EXTRA] = extra = _take_written(lease, item, out_dir, incoming, owners)
         if not extra or "file" not in extra:
             continue
         try:
@@ -132,6 +135,20 @@ def move_results(
             item[_SIZE] = len(bodies[-1])
             item[_EXTRA] = None
     return b"".join(bodies)
+
+
+def _take_written(
+    lease: str, item: list[Any], out_dir: Path, incoming: Path, owners: Collection[int]
+) -> dict[str, Any]:
+    """Take the files that an element wrote; what cannot be taken is lost with a word, its end stands."""
+    extra = dict(item[_EXTRA])
+    files = extra.pop("files")
+    try:
+        fresh = blob_name(lease, item[_POSITION], "files")
+        take_result(out_dir, files["file"], files["size"], incoming / fresh, owners)
+    except (RefusedFileError, OSError) as exc:
+        return {**extra, "note": f"the files that it wrote could not be kept: {exc}"}
+    return {**extra, "files": {**files, "file": fresh}}
 
 
 def _failure(message: str) -> bytes:

@@ -34,7 +34,7 @@ def prepare(request: ContainerRequest, who: Identity) -> None:
         _accounts("/etc/passwd", who.uid, f":x:{who.uid}:{who.gid}::{HOME}:/bin/sh"),
     )
     _write(layer.at("group"), _accounts("/etc/group", who.gid, f":x:{who.gid}:"))
-    for name in ("out", "bundle"):
+    for name in ("out", "bundle", "written"):
         os.makedirs(f"{request.run_dir}/{name}", exist_ok=True)
     _write(f"{request.run_dir}/code.zip", b"")
     if not os.path.exists(f"{request.run_dir}/resolv.conf"):

@@ -64,12 +64,16 @@ class RunnerHello:
 
 @dataclass(frozen=True, slots=True)
 class ChunkEnd:
-    """The runner has no more to run of ``lease``; what it still holds."""
+    """The runner has no more to run of ``lease``; what it still holds.
+
+    ``spent``: it cannot serve another element, and this many of the chunk were not begun; else None.
+    """
 
     lease: str
     rss_bytes: int
     threads: int
     children: int
+    spent: int | None = None
 
 
 Said = Results | RunnerHello | ChunkEnd
@@ -154,6 +158,7 @@ class RunnerFrames:
                     _count(header, "rss_bytes"),
                     _count(header, "threads"),
                     _count(header, "children"),
+                    None if header.get("spent") is None else _count(header, "spent"),
                 )
         raise BrokenProtocol("sent a frame of an unknown kind")
 
@@ -176,6 +181,8 @@ def _read_extra(header: dict[str, Any], body: bytes) -> dict[str, Any]:
         if body or not _FILE_NAME.match(name) or not _DIGEST.match(digest):
             raise BrokenProtocol("named a result file wrongly")
         extra.update(file=name, size=_count(header, "size"), digest=digest)
+    if header.get("files") is not None:
+        extra["files"] = _read_files(header["files"])
     if header.get("profile") is not None:
         extra["profile"] = _text(header, "profile", MAX_PROFILE_CHARACTERS)
     if header.get("note") is not None:
@@ -186,6 +193,15 @@ def _read_extra(header: dict[str, Any], body: bytes) -> dict[str, Any]:
             raise BrokenProtocol("sent an exit code that is none")
         extra["exit"] = code
     return extra
+
+
+def _read_files(files: Any) -> dict[str, Any]:  # noqa: ANN401  # JSON
+    if not isinstance(files, dict) or not _FILE_NAME.match(_text(files, "file", 100)):
+        raise BrokenProtocol("named its written files wrongly")
+    return {
+        "file": files["file"],
+        **{name: _count(files, name) for name in ("size", "count", "left")},
+    }
 
 
 def _count(header: dict[str, Any], name: str) -> int:

@@ -108,6 +108,7 @@ class RunnerSession:
             "rss_bytes": end.rss_bytes,
             "threads": end.threads,
             "children": end.children,
+            "spent": end.spent is not None,
             "elements": self._machine.elements,
             "cpu_seconds": self._cpu_seconds,
             "memory_peak_bytes": max(self._peak_bytes, meter.peak_bytes()),
@@ -146,7 +147,7 @@ class RunnerSession:
         for word in said or ():
             if isinstance(word, Results):
                 finished += len(word.items)
-            elif isinstance(word, ChunkEnd):
+            elif isinstance(word, ChunkEnd) and not word.spent:
                 yield from self._end_output(now)
             yield from self._hear(word, now)
         yield from self._after_link(broken, now)
@@ -275,7 +276,7 @@ class RunnerSession:
                 return self._machine.results(entries, word.size_bytes, now)
             case ChunkEnd():
                 self._end = word
-                return self._machine.end(word.lease, now)
+                return self._machine.end(word.lease, now, word.spent)
             case RunnerHello():
                 if word.wire < OLDEST_WIRE_VERSION or word.oldest > WIRE_VERSION:
                     return self._machine.broken(f"speaks wire version {word.wire}", now)

@@ -47,12 +47,16 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Wear:
-    """What a runner said of itself when a chunk ended: threads and children are left over."""
+    """What a runner said of itself when a chunk ended: threads and children are left over.
+
+    ``spent``: a job changed what the next one would see.
+    """
 
     elements: int
     rss_bytes: int = 0
     threads: int = 0
     children: int = 0
+    spent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class _Container:
         self.worn = self.worn or bool(
             wear.threads
             or wear.children
+            or wear.spent
             or self.elements >= MAX_ELEMENTS
             or grown_bytes > GROWTH_SHARE * self.sandbox.spec.memory_bytes
         )
@@ -126,12 +131,16 @@ class _Slot:
 class Stock:
     """The containers of one agent. ``new_name`` gives the name of each new container.
 
-    At most ``prestart_limit`` unused containers are kept ready for single-use jobs.
+    At most ``prestart_limit`` unused containers are kept ready for single-use jobs. The machine has
+    ``gpus``, which belong to a container as long as it is there.
     """
 
-    def __init__(self, new_name: Callable[[], str], *, prestart_limit: int) -> None:
+    def __init__(
+        self, new_name: Callable[[], str], *, prestart_limit: int, gpus: int = 0
+    ) -> None:
         self._new_name = new_name
         self._prestart_limit = prestart_limit
+        self._gpus = gpus
         self._containers: dict[str, _Container] = {}
         self._slots: dict[str, _Slot] = {}
 
@@ -219,6 +228,7 @@ class Stock:
             if (
                 waited_seconds >= idle_seconds
                 or (waited_seconds >= CROWD_SECONDS and not is_newest)
+                or (waited_seconds >= CROWD_SECONDS and container.sandbox.spec.gpus)
                 or held_bytes > free_bytes // 2
             ):
                 held_bytes -= container.rss_bytes or UNMEASURED_BYTES
@@ -286,10 +296,29 @@ class Stock:
         if best is not None:
             slot.container = best[1]
         else:
+            actions += self._free_gpus(demand.sandbox.spec.gpus)
             slot.container = self._new_name()
             self._containers[slot.container] = _Container(demand.sandbox)
             actions.append(Start(slot.container, demand.sandbox))
         self._containers[slot.container].slot = name
+        return actions
+
+    def _free_gpus(self, wanted: int) -> list[Action]:
+        """Retire idle containers, the longest idle first, until ``wanted`` GPUs have no owner."""
+        if not wanted:
+            return []
+        holding = {n: c for n, c in self._containers.items() if c.sandbox.spec.gpus}
+        lacking = wanted - self._gpus + sum(c.sandbox.spec.gpus for c in holding.values())
+        idle = sorted((c.idle_since, name) for name, c in holding.items() if not c.leases)
+        actions: list[Action] = []
+        for _, name in idle:
+            if lacking <= 0:
+                break
+            container = holding[name]
+            lacking -= container.sandbox.spec.gpus
+            if container.slot is not None:
+                self._slots[container.slot].container = None
+            actions.append(self._retire(name))
         return actions
 
     def _settle(self, container: str, found: _Container, now: float) -> list[Action]:
@@ -320,6 +349,8 @@ class Stock:
 
     def _prestart(self, sandbox: Sandbox, now: float) -> list[Action]:
         """Keep as many unused containers ready as single-use ones run, up to the limit."""
+        if sandbox.spec.gpus:
+            return []  # a device is worth more than the start of a container
         alike = [c for c in self._containers.values() if c.sandbox == sandbox]
         running = sum(c.single_use for c in alike)
         ready = sum(c.slot is None and not c.used for c in alike)

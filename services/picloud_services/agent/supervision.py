@@ -24,6 +24,7 @@ from picloud_services.agent.supervision_words import (
     StartFailed,
     StopRunner,
     TakeBack,
+    why_not_ready,
 )
 
 FLUSH_BYTES = 256 * 1024
@@ -168,15 +169,22 @@ class Supervision:
         chunk.marked[stream] += count
         return self._maybe_report(now)
 
-    def end(self, lease: object, now: float) -> list[Action]:
-        """Hear that the runner has run all of ``lease`` that it was left."""
+    def end(self, lease: object, now: float, spent: int | None = None) -> list[Action]:
+        """Hear that the runner has run all of ``lease`` that it was left; see `ChunkEnd`."""
         chunk = self.current
         if chunk is None or chunk.lease != lease or chunk.ended:
             return self.broken("ended a chunk that it does not run", now)
-        if chunk.finished != chunk.limit:
+        if chunk.finished != chunk.limit - (spent or 0):
             return self.broken("ended a chunk without the results of all its elements", now)
         chunk.ended = True
-        return self._maybe_report(now)
+        actions: list[Action] = []
+        if spent:
+            chunk.limit = chunk.taken = chunk.finished
+            actions.append(Return(chunk.lease, chunk.limit, spent, over=False))
+        if spent is not None and self.phase is Phase.READY:
+            self.phase = Phase.STOPPING
+            actions += self._return_waiting()
+        return [*actions, *self._maybe_report(now)]
 
     def broken(self, how: str, now: float) -> list[Action]:
         """Hear that the runner did what no runner of ours does: it cannot be believed."""
@@ -216,7 +224,8 @@ class Supervision:
         ready.
         """
         if not self._was_ready or self._never_ran(wait_status, left):
-            return self.start_failed("start_failed", self._why_not_ready(wait_status, words))
+            why = why_not_ready(self._message, self.asked, wait_status, words)
+            return self.start_failed("start_failed", why)
         actions: list[Action] = []
         chunk, lease, position = self.current, None, None
         if chunk:
@@ -387,11 +396,3 @@ class Supervision:
         if self.current and self.current.finished == self.current.limit:
             return f"the runner did not come back within {END_SECONDS:.0f} seconds after its last element"
         return "the job closed the runner's own file descriptors (3 or 4)"
-
-    def _why_not_ready(self, wait_status: int, words: str) -> str:
-        why = self._message or (
-            f"it was ended on request ({self.asked})"
-            if self.asked
-            else f"the runner ended before it was ready (wait status {wait_status})"
-        )
-        return f"{why}; it said: {words}" if words else why

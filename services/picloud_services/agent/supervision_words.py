@@ -155,3 +155,13 @@ def read_chunk(header: Mapping[str, Any]) -> LeasedChunk:
         count=count_ranges(header["jids"]),
         max_runtime_seconds=header.get("max_runtime_seconds"),
     )
+
+
+def why_not_ready(message: str, asked: str | None, wait_status: int, words: str) -> str:
+    """Return why a container ended before its runner was ready; ``words`` are what it said."""
+    why = message or (
+        f"it was ended on request ({asked})"
+        if asked
+        else f"the runner ended before it was ready (wait status {wait_status})"
+    )
+    return f"{why}; it said: {words}" if words else why

@@ -183,8 +183,22 @@ class _Lane:
     async def _adopt(self, item: list[Any]) -> None:
         """Make the file that holds a large result a blob, durable before a row names it."""
         extra = item[7]
+        if extra and "files" in extra:
+            item[7] = extra = dict(extra)
+            kept = await self._kept(extra["files"])
+            if kept is None:
+                del extra["files"]
+                extra["note"] = "the files that it wrote were lost on their way"
+            else:
+                extra["files"] = kept
         if not extra or not extra.get("file"):
             return
+        item[7] = await self._kept(extra)
+        if item[7] is None:
+            item[1] = str(EndReason.NODE_LOST)
+
+    async def _kept(self, extra: dict[str, Any]) -> dict[str, Any] | None:
+        """Return ``extra`` with a blob in the place of its file; None if the file is gone."""
         while True:
             try:
                 ref = await self._blobs.adopt(
@@ -192,16 +206,13 @@ class _Lane:
                 )
             except (NotFound, Corrupt) as exc:
                 _log.error("the file of a large result is gone: %s", exc)
-                item[1] = str(EndReason.NODE_LOST)
-                item[7] = None
-                return
+                return None
             except (CloudException, OSError) as exc:
                 _log.warning("a large result cannot be kept yet: %s", exc)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
-                item[7] = {key: value for key, value in extra.items() if key != "file"}
-                item[7] |= {"blob": ref.blob, "size": ref.size_bytes, "digest": ref.digest}
-                return
+                kept = {key: value for key, value in extra.items() if key != "file"}
+                return kept | {"blob": ref.blob, "size": ref.size_bytes, "digest": ref.digest}
 
 
 class _Entry:
@@ -287,7 +298,7 @@ def _start_reason(word: object) -> EndReason:
 
 def _names_files(event: EngineEvent) -> bool:
     return event.name == "batch" and any(
-        item[7] and item[7].get("file") for item in event.fields["items"]
+        item[7] and ("file" in item[7] or "files" in item[7]) for item in event.fields["items"]
     )
 
 

@@ -107,15 +107,29 @@ def _jid(request: Request) -> int:
 
 def _payload_reply(services: Services, request: Request, payload: Payload) -> Reply:
     total_bytes = payload.size_bytes if isinstance(payload, BlobRef) else len(payload)
+    if isinstance(payload, BlobRef):
+        return blob_reply(services, request, payload, 0, total_bytes)
+    reply, start, stop = _ranged(request, total_bytes)
+    reply.parts = (payload[start:stop],)
+    return reply
+
+
+def blob_reply(
+    services: Services, request: Request, blob: BlobRef, offset: int, size_bytes: int
+) -> Reply:
+    """Return the answer with ``size_bytes`` of ``blob`` from ``offset`` on, or the Range of them asked for."""
+    reply, start, stop = _ranged(request, size_bytes)
+    if stop > start:
+        reply.stream = services.blobs.stream(blob, offset + start, offset + stop)
+        reply.stream_bytes = stop - start
+    return reply
+
+
+def _ranged(request: Request, total_bytes: int) -> tuple[Reply, int, int]:
     asked = read_byte_range(request.headers.get("range"), total_bytes)
     start, stop = asked or (0, total_bytes)
     reply = Reply(content_type=BYTES_TYPE, headers={"Accept-Ranges": "bytes"})
     if asked is not None:
         reply.status = 206
         reply.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total_bytes}"
-    if isinstance(payload, BlobRef):
-        reply.stream = services.blobs.stream(payload, start, stop)
-        reply.stream_bytes = stop - start
-    else:
-        reply.parts = (payload[start:stop],)
-    return reply
+    return reply, start, stop

@@ -2,14 +2,18 @@
 
 import functools
 import hashlib
+from collections import Counter
 
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
+from picloud_services.accounts.quotas import Standing
 from picloud_services.base import codec
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
 from picloud_services.environments.identity import environment_id
+from picloud_services.jobs.counting import add_to_user
 from picloud_services.jobs.links import blobs_of, link_blob
 from picloud_services.jobs.queries import read_result_row
+from picloud_services.jobs.store import PartRows
 from picloud_services.jobs.words import Cached, Payload
 
 _FIND = Statement(
@@ -61,8 +65,11 @@ def find_cached(tx: Transaction, user_id: int, digest: str) -> Cached | None:
     return Cached(row[0], record.item(row[0]), record.body(row[0]), row[1])
 
 
-def take_cached(tx: Transaction, cached: Cached, *, jid: int, batch: int, at: float) -> None:
-    """Give a copy of the earlier result to ``jid``, which was entered as done."""
+def take_cached(tx: Transaction, cached: Cached, rows: PartRows, jid: int) -> Standing | None:
+    """Give a copy of the earlier result to ``jid`` of ``rows``, which was entered as done.
+
+    Returns what that makes of the user's disk use.
+    """
     item = list(cached.item)
     extra = dict(item[6] or {})
     extra["cached_from"] = cached.jid
@@ -76,12 +83,13 @@ def take_cached(tx: Transaction, cached: Cached, *, jid: int, batch: int, at: fl
     result = tx.value(
         _COPY,
         source=cached.result,
-        batch=batch,
+        batch=rows.batch,
         jid=jid,
         items=codec.encode([item]).decode(),
         data=cached.body or None,
         bytes=size,
         files=files,
-        at=at,
+        at=rows.at,
     )
-    tx.run(_FINISH, jid=jid, result=result, at=at)
+    tx.run(_FINISH, jid=jid, result=result, at=rows.at)
+    return add_to_user(tx, rows.user_id, Counter(), disk_bytes=size)

@@ -15,6 +15,7 @@ from picloud_services.jobs.queries import ResultRow
 
 DEFAULT_FIELDS = ("stdout", "stderr", "status", "runtime")
 OUTPUT_FIELDS = frozenset({"stdout", "stderr"})
+GPU_FIELDS = ("gpu.utilization", "gpu.memory")  # out of samples, by the gateway
 GROUPS: dict[str, tuple[str, ...]] = {
     "memory": (
         "memory.usage",
@@ -28,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "cpu_percentage": ("cpu_percentage.user", "cpu_percentage.system"),
     "disk": ("disk.usage", "disk.read", "disk.written"),
     "network": ("network.received", "network.sent"),
+    "gpu": GPU_FIELDS,
 }
 FIELDS = (
     *("status", "reason", "stdout", "stderr", "logging", "pilog", "exception", "runtime"),

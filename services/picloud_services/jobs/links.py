@@ -1,6 +1,8 @@
 """Payloads that many rows share: functions, specs and blobs, with their reference counts."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from picloud_jupyter.protocol.errors import Corrupt
 from picloud_jupyter.protocol.jobs import DEFAULT_PRIORITY, JobSpec
@@ -54,6 +56,13 @@ def link_blob(tx: Transaction, ref: BlobRef, *, links: int = 1) -> None:
 def unlink_blob(tx: Transaction, blob: str, at: float) -> None:
     """Drop one reference; the last one starts the grace after which the blob goes."""
     tx.run(_UNLINK_BLOB, blob=blob, at=at)
+
+
+def blobs_of(extra: Mapping[str, Any] | None) -> Iterator[BlobRef]:
+    """Yield the blobs that an item's ``extra`` names: a large result, and the files that it wrote."""
+    for holder in (extra, extra.get("files")) if extra else ():
+        if holder and holder.get("blob"):
+            yield BlobRef(holder["blob"], holder["size"], holder["digest"])
 
 
 def link_function(tx: Transaction, function: Function) -> None:

@@ -13,9 +13,9 @@ from itertools import groupby
 from typing import Any
 
 from picloud_jupyter.protocol.jobs import EndReason, Status
+from picloud_services.accounts.quotas import Standing
 from picloud_services.base import codec
 from picloud_services.base.sql import Statement, Transaction
-from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
 from picloud_services.jobs.lease_rows import (
     PAST,
@@ -28,7 +28,7 @@ from picloud_services.jobs.lease_rows import (
     take_lease,
 )
 from picloud_services.jobs.lifecycle import Past, Terms, decide
-from picloud_services.jobs.links import link_blob
+from picloud_services.jobs.links import blobs_of, link_blob
 from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.reasons import Facts
 from picloud_services.jobs.store import lease_number
@@ -101,6 +101,7 @@ class Outcome:
     lease_over: bool = False
     late: bool = False
     kept: "KeptResult | None" = None
+    standing: Standing | None = None  # what it made of the user's cost and disk use
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,7 @@ class _Writer:
         self.links = 0
         self.expected = 0
         self.core_seconds = 0.0
+        self.size_bytes = 0
         self.delta: Delta = Counter()
 
     def done(self, members: Sequence[Item]) -> None:
@@ -268,13 +270,15 @@ class _Writer:
         """Write the record of what came back."""
         lease, tx = self.lease, self.tx
         files = 0
+        usage = self.report.usage
         size = len(body) + ITEM_OVERHEAD_BYTES * len(items)
+        size += int(usage.get("output_bytes", 0)) if usage else 0
         for item in items:
-            if item[7] and item[7].get("blob"):
-                extra = item[7]
-                link_blob(tx, BlobRef(extra["blob"], extra["size"], extra["digest"]))
+            for ref in blobs_of(item[7]):
+                link_blob(tx, ref)
                 files += 1
-                size += extra["size"]
+                size += ref.size_bytes
+        self.size_bytes = size
         first_jid = lease.first_jid + items[0][0]
         self.expected = len(items)
         self.result = tx.value(
@@ -288,7 +292,7 @@ class _Writer:
             first_position=items[0][0],
             items=codec.encode([item[1:] for item in items]).decode(),
             data=body or None,
-            usage=codec.encode(self.report.usage).decode() if self.report.usage else None,
+            usage=codec.encode(usage).decode() if usage else None,
             links=self.expected,
             bytes=size,
             files=files,
@@ -301,15 +305,16 @@ class _Writer:
         lease, tx = self.lease, self.tx
         if self.links != self.expected:
             tx.run(_SET_LINKS, result=self.result, links=self.links)
+        core_seconds = self.core_seconds * self.rules.cores
+        self.outcome.standing = add_to_user(
+            tx,
+            lease.user_id,
+            self.delta,
+            core_seconds=core_seconds,
+            cost=core_seconds * self.rules.charge,
+            disk_bytes=self.size_bytes,
+        )
         if self.delta:
-            core_seconds = self.core_seconds * self.rules.cores
-            add_to_user(
-                tx,
-                lease.user_id,
-                self.delta,
-                core_seconds=core_seconds,
-                cost=core_seconds * self.rules.charge,
-            )
             add_to_batch(tx, lease.batch, self.delta)
 
 

@@ -13,6 +13,7 @@ from picloud_services.base.sql import Row, Statement, Transaction
 from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs.words import ResultItem
 
+_JOB_RESULT = Statement("SELECT status, result FROM jobs WHERE jid = :jid")
 _COUNT = Statement(
     "SELECT COUNT(*) FROM jobs WHERE jid BETWEEN :first AND :last AND user_id = :user_id"
 )
@@ -263,3 +264,15 @@ def failed_jids(
     """Return the newest jobs in a failed status."""
     rows = tx.all(_FAILED_JIDS, user_id=user_id, status=status, before=before, limit=limit)
     return [row[0] for row in rows]
+
+
+def written_files(tx: Transaction, jid: int) -> tuple[BlobRef | None, set[int]] | None:
+    """Return (what holds the files that ``jid`` wrote, records read), None if it is not finished."""
+    status, result = tx.one(_JOB_RESULT, jid=jid)
+    if status in (Status.WAITING, Status.QUEUED):
+        return None
+    reader = ResultReader(tx)
+    record = reader.row(result) if result is not None else None
+    files = (record.item(jid)[6] or {}).get("files") if record is not None else None
+    blob = BlobRef(files["blob"], files["size"], files["digest"]) if files else None
+    return blob, reader.touched

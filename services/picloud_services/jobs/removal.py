@@ -1,32 +1,30 @@
-"""Ends jobs by request, and removes finished ones with all that belongs to them."""
+"""Removes finished jobs with all that belongs to them."""
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from picloud_jupyter.protocol.errors import Conflict
-from picloud_jupyter.protocol.jobs import EndReason, Status
+from picloud_jupyter.protocol.ids import JidRange
+from picloud_jupyter.protocol.jobs import Status
+from picloud_services.accounts.quotas import Standing
+from picloud_services.accounts.service import Accounts
+from picloud_services.accounts.store import release
 from picloud_services.base import codec
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.jobs import links
 from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
-from picloud_services.jobs.ending import Move, move, slices
-from picloud_services.jobs.gates import Gate
-from picloud_services.jobs.live import Change, LiveJobs
-from picloud_services.jobs.ports import Dispatch, OutputReader
-from picloud_services.jobs.publishing import Publisher
-from picloud_services.jobs.reasons import Facts, message
+from picloud_services.jobs.ending import slices
+from picloud_services.jobs.live import LiveJobs
+from picloud_services.jobs.ports import OutputReader
 from picloud_services.jobs.spans import Span
-from picloud_services.jobs.store import lease_text
+from picloud_services.jobs.store import arguments_bytes, lease_text
 from picloud_services.jobs.waiting import Waiting
 from picloud_services.jobs.words import Ranges
-
-KILL_SECONDS = 2.0
 
 _UNFINISHED = Statement(
     """SELECT jid FROM jobs WHERE jid BETWEEN :first AND :last AND user_id = :user_id
@@ -42,12 +40,12 @@ _DELETE_JOBS = Statement(
 _DELETE_CACHE_KEYS = Statement("DELETE FROM cache_keys WHERE jid BETWEEN :first AND :last")
 _UNLINK_RESULT = Statement(
     """UPDATE results SET links = links - :count WHERE result = :result
-    RETURNING links, node, lease, files, items"""
+    RETURNING links, node, lease, files, items, user_id, bytes"""
 )
 _LEASE_IN_USE = Statement("SELECT 1 FROM results WHERE lease = :lease LIMIT 1")
 _DELETE_RESULT = Statement("DELETE FROM results WHERE result = :result")
 _PARTS = Statement(
-    """SELECT first_jid, count, links, files FROM parts
+    """SELECT first_jid, count, links, files, LENGTH(arguments) FROM parts
     WHERE first_jid <= :last AND first_jid > :before AND user_id = :user_id"""
 )
 _FIRST_PART = Statement(
@@ -56,7 +54,7 @@ _FIRST_PART = Statement(
 _UNLINK_PART = Statement("UPDATE parts SET links = links - :count WHERE first_jid = :first")
 _DELETE_PART = Statement("DELETE FROM parts WHERE first_jid = :first")
 _PART_BLOBS = Statement(
-    "DELETE FROM part_files WHERE jid BETWEEN :first AND :last RETURNING blob"
+    "DELETE FROM part_files WHERE jid BETWEEN :first AND :last RETURNING blob, size_bytes"
 )
 _LEFT_IN_PART = Statement("SELECT COUNT(*) FROM jobs WHERE jid BETWEEN :first AND :last")
 _EMPTY_BATCH = Statement(
@@ -64,143 +62,83 @@ _EMPTY_BATCH = Statement(
     waiting + queued + done + error + killed + stalled = 0 RETURNING function_digest, spec"""
 )
 _LEFT_RESULTS = Statement(
-    "DELETE FROM results WHERE batch = :batch AND links = 0 RETURNING node, lease, files, items"
+    """DELETE FROM results WHERE batch = :batch AND links = 0
+    RETURNING node, lease, files, items, user_id, bytes"""
+)
+_DELETED = Statement(
+    "SELECT deleted FROM deletions WHERE user_id = :user_id AND request_key = :key"
+)
+_NOTE_DELETED = Statement(
+    """INSERT INTO deletions (user_id, request_key, deleted, seen_seconds)
+    VALUES (:user_id, :key, :count, (SELECT seen_seconds FROM sequences))
+    ON CONFLICT (user_id, request_key) DO UPDATE SET deleted = deletions.deleted + excluded.deleted
+    RETURNING deleted"""
 )
 
 
 @dataclass(slots=True)
 class Removed:
-    """What a slice of a deletion removed; the outputs are files, removed after the commit."""
+    """What a slice of a deletion removed; the outputs are files, removed after the commit.
+
+    ``freed`` becomes ``standings`` in the same transaction, by `settle`.
+    """
 
     count: int = 0
     outputs: dict[str, list[str]] = field(default_factory=dict)  # node -> leases
+    deleted: int = 0  # by all slices of the request, where it has a key
+    freed: Counter[int] = field(default_factory=Counter)  # user -> bytes
+    standings: dict[int, Standing] = field(default_factory=dict)
+
+    def settle(self, tx: Transaction) -> None:
+        """Count what is not stored any more."""
+        self.standings = release(tx, self.freed)
 
 
 class Removal:
-    """Kills and deletes."""
+    """Deletes finished jobs by request."""
 
     def __init__(
         self,
         database: Database,
         live: LiveJobs,
-        dispatch: Dispatch,
-        publisher: Publisher,
         waiting: Waiting,
         outputs: OutputReader,
+        accounts: Accounts,
         clock: Clock,
     ) -> None:
         self._database = database
         self._live = live
-        self._dispatch = dispatch
-        self._publisher = publisher
         self._waiting = waiting
         self._outputs = outputs
+        self._accounts = accounts
         self._clock = clock
 
-    # ---------------------------------------------------------------------------------- killing
-    async def kill(self, user_id: int, jids: Ranges | None) -> int:
-        """Return how many jobs were ended; see `JobService.kill`."""
-        if jids is None:
-            pieces = [
-                (span, 0, len(span.codes))
-                for batch in tuple(self._live.batches.values())
-                if batch.user_id == user_id
-                for span in batch.spans
-            ]
-        else:
-            await self._waiting.require(user_id, jids)
-            pieces = [
-                (span, *span.cut(first, last))
-                for first, last in jids
-                for span in self._live.overlapping(first, last)
-            ]
-        running: list[int] = []
-        killed = 0
-        for span, start, stop in pieces:
-            for first, last, status in tuple(self._live.runs(span, start, stop)):
-                if status is Status.PROCESSING:
-                    self._live.wish_end(first)
-                    running.append(first)
-                elif status in (Status.WAITING, Status.QUEUED):
-                    killed += await self._end(span, first, last)
-        return killed + await self._kill_running(running)
-
-    async def _end(self, span: Span, first: int, last: int) -> int:
-        text = message(EndReason.KILLED, Facts())
-        count = 0
-        for start, stop in slices([(first, last)]):
-            wanted = Move(
-                span.batch.batch,
-                span.batch.user_id,
-                start,
-                stop,
-                Status.KILLED,
-                EndReason.KILLED,
-                text,
-            )
-            changes = await self._database.write(
-                partial(move, wanted=wanted, at=self._clock.now_at()),
-                self._ended,
-                essential=True,
-            )
-            count += sum(c.last_jid - c.first_jid + 1 for c in changes)
-        return count
-
-    def _ended(self, changes: list[Change]) -> None:
-        self._publisher.apply(changes)
-        self._dispatch.killed([(c.first_jid, c.last_jid) for c in changes])
-
-    async def _kill_running(self, running: list[int]) -> int:
-        if not running:
-            return 0
-        opened = asyncio.Event()
-        ranges = [(jid, jid) for jid in running]
-        gate = Gate(self._live, ranges, enough=_changed, opened=opened.set)
-        before = gate.unfinished
-        try:
-            self._dispatch.kill_running(running)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(KILL_SECONDS):
-                    while gate.unfinished:
-                        opened.clear()
-                        gate.rearm(opened.set)
-                        await self._end_requeued(gate)
-                        await opened.wait()
-            return before
-        finally:
-            gate.close()
-
-    async def _end_requeued(self, gate: Gate) -> None:
-        """End those that went to their next attempt before the command came to them."""
-        for span, start, stop in gate.pieces:
-            for first, last, status in tuple(self._live.runs(span, start, stop)):
-                if status is Status.QUEUED:
-                    await self._end(span, first, last)
-
-    # --------------------------------------------------------------------------------- deleting
-    async def delete(self, user_id: int, jids: Ranges) -> int:
+    async def delete(self, user_id: int, jids: Ranges, key: str) -> int:
         """Return how many finished jobs were removed; see `JobService.delete`."""
-        await self._waiting.require(user_id, jids)
+        known = await self._database.read(partial(_deleted, user_id, key))
+        if known is None:
+            await self._waiting.require(user_id, jids)
         for first, last in jids:
             for span in self._live.overlapping(first, last):
                 start, stop = span.cut(first, last)
-                if span.unfinished(start, stop):
+                if span.batch.user_id == user_id and span.unfinished(start, stop):
                     raise _unfinished(_first_unfinished(span, start, stop))
-        removed = 0
+        deleted = known or 0
         for first, last in slices(list(jids)):
             done = await asyncio.shield(
                 self._database.write(
-                    partial(delete_jobs, user_id, first, last, self._clock.now_at())
+                    partial(_delete_slice, user_id, (first, last), self._clock.now_at(), key),
+                    self._deleted,
                 )
             )
-            removed += done.count
+            deleted = done.deleted if key else deleted + done.count
             for node, leases in done.outputs.items():
                 await self._outputs.delete_output(node, leases)
-        return removed
+        return deleted
 
-
-def _changed(gate: Gate) -> bool:
-    return gate.changes > 0 or gate.unfinished == 0
+    def _deleted(self, removed: Removed) -> None:
+        for user_id, standing in removed.standings.items():
+            self._accounts.stand(user_id, standing)
 
 
 def _first_unfinished(span: Span, start: int, stop: int) -> int:
@@ -214,6 +152,21 @@ def _unfinished(jid: int) -> Conflict:
         jid=jid,
         hint="kill it first",
     )
+
+
+def _deleted(user_id: int, key: str, tx: Transaction) -> int | None:
+    """Return how many jobs the request with ``key`` has removed; None if it is a new one."""
+    found: int | None = tx.value(_DELETED, user_id=user_id, key=key) if key else None
+    return found
+
+
+def _delete_slice(
+    user_id: int, jids: JidRange, at: float, key: str, tx: Transaction
+) -> Removed:
+    removed = delete_jobs(user_id, *jids, at, tx)
+    if key:
+        removed.deleted = tx.value(_NOTE_DELETED, user_id=user_id, key=key, count=removed.count)
+    return removed
 
 
 def delete_jobs(user_id: int, first: int, last: int, at: float, tx: Transaction) -> Removed:
@@ -236,11 +189,12 @@ def delete_jobs(user_id: int, first: int, last: int, at: float, tx: Transaction)
             unlink_result(tx, result, count, at, removed)
     tx.run(_DELETE_JOBS, first=first, last=last, user_id=user_id)
     tx.run(_DELETE_CACHE_KEYS, first=first, last=last)
-    _unlink_parts(tx, user_id, first, last, at)
+    _unlink_parts(tx, user_id, (first, last), at, removed)
     for batch, delta in deltas.items():
         add_to_user(tx, user_id, delta)
         add_to_batch(tx, batch, delta)
         remove_if_empty(tx, batch, at, removed)
+    removed.settle(tx)
     return removed
 
 
@@ -251,7 +205,8 @@ def remove_if_empty(tx: Transaction, batch: int, at: float, removed: Removed) ->
         return
     links.unlink_function(tx, row[0], at)
     links.unlink_spec(tx, row[1])
-    for node, lease, files, items in tx.all(_LEFT_RESULTS, batch=batch):
+    for node, lease, files, items, user_id, size in tx.all(_LEFT_RESULTS, batch=batch):
+        removed.freed[user_id] += size
         _removed_result(tx, node, lease, files, items, at, removed)
 
 
@@ -263,7 +218,8 @@ def unlink_result(
     if row is None or row[0] > 0:
         return
     tx.run(_DELETE_RESULT, result=result)
-    _, node, lease, files, items = row
+    _, node, lease, files, items, user_id, size = row
+    removed.freed[user_id] += size
     _removed_result(tx, node, lease, files, items, at, removed)
 
 
@@ -285,21 +241,29 @@ def _removed_result(
 def unlink_item_blobs(tx: Transaction, items: str, at: float) -> None:
     """Drop the references of a record's items to blobs."""
     for item in codec.decode(items):
-        if item[6] and item[6].get("blob"):
-            links.unlink_blob(tx, item[6]["blob"], at)
+        for ref in links.blobs_of(item[6]):
+            links.unlink_blob(tx, ref.blob, at)
 
 
-def _unlink_parts(tx: Transaction, user_id: int, first: int, last: int, at: float) -> None:
+def _unlink_parts(
+    tx: Transaction, user_id: int, jids: JidRange, at: float, removed: Removed
+) -> None:
+    first, last = jids
     before = tx.value(_FIRST_PART, first=first, user_id=user_id)
-    rows: Sequence[tuple[int, int, int, int]] = tx.all(
+    rows: Sequence[tuple[int, int, int, int, int]] = tx.all(
         _PARTS, last=last, before=(before or 0) - 1, user_id=user_id
     )
-    for part_first, count, linked, files in rows:
+    for part_first, count, linked, files, pack_bytes in rows:
         left = tx.value(_LEFT_IN_PART, first=part_first, last=part_first + count - 1)
         if left:
             tx.run(_UNLINK_PART, first=part_first, count=linked - left)
             continue
+        files_bytes = 0
         if files:
-            for (blob,) in tx.all(_PART_BLOBS, first=part_first, last=part_first + count - 1):
+            for blob, size in tx.all(
+                _PART_BLOBS, first=part_first, last=part_first + count - 1
+            ):
                 links.unlink_blob(tx, blob, at)
+                files_bytes += size
+        removed.freed[user_id] += arguments_bytes(pack_bytes, count, files_bytes)
         tx.run(_DELETE_PART, first=part_first)

@@ -13,6 +13,7 @@ from picloud_jupyter.protocol.errors import InvalidRequest, NotAllowed
 from picloud_jupyter.protocol.frames import Pack
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, JobSpec
+from picloud_services.accounts.service import Accounts
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
 from picloud_services.base.events import Events
@@ -22,6 +23,7 @@ from picloud_services.jobs import queries
 from picloud_services.jobs.counting import finished_counts
 from picloud_services.jobs.dependencies import Dependencies
 from picloud_services.jobs.info import Information
+from picloud_services.jobs.killing import Killing
 from picloud_services.jobs.leasing import Arguments, read_part
 from picloud_services.jobs.links import SpecBook, read_function
 from picloud_services.jobs.live import LiveJobs
@@ -67,28 +69,25 @@ class JobService:
         dispatch: Dispatch,
         outputs: OutputReader,
         events: Events,
+        accounts: Accounts,
         clock: Clock,
-        *,
-        cost_cap: float = 0.0,
     ) -> None:
         self._database = database
         self._live = live
         self._dispatch = dispatch
+        self._accounts = accounts
         self._clock = clock
         self._book = SpecBook()
         self._publisher = Publisher(live, events)
         self._dependencies = Dependencies(database, live, dispatch, self._publisher, clock)
-        desk = Desk(
-            database, live, dispatch, self._dependencies, self._book, clock, cost_cap=cost_cap
-        )
+        desk = Desk(database, live, dispatch, self._dependencies, self._book, clock, accounts)
         whys = Whys(live, self._dependencies, dispatch)
         self._calls = Calls(desk)
         self._maps = Maps(desk, self._publisher)
         self._waiting = Waiting(database, live, whys)
         self._results = Results(database, self._waiting)
-        self._removal = Removal(
-            database, live, dispatch, self._publisher, self._waiting, outputs, clock
-        )
+        self._killing = Killing(database, live, dispatch, self._publisher, self._waiting, clock)
+        self._removal = Removal(database, live, self._waiting, outputs, accounts, clock)
         self._information = Information(
             database, live, self._book, dispatch, self._waiting, whys, outputs, clock
         )
@@ -105,6 +104,7 @@ class JobService:
                 self._maps.reopened(found.batch)
             if found.waits:
                 self._dependencies.watch(found.batch)
+        await self._killing.replay({jid for lease in loaded.leases for jid in lease.jids()})
         self._dispatch.add(ready)
         return loaded.leases
 
@@ -116,6 +116,7 @@ class JobService:
         """Take note of what the dispatcher has committed, on the loop, in commit order."""
         for outcome in outcomes:
             self._results.keep(outcome)
+            self._accounts.stand(outcome.user_id, outcome.standing)
             self._publisher.apply(outcome.changes)
 
     async def abandon_silent_maps(self, silent_seconds: float) -> int:
@@ -136,7 +137,8 @@ class JobService:
             InvalidRequest: a value is out of range, or nothing here can ever hold it
                 (``reason`` never_scheduled).
             NotFound: a dependency or the code version is unknown.
-            QuotaExceeded: the user's cap is reached.
+            QuotaExceeded: what the user's jobs may cost or occupy is reached, or is less than this
+                one needs.
         """
         return await self._calls.submit(user_id, spec, key, function, arguments)
 
@@ -163,6 +165,8 @@ class JobService:
         Raises:
             InvalidRequest: the pack does not fit; more than 1,000; outside the map.
             Conflict: the map is sealed or given up, or the part was sent with another content.
+            QuotaExceeded: it is more than the user's quota of the disk. The map stays open: the part
+                may be sent again once there is room, or the map be sealed short of it.
         """
         pack = Arguments(0, count, arguments, tuple(files))
         return await self._maps.put_part(user_id, map_id, part, first_index, pack)
@@ -178,6 +182,10 @@ class JobService:
         return await self._maps.seal(user_id, map_id, count, parts)
 
     # ---------------------------------------------------------------------------------- reading
+    def unfinished(self, user_id: int) -> dict[str, int]:
+        """Return how many unfinished jobs of the user are in each status."""
+        return {str(s): n for s, n in self._live.unfinished(user_id).items()}
+
     async def counts(self, user_id: int) -> dict[str, int]:
         """Return how many jobs of the user are in each status."""
         counts = await self._database.read(lambda tx: finished_counts(tx, user_id))
@@ -264,6 +272,15 @@ class JobService:
         """Return the pickled function of a job."""
         return await self._database.read(partial(_function, user_id, jid))
 
+    async def written_files(self, user_id: int, jid: int) -> BlobRef | None:
+        """Return the value that holds what a finished job wrote in its folder; None for nothing.
+
+        Raises:
+            Conflict: it is not finished.
+            NotFound: it is not the user's.
+        """
+        return await self._results.written_files(user_id, jid)
+
     async def output_place(self, user_id: int, jid: int) -> OutputPlace | None:
         """Return where the output of a job's last attempt is; None if it never started."""
         return await self._information.output_place(user_id, jid)
@@ -309,15 +326,18 @@ class JobService:
 
         Returns when each is final, or its kill was sent and not answered for 2 seconds.
         """
-        return await self._removal.kill(user_id, jids)
+        return await self._killing.kill(user_id, jids)
 
-    async def delete(self, user_id: int, jids: Ranges) -> int:
+    async def delete(self, user_id: int, jids: Ranges, key: str = "") -> int:
         """Return how many jobs were removed with all that belongs to them.
+
+        A request that is repeated with its ``key`` removes what is left of them and gives the same
+        answer; without one, jobs that are gone are unknown.
 
         Raises:
             Conflict: one is not finished.
         """
-        removed = await self._removal.delete(user_id, jids)
+        removed = await self._removal.delete(user_id, jids, key)
         self._results.forget(jids)
         return removed
 
