@@ -8,7 +8,8 @@ class ResourceSample:
     """One reading of a container while it ran ``jid``; counters grow since the container began.
 
     ``cpu_seconds`` is CPU time over all cores. ``approximate`` is set where there is no cgroup and
-    processes that came and went between two readings are missed.
+    processes that came and went between two readings are missed. ``gpu_percent`` is how much of the
+    time its GPUs were busy, their mean; their memory is the sum.
     """
 
     at: float
@@ -21,3 +22,5 @@ class ResourceSample:
     network_sent_bytes: int = 0
     processes: int = 0
     approximate: bool = False
+    gpu_percent: float = 0.0
+    gpu_memory_bytes: int = 0

@@ -20,10 +20,21 @@ class KindTrial:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that jobs may use: ``device`` is its file, ``index`` the number at that file's end."""
+
+    index: int
+    device: str
+    uuid: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """What an agent says of its node when a control plane connects.
 
     ``boot_id`` is fresh for each agent process; ``logs`` is the folder of job output on the node.
+    ``gpu_note`` says why there is no GPU.
     """
 
     node: str
@@ -35,3 +46,5 @@ class NodeReport:
     network: str = ""
     logs: str = ""
     trials: tuple[KindTrial, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    gpu_note: str = ""

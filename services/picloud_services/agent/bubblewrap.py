@@ -184,7 +184,9 @@ class BubblewrapContainer:
     ) -> None:
         """Lay out the files and become the job's user for good."""
         names = owners.open() if owners is not None else None
-        root_stage.build(steps, Layer(request.layer_dir), who.uid, names, submitter)
+        root_stage.build(
+            steps, Layer(request.layer_dir), who.uid, names, submitter, devices=request.devices
+        )
         if owners is not None:
             owners.close()
         os.setgroups(who.groups)
@@ -200,9 +202,10 @@ class BubblewrapContainer:
             spec, request.variables, places=PLACES, host=dict(os.environ)
         )
         shown = () if self._as_root else steps
+        devices = root_stage.staged(request.devices) if self._as_root else request.devices
         arguments = [
             *layout(shown),
-            *isolation(spec.folder or HOME, spec.memory_bytes, variables),
+            *isolation(spec.folder or HOME, spec.memory_bytes, variables, devices),
             *seal(shown),
         ]
         for name, file in numbers.items():

@@ -40,16 +40,24 @@ def _step(step: Step) -> list[str]:
     return ["--symlink", step.text, step.target]
 
 
-def isolation(folder: str, memory_bytes: int, variables: Mapping[str, str]) -> list[str]:
+def isolation(
+    folder: str,
+    memory_bytes: int,
+    variables: Mapping[str, str],
+    devices: Sequence[tuple[str, str]] = (),
+) -> list[str]:
     """Return the arguments of everything but the files; the job begins in ``folder``.
 
-    Devices and shared memory are the container's own, the latter at most ``memory_bytes``.
+    Devices and shared memory are the container's own, the latter at most ``memory_bytes``;
+    ``devices`` are those of the host that are shown, as (where they are, path inside).
     """
     words = [
         *NAMESPACES,
         "--die-with-parent",
         "--new-session",
-        *("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
+        *("--proc", "/proc", "--dev", "/dev"),
+        *(word for pair in devices for word in ("--dev-bind", *pair)),
+        *("--remount-ro", "/dev"),
         *("--perms", "1777", "--size", str(memory_bytes), "--tmpfs", "/dev/shm"),  # noqa: S108
         *("--chdir", folder, "--clearenv"),
     ]

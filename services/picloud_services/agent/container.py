@@ -33,6 +33,8 @@ class ContainerRequest:
     variables: dict[str, str] = field(default_factory=dict)
     command_tail: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
+    devices: tuple[tuple[str, str], ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from picloud_jupyter.protocol.jobs import ContainerKind
+from picloud_services.agent import gpus
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.launcher_client import LauncherClient
 from picloud_services.agent.leftovers import clean_up
@@ -54,6 +56,8 @@ class Containers:
         self._launcher = launcher
         self._surroundings = surroundings
         self._clients: dict[str, SupervisorClient] = {}
+        self._gpus = gpus.GpuBook(facts.gpus.gpus)
+        self._gpus_freed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,6 +88,8 @@ class Containers:
         """
         client = self._add(order)
         client.is_adopted = True
+        devices = [source for source, _ in order.request.devices]
+        self._gpus.note(order.container, devices)
         await self._surroundings.serve(order)
         client.connect(process)
         try:
@@ -124,7 +130,10 @@ class Containers:
                 bundle=str(self._bundle),
                 code=sandbox.code,
                 host_uid=uid,
-                variables=self._surroundings.variables(sandbox.spec),
+                variables={
+                    **self._surroundings.variables(sandbox.spec),
+                    **gpus.variables((), any_here=bool(self._facts.gpus.gpus), isolated=True),
+                },
                 hidden=(str(self._settings.home), str(self._settings.run)),
             ),
             logs=self._facts.report.logs,
@@ -133,6 +142,8 @@ class Containers:
         )
 
     async def _launch(self, client: SupervisorClient) -> None:
+        if client.order.request.spec.gpus:
+            client.order = await self._with_gpus(client.order)
         order = client.order
         try:
             make_folders(order, self._surroundings.resolver(order.request.spec))
@@ -144,6 +155,23 @@ class Containers:
             self._fail(client, ContainerError(f"the container's folders cannot be made: {exc}"))
         else:
             client.connect(process)
+
+    async def _with_gpus(self, order: StartOrder) -> StartOrder:
+        """Return ``order`` with devices of its own, once containers that are ending left enough."""
+        count = order.request.spec.gpus
+        while (taken := self._gpus.take(order.container, count)) is None:
+            self._gpus_freed.clear()
+            await self._gpus_freed.wait()
+        facts = self._facts.gpus
+        isolated = order.kind is not ContainerKind.PLAIN
+        shown = gpus.variables(taken, any_here=True, isolated=isolated)
+        request = replace(
+            order.request,
+            variables={**order.request.variables, **shown},
+            devices=gpus.device_files(taken, facts.shared),
+            libraries=facts.libraries,
+        )
+        return replace(order, request=request)
 
     def _fail(self, client: SupervisorClient, error: ContainerError) -> None:
         log.error("container %s: %s", client.container, error)
@@ -216,6 +244,8 @@ class Containers:
                 if not tries_left:
                     break  # the next agent tries again
                 await asyncio.sleep(CLEAN_SECONDS)
+        if self._gpus.give_back(client.container):
+            self._gpus_freed.set()
         self._clients.pop(client.container, None)
         if not self._clients:
             self._empty.set()

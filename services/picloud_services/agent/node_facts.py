@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from picloud_jupyter.protocol.codec import from_wire, to_wire
@@ -13,6 +13,7 @@ from picloud_jupyter.protocol.jobs import ContainerKind, LimitsGrade, Resources
 from picloud_jupyter.protocol.nodes import KindTrial, NodeReport
 from picloud_jupyter.transport.paths import make_private
 from picloud_services.agent import cgroup, trial
+from picloud_services.agent.gpus import GpuFacts, find_gpus
 from picloud_services.agent.network import NetworkChoice, choose_network
 from picloud_services.agent.network_plan import NetworkMode
 from picloud_services.agent.uids import host_uid
@@ -30,6 +31,7 @@ class NodeFacts:
     report: NodeReport
     program: str
     network: NetworkChoice
+    gpus: GpuFacts = field(default_factory=GpuFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +59,29 @@ async def find_facts(settings: Settings) -> NodeFacts:
     tried = await _tried_once(settings)
     chosen = trial.choose(tried.trials, settings.container_kind or None)
     tree = await asyncio.to_thread(cgroup.detect)
+    gpus = await asyncio.to_thread(find_gpus, settings.gpu_devices)
     plain = chosen.kind is ContainerKind.PLAIN
+    if settings.paths.public is not None and chosen.kind is not ContainerKind.ROOT:
+        why = next(t.why for t in tried.trials if t.kind is ContainerKind.ROOT)
+        raise ContainerError(
+            "a service of every user needs containers of the kind root, where jobs run as the user "
+            f"who submits them; here that kind does not work: {why or 'another one was demanded'}"
+        )
     report = NodeReport(
         node=os.uname().nodename,
         boot_id=secrets.token_hex(8),
         process_id=os.getpid(),
-        capacity=find_capacity(settings, tree),
+        capacity=replace(find_capacity(settings, tree), gpus=len(gpus.gpus)),
         container_kind=chosen.kind,
         limits_grade=LimitsGrade.WATCHED if plain else cgroup.grade(tree),
         network=tried.network_mode.value,
         logs=str(settings.home / "logs"),
         trials=tried.trials,
+        gpus=gpus.gpus,
+        gpu_note=gpus.note,
     )
     choice = NetworkChoice(tried.network_mode, tried.network_program, tried.network_why)
-    return NodeFacts(report, chosen.program, choice)
+    return NodeFacts(report, chosen.program, choice, gpus)
 
 
 async def _tried_once(settings: Settings) -> _Tried:

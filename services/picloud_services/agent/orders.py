@@ -24,6 +24,8 @@ class RequestFields:
     host_uid: int
     variables: dict[str, str] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
+    devices: tuple[tuple[str, str], ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,12 @@ from picloud_services.agent.mounts import is_under_any
 from picloud_services.base.user_rights import Rights, file_rights, may_open
 
 _FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
+STAGE = "/dev/shm"  # noqa: S108  # bwrap covers it with the container's own
+
+
+def staged(devices: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return where `build` puts each of ``devices`` for bwrap, with its path inside."""
+    return [(f"{STAGE}/{number}", inside) for number, (_, inside) in enumerate(devices)]
 
 
 def build(
@@ -20,6 +26,8 @@ def build(
     owner: int,
     user_namespace: int | None,
     submitter: Rights | None = None,
+    *,
+    devices: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Give the calling process a root folder made by ``steps``; the host's is let go of.
 
@@ -27,6 +35,7 @@ def build(
     the kernel cannot. All sources are opened before the root changes and all targets are walked
     after it, so that a link in a folder of the user leads nowhere else. What the ``submitter`` asked
     for is opened with their rights (None: root's), and what was opened then is what is shown.
+    Of ``devices``, pairs of paths, see `staged`.
 
     Raises:
         OSError: with the path that could not be shown in ``filename``.
@@ -44,9 +53,16 @@ def build(
         path: syscalls.clone_mount(path, read_only=False, devices=True)
         for path in ("/proc", "/dev")
     }
+    files = [
+        syscalls.clone_mount(source, read_only=False, devices=True) for source, _ in devices
+    ]
     syscalls.replace_root(root)
     for path, place in kernel.items():
         _attach(place, path)
+    if files:
+        syscalls.mount_at("tmpfs", STAGE, "tmpfs", _FLAGS, "mode=755,size=64k")
+    for (place_of_file, _), file in zip(staged(devices), files, strict=True):
+        _attach(file, place_of_file)
     for step, tree in zip(steps, opened, strict=True):
         if isinstance(step, Link):
             _make_parents(step.target)

@@ -31,6 +31,7 @@ class SampledContainer:
     ``supervisor_pid`` are counted and their memory is held to ``memory_limit_bytes``. ``init_pid``
     is a process inside; 0 = it has no network of its own to count. ``traffic`` returns (received,
     sent) bytes where the namespace's interfaces do not say it, as `Network.traffic` does.
+    ``gpu_usage`` is `Nvml.usage` of its GPUs, where it has some.
     """
 
     container: str
@@ -39,6 +40,7 @@ class SampledContainer:
     cgroups: tuple[str, ...] = ()
     memory_limit_bytes: int = 0
     traffic: Callable[[], tuple[int, int] | None] | None = None
+    gpu_usage: Callable[[], tuple[float, int] | None] | None = None
 
 
 class Sampler:
@@ -164,25 +166,21 @@ class _Source:
     def read(self, at: float, jid: int, table: ProcessTable) -> ResourceSample:
         received, sent = self._read_network()
         spec = self.spec
+        gpu = (spec.gpu_usage() if spec.gpu_usage is not None else None) or (0.0, 0)
         if not spec.cgroups:
             usage = self._seen = _grown(self._seen, table.usage(spec.supervisor_pid))
-            return ResourceSample(
-                at,
-                jid,
-                usage.cpu_seconds,
-                usage.resident_bytes,
-                usage.disk_read_bytes,
-                usage.disk_written_bytes,
-                received,
-                sent,
-                usage.processes,
-                approximate=True,
-            )
-        if self._reader is None:
-            self._reader = CgroupUsage(spec.cgroups)
-        cpu_seconds, memory, processes, disk_read, disk_written = self._reader.read()
+            cpu_seconds, memory = usage.cpu_seconds, usage.resident_bytes
+            disk_read, disk_written = usage.disk_read_bytes, usage.disk_written_bytes
+            processes = usage.processes
+        else:
+            if self._reader is None:
+                self._reader = CgroupUsage(spec.cgroups)
+            cpu_seconds, memory, processes, disk_read, disk_written = self._reader.read()
         return ResourceSample(
-            at, jid, cpu_seconds, memory, disk_read, disk_written, received, sent, processes
+            *(at, jid, cpu_seconds, memory, disk_read, disk_written, received, sent, processes),
+            approximate=not spec.cgroups,
+            gpu_percent=gpu[0],
+            gpu_memory_bytes=gpu[1],
         )
 
     def close(self) -> None:

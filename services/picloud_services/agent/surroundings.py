@@ -1,12 +1,15 @@
 """What a container has around it while it lives: network, way to the control plane, sampler."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from picloud_jupyter.protocol.jobs import ContainerKind, SandboxSpec
 from picloud_services.agent.forward import Forwarder
+from picloud_services.agent.gpus import device_indices
 from picloud_services.agent.network import Network
 from picloud_services.agent.node_facts import job_ids
+from picloud_services.agent.nvml import Nvml
 from picloud_services.agent.orders import StartOrder
 from picloud_services.agent.sampler import SampledContainer, Sampler
 from picloud_services.agent.supervisor_client import SupervisorClient
@@ -22,6 +25,7 @@ class Surroundings:
         self._network = network
         self._sampler = sampler
         self._forwarders: dict[str, Forwarder] = {}
+        self._nvml = Nvml()
 
     def variables(self, spec: SandboxSpec) -> dict[str, str]:
         """Return the environment variables that a container of ``spec`` needs."""
@@ -56,8 +60,13 @@ class Surroundings:
                 cgroups=cgroups,
                 memory_limit_bytes=spec.memory_bytes,
                 traffic=functools.partial(self._network.traffic, order.container),
+                gpu_usage=self._gpu_usage(order),
             )
         )
+
+    def _gpu_usage(self, order: StartOrder) -> Callable[[], tuple[float, int] | None] | None:
+        indices = device_indices(order.request.devices)
+        return functools.partial(self._nvml.usage, indices) if indices else None
 
     def is_ready(self, container: str) -> bool:
         """Whether a job may start in ``container`` without a wait."""
@@ -82,4 +91,5 @@ class Surroundings:
         """Let go of all containers; what runs keeps its network."""
         for container in list(self._forwarders):
             await self._forwarders.pop(container).close()
+        self._nvml.close()
         await self._network.close(keep=True)

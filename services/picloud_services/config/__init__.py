@@ -44,6 +44,9 @@ class Settings:
     memory_bytes: int = _setting(
         0, "Memory that jobs may use together. 0: 80 % of what the machine has."
     )
+    gpu_devices: str = _setting(
+        "/dev", "Folder of the device files nvidia0, nvidiactl ... Empty: jobs get no GPU."
+    )
     runner_idle_seconds: float = _setting(
         600.0, "How long a runner without work is kept warm for the next job."
     )
@@ -69,8 +72,22 @@ class Settings:
     abandoned_seconds: float = _setting(
         600.0, "A map whose client went silent before its end is given up after this long."
     )
+    user_cores: float = _setting(
+        0.0,
+        "Cores that the jobs of one user may use at a time, where the user has no quota of their own. "
+        "0: no limit.",
+    )
+    user_memory_bytes: int = _setting(
+        0, "Memory that the jobs of one user may use at a time. 0: no limit."
+    )
+    user_disk_bytes: int = _setting(
+        0,
+        "Space that arguments, results, output and files of one user's jobs may take; then no more "
+        "are taken or started. 0: no limit.",
+    )
     cost_cap: float = _setting(
-        0.0, "What one user may spend in all; more jobs are refused then. 0: no cap."
+        0.0,
+        "What the jobs of one user may cost in all; then no more are taken or started. 0: no limit.",
     )
     max_transmit_bytes: int = _setting(
         256 * 1024 * 1024,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import Status
@@ -22,10 +23,12 @@ from picloud_services.gateway.payloads import (
 )
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Caller, Reply, Request, json_reply
+from picloud_services.jobs.info_fields import GPU_FIELDS
 from picloud_services.jobs.words import WaitAnswer
 
 UNTIL = ("all", "error", "change")
 MAX_INFO = 10_000
+GPU_POINTS = 1_000
 
 
 async def create_call(services: Services, request: Request) -> Reply:
@@ -127,7 +130,22 @@ async def read_info(services: Services, request: Request) -> Reply:
     fields = asked.get("fields")
     wanted = None if fields is None else read_as(list[str], fields, "fields")
     found = await services.jobs.info(request.caller.user_id, jids, wanted)
+    await _add_gpu_use(services, found)
     return json_reply({"info": {str(jid): values for jid, values in found.items()}})
+
+
+async def _add_gpu_use(services: Services, found: dict[int, dict[str, Any]]) -> None:
+    """Fill in what samples say of GPUs: percent of the time busy (mean), bytes of memory (most)."""
+    for jid, values in found.items():
+        if all(values.get(name) is None for name in GPU_FIELDS):
+            continue  # not asked for, or a job without GPUs
+        samples = await services.samples.samples(jid, 0.0, GPU_POINTS)
+        if samples:
+            percents = [sample.gpu_percent for sample in samples]
+            figures = (sum(percents) / len(samples), max(s.gpu_memory_bytes for s in samples))
+            values.update(
+                {n: v for n, v in zip(GPU_FIELDS, figures, strict=True) if n in values}
+            )
 
 
 async def kill(services: Services, request: Request) -> Reply:

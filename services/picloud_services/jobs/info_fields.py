@@ -136,6 +136,7 @@ def _table(facts: JobFacts) -> dict[str, Any]:
         "cores": spec.cores,
         "secrets": dict(spec.secrets),
         "gpus": spec.gpus,
+        **(dict.fromkeys(GPU_FIELDS, 0) if spec.gpus else {}),
         "node": facts.record.node if facts.record else facts.running and facts.running.node,
         "map": facts.map_id,
         "parent_jid": facts.parent_jid,

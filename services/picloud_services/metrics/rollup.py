@@ -1,7 +1,8 @@
 """Decides how a job's samples are thinned and turned into rates. Pure.
 
 Counters (CPU, disk, network) are thinned without loss: the difference between two kept samples is
-the exact total between them. Memory and processes keep their maximum over what was thinned away.
+the exact total between them. Memory and processes keep their maximum over what was thinned away,
+use of GPUs its mean.
 """
 
 from collections.abc import Sequence
@@ -128,6 +129,8 @@ def _merge(bucket: list[ResourceSample]) -> ResourceSample:
         memory_bytes=max(s.memory_bytes for s in bucket),
         processes=max(s.processes for s in bucket),
         approximate=any(s.approximate for s in bucket),
+        gpu_percent=sum(s.gpu_percent for s in bucket) / len(bucket),
+        gpu_memory_bytes=max(s.gpu_memory_bytes for s in bucket),
     )
 
 

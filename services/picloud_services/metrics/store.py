@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 PRUNE_ROWS = 5_000  # removed in one transaction
 _COLUMNS = (
     "at, jid, cpu_seconds, memory_bytes, disk_read_bytes, disk_written_bytes, "
-    "network_received_bytes, network_sent_bytes, processes, approximate"
+    "network_received_bytes, network_sent_bytes, processes, approximate, gpu_percent, gpu_memory_bytes"
 )
 _SCHEMA = """
 PRAGMA auto_vacuum = NONE;
@@ -34,16 +34,20 @@ CREATE TABLE IF NOT EXISTS sample (
     network_received_bytes INTEGER NOT NULL,
     network_sent_bytes INTEGER NOT NULL,
     processes INTEGER NOT NULL,
-    approximate INTEGER NOT NULL
+    approximate INTEGER NOT NULL,
+    gpu_percent REAL NOT NULL DEFAULT 0,
+    gpu_memory_bytes INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS sample_of_job ON sample (jid, at);
 """
 
 _THINNED = """
 SELECT s.at, s.jid, s.cpu_seconds, peak.memory_bytes, s.disk_read_bytes, s.disk_written_bytes,
-       s.network_received_bytes, s.network_sent_bytes, peak.processes, peak.approximate
+       s.network_received_bytes, s.network_sent_bytes, peak.processes, peak.approximate,
+       peak.gpu_percent, peak.gpu_memory_bytes
 FROM (SELECT max(id) AS id, max(memory_bytes) AS memory_bytes, max(processes) AS processes,
-             max(approximate) AS approximate
+             max(approximate) AS approximate, avg(gpu_percent) AS gpu_percent,
+             max(gpu_memory_bytes) AS gpu_memory_bytes
       FROM sample WHERE jid = ? AND at > ? GROUP BY CAST((at - ?) / ? AS INTEGER)) AS peak
 JOIN sample AS s ON s.id = peak.id
 ORDER BY s.at, s.id
@@ -91,12 +95,14 @@ class SampleStore:
                 s.network_sent_bytes,
                 s.processes,
                 s.approximate,
+                s.gpu_percent,
+                s.gpu_memory_bytes,
             )
             for s in samples
         ]
         with self._connection:
             self._connection.executemany(
-                f"INSERT INTO sample ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                f"INSERT INTO sample ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
                 rows,
             )
 
@@ -106,7 +112,7 @@ class SampleStore:
         """Return (samples of ``jid`` taken after ``since_at`` in order of time, their spacing).
 
         More than ``max_rows`` are thinned here: the last sample of each span of equal length, with
-        the span's maximum of memory and processes. The spacing is that length, 0.0 if all came.
+        the span's maximum of memory and processes and mean use of GPUs. The spacing is that length, 0.0 if all came.
         """
         count, first_at, last_at = self._connection.execute(
             "SELECT count(*), min(at), max(at) FROM sample WHERE jid = ? AND at > ?",
@@ -121,7 +127,7 @@ class SampleStore:
         else:
             span = (last_at - first_at) / max_rows or 1.0
             rows = self._connection.execute(_THINNED, (jid, since_at, first_at, span))
-        return [ResourceSample(*(*row[:-1], bool(row[-1]))) for row in rows], span
+        return [ResourceSample(*(*row[:9], bool(row[9]), *row[10:])) for row in rows], span
 
     def delete(self, jids: Sequence[int]) -> None:
         """Remove the samples of ``jids``."""
@@ -159,9 +165,20 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, check_same_thread=False)
     try:
         connection.executescript(_SCHEMA)
+        _add_columns(connection)
         connection.execute("SELECT max(id) FROM sample").fetchone()
     except sqlite3.DatabaseError:
         with suppress(sqlite3.Error):
             connection.close()
         raise
     return connection
+
+
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Add what a file of an earlier version lacks."""
+    known = {row[1] for row in connection.execute("PRAGMA table_info(sample)")}
+    for name, kind in (("gpu_percent", "REAL"), ("gpu_memory_bytes", "INTEGER")):
+        if name not in known:
+            connection.execute(
+                f"ALTER TABLE sample ADD COLUMN {name} {kind} NOT NULL DEFAULT 0"
+            )
