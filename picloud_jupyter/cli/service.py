@@ -46,6 +46,13 @@ def isolation_words(service: dict[str, Any]) -> str:
     return "plain: jobs are NOT ISOLATED from this account" if kind == "plain" else str(kind)
 
 
+def serves_words(service: dict[str, Any]) -> str:
+    """Return whom the service serves, and as whom it knows the caller."""
+    if service.get("scope") == "system":
+        return f"every user of this machine; you are uid {service.get('user_id')}"
+    return f"uid {service.get('user_id')} alone"
+
+
 def describe_service(service: dict[str, Any], now: float) -> str:
     """Return the answer of GET /v1/service for people; ``now`` in UTC seconds."""
     from picloud_jupyter.cloud.progress import format_seconds  # with all of the API
@@ -60,6 +67,7 @@ def describe_service(service: dict[str, Any], now: float) -> str:
             "service",
             f"pid {service.get('pid')}, agent pid {service.get('agent_pid')}, up for {age}, version {service.get('version')}",
         ),
+        ("serves", serves_words(service)),
         ("isolation", isolation_words(service)),
         ("limits", str(service.get("limits_grade"))),
         ("network", str(service.get("network"))),

@@ -5,8 +5,9 @@ import argparse
 from picloud_jupyter.cli.command import Command
 from picloud_jupyter.cli.output import Text
 from picloud_jupyter.cli.service import read_service, refuse_inside_a_job
+from picloud_jupyter.cli.system_service import require_root, start_system, uses_systemd
 from picloud_jupyter.transport.embedded import embedded_client, ensure_running, stop
-from picloud_jupyter.transport.paths import service_paths
+from picloud_jupyter.transport.paths import ServicePaths, service_paths, system_paths
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -15,23 +16,45 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put a fresh control plane in the place of the one that runs; running jobs go on",
     )
+    parser.add_argument(
+        "--system",
+        action="store_true",
+        help="one service for every user of this machine, each with their own jobs; for root",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> Text:
     refuse_inside_a_job("up")
+    if arguments.system:
+        return _run_system(replace=arguments.replace)
     paths = service_paths()
     replaced = arguments.replace and stop(paths, kill_jobs=False)
     started = ensure_running(paths)
-    client = embedded_client(paths, start=True)
+    word = "replaced" if replaced else "started" if started else "runs already"
+    return _describe(paths, f"the service {word}")
+
+
+def _run_system(*, replace: bool) -> Text:
+    require_root("up")
+    paths = system_paths()
+    word = start_system(paths, replace=replace)
+    keeper = (
+        "systemd starts it with the machine"
+        if uses_systemd(paths)
+        else "started directly: nothing starts it again with the machine, as systemd does not run it"
+    )
+    return _describe(paths, f"the service of this machine {word} ({keeper})")
+
+
+def _describe(paths: ServicePaths, words: str) -> Text:
+    client = embedded_client(paths, start=paths.public is None)
     try:
         service = read_service(client)
     finally:
         client.close()
-    word = "replaced" if replaced else "started" if started else "runs already"
-    return Text(
-        f"the service {word}: pid {service['pid']}, {service.get('container_kind')} containers, home {service.get('home')}",
-        service,
-    )
+    kind = service.get("container_kind")
+    made = f"{kind} containers" if kind else "no containers yet: `picloud doctor` says why"
+    return Text(f"{words}: pid {service['pid']}, {made}, home {service.get('home')}", service)
 
 
 COMMAND = Command(
@@ -40,6 +63,7 @@ COMMAND = Command(
     (
         "picloud up               start it (the first cloud.call does so too)",
         "picloud up --replace     after an upgrade: new code, running jobs go on",
+        "sudo picloud up --system one service for every user of this machine",
     ),
     _run,
     _configure,

@@ -13,6 +13,7 @@ from picloud_jupyter.protocol.jobs import ContainerKind, LimitsGrade, Resources
 from picloud_jupyter.protocol.nodes import KindTrial, NodeReport
 from picloud_jupyter.transport.paths import make_private
 from picloud_services.agent import cgroup, trial
+from picloud_services.agent.container import ContainerError
 from picloud_services.agent.gpus import GpuFacts, find_gpus
 from picloud_services.agent.network import NetworkChoice, choose_network
 from picloud_services.agent.network_plan import NetworkMode
@@ -61,6 +62,12 @@ async def find_facts(settings: Settings) -> NodeFacts:
     tree = await asyncio.to_thread(cgroup.detect)
     gpus = await asyncio.to_thread(find_gpus, settings.gpu_devices)
     plain = chosen.kind is ContainerKind.PLAIN
+    if settings.paths.public is not None and chosen.kind is not ContainerKind.ROOT:
+        why = next(t.why for t in tried.trials if t.kind is ContainerKind.ROOT)
+        raise ContainerError(
+            "a service of every user needs containers of the kind root, where jobs run as the user "
+            f"who submits them; here that kind does not work: {why or 'another one was demanded'}"
+        )
     if settings.paths.public is not None and chosen.kind is not ContainerKind.ROOT:
         why = next(t.why for t in tried.trials if t.kind is ContainerKind.ROOT)
         raise ContainerError(

@@ -81,6 +81,8 @@ class ServiceFacts:
             "agent_pid": record.agent_pid,
             "version": record.version,
             "wire": record.wire,
+            "scope": "user" if self._settings.paths.public is None else "system",
+            "user_id": caller.user_id,
             "home": str(self._settings.home),
             "host": os.uname().nodename,
             "started_at": record.started_at,

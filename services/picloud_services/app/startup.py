@@ -117,6 +117,9 @@ def prepare(paths: ServicePaths) -> Place:
         paths = replace(paths, home=local)
         make_private(local)
     paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if paths.public is not None:
+        paths.home.chmod(0o700)  # it holds what all users keep
+        make_private(paths.home)
     if not os.access(paths.home, os.W_OK | os.X_OK):
         raise PermissionError(
             errno.EACCES, "it may not be written to by this user", str(paths.home)
