@@ -9,6 +9,7 @@ import pytest
 from picloud_jupyter.protocol.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
 from picloud_jupyter.protocol.frames import pack_frame, pack_records
 from picloud_jupyter.protocol.jobs import EndReason, RetryPolicy
+from picloud_jupyter.protocol.users import Quota
 from picloud_services.base.sql import Statement
 from picloud_services.blobs.store import BlobRef
 from tests.tools.fake_engine import Does, FakeEngine
@@ -320,7 +321,9 @@ async def test_cached_result_is_taken_over(system):
 
 async def test_cap_is_checked_in_the_submit(tmp_path, url):
     engine = FakeEngine(behaviour=lambda *_: Does(seconds=0.01))
-    async with running_system(tmp_path, url=url, engine=engine, cost_cap=1e-9) as system:
+    async with running_system(
+        tmp_path, url=url, engine=engine, quota=Quota(cost=1e-9)
+    ) as system:
         jid = await system.call()
         await system.join(jid)
         with pytest.raises(QuotaExceeded) as caught:

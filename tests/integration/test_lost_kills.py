@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from picloud_jupyter.protocol.jobs import RetryPolicy
-from picloud_services.jobs import removal
+from picloud_services.jobs import killing
 from tests.tools.fake_engine import Does
 from tests.tools.job_system import USER, System, running_system
 
@@ -14,7 +14,7 @@ from tests.tools.job_system import USER, System, running_system
 @pytest.fixture
 async def system(tmp_path, monkeypatch) -> AsyncIterator[System]:
     """A service whose node hears no kills, and which waits for them for a moment only."""
-    monkeypatch.setattr(removal, "KILL_SECONDS", 0.2)
+    monkeypatch.setattr(killing, "KILL_SECONDS", 0.2)
     async with running_system(tmp_path) as found:
         monkeypatch.setattr(found.engine, "kill", lambda *_: None)
         yield found
@@ -58,7 +58,7 @@ async def test_killed_job_whose_lease_is_lost_does_not_run_again(system):
 
 async def test_killed_job_that_waits_for_its_next_attempt_is_ended(system, monkeypatch):
     """It failed, and was queued anew, after it was seen running and before the command."""
-    monkeypatch.setattr(removal, "KILL_SECONDS", 10)
+    monkeypatch.setattr(killing, "KILL_SECONDS", 10)
     monkeypatch.setattr(system.live, "wish_end", lambda _jid: None)
     system.engine.behaviour = lambda *_: Does("error", seconds=0.2)
     jid = await system.call(retries=RetryPolicy(count=5, delay_seconds=60))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from picloud_jupyter.protocol.errors import NotFound, QuotaExceeded
+from picloud_jupyter.protocol.users import Quota
 from tests.tools.fake_engine import Does
 from tests.tools.job_system import USER, System, running_system
 
@@ -83,7 +84,9 @@ async def test_call_whose_submitter_leaves_before_its_commit_runs_all_the_same(s
 
 
 async def test_call_that_is_refused_gives_its_lease_back(tmp_path):
-    async with running_system(tmp_path, behaviour=takes_its_argument, cost_cap=1e-12) as system:
+    async with running_system(
+        tmp_path, behaviour=takes_its_argument, quota=Quota(cost=1e-12)
+    ) as system:
         await system.join(await system.call(b"0.01"))
         for _ in range(5):
             with pytest.raises(QuotaExceeded):
@@ -94,7 +97,9 @@ async def test_call_that_is_refused_gives_its_lease_back(tmp_path):
 
 
 async def test_key_that_was_used_answers_a_user_over_the_cap(tmp_path):
-    async with running_system(tmp_path, behaviour=takes_its_argument, cost_cap=1e-12) as system:
+    async with running_system(
+        tmp_path, behaviour=takes_its_argument, quota=Quota(cost=1e-12)
+    ) as system:
         jid = await system.call(b"0.01", key="k")
         await system.join(jid)
         assert await system.call(b"0.01", key="k") == jid

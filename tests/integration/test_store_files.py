@@ -175,6 +175,7 @@ async def test_old_results_go_and_unread_ones_stay_a_day(tmp_path):
                 system.database,
                 system.blobs,  # type: ignore[arg-type]
                 system.engine,
+                system.accounts,
                 system.dispatcher._clock,
                 Limits(**limits),  # type: ignore[arg-type]
             )
@@ -203,6 +204,7 @@ async def test_size_limit_removes_the_oldest_first(tmp_path):
             system.database,
             system.blobs,  # type: ignore[arg-type]
             system.engine,
+            system.accounts,
             system.dispatcher._clock,
             Limits(retention_bytes=2500, unread_seconds=-1.0),
         )
@@ -220,6 +222,7 @@ async def test_keys_live_a_day_past_the_end(tmp_path):
             system.database,
             system.blobs,  # type: ignore[arg-type]
             system.engine,
+            system.accounts,
             system.dispatcher._clock,
             Limits(key_seconds=-1.0),
         )

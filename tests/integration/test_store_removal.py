@@ -26,6 +26,7 @@ def make_retention(system: System, **limits: float) -> Retention:
         system.database,
         system.blobs,  # type: ignore[arg-type]
         system.engine,
+        system.accounts,
         system.dispatcher._clock,
         Limits(**limits),  # type: ignore[arg-type]
     )

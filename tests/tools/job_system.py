@@ -9,7 +9,9 @@ from pathlib import Path
 from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
+from picloud_jupyter.protocol.users import Quota
 from picloud_services.accounts.secrets import SecretStore
+from picloud_services.accounts.service import Accounts
 from picloud_services.base.clock import SystemClock
 from picloud_services.base.database import Database, open_database
 from picloud_services.base.events import Events
@@ -65,6 +67,7 @@ class System:
     live: LiveJobs
     blobs: MemoryBlobs
     events: Events
+    accounts: Accounts
 
     async def call(
         self,
@@ -130,14 +133,18 @@ async def running_system(
     engine: FakeEngine | None = None,
     behaviour: Behaviour = returns,
     url: str = "",
-    cost_cap: float = 0.0,
+    quota: Quota | None = None,
 ) -> AsyncIterator[System]:
-    """Start the service on the store in ``folder`` (or at ``url``); stop it at the end."""
+    """Start the service on the store in ``folder`` (or at ``url``); stop it at the end.
+
+    ``quota`` is that of users who have none of their own.
+    """
     database = open_database(folder / "store.db", url)
     await database.open()
     engine = engine or FakeEngine(behaviour=behaviour)
     live, events, clock = LiveJobs(), Events(), SystemClock()
     blobs = MemoryBlobs(folder)
+    accounts = Accounts(database, clock, quota)
 
     async def code_path(_user_id: int, digest: str) -> Path:
         return folder / digest
@@ -153,14 +160,17 @@ async def running_system(
         engine,
         live,
         events,
+        accounts,
         clock,
     )
-    service = JobService(database, live, dispatcher, engine, events, clock, cost_cap=cost_cap)
+    service = JobService(database, live, dispatcher, engine, events, accounts, clock)
+    recent = await accounts.start()
     leases = await service.start()
-    await dispatcher.start(service.committed, leases)
+    await dispatcher.start(service.committed, leases, recent)
     try:
-        yield System(service, dispatcher, database, engine, live, blobs, events)
+        yield System(service, dispatcher, database, engine, live, blobs, events, accounts)
     finally:
+        await accounts.save_recent(dispatcher.recent())
         await dispatcher.stop()
         await service.stop()
         await database.close()

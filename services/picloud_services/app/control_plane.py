@@ -14,10 +14,11 @@ from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_jupyter.transport.paths import make_run
 from picloud_services.accounts.keys import KeyRing
 from picloud_services.accounts.secrets import SecretStore
+from picloud_services.accounts.service import Accounts
 from picloud_services.agent import output_files
 from picloud_services.agent.guardian import LOOK_SECONDS, MISSING_SECONDS, Guardian
 from picloud_services.app.facts import ServiceFacts
-from picloud_services.app.upkeep import DAY_SECONDS, Upkeep, retention_limits
+from picloud_services.app.upkeep import DAY_SECONDS, Upkeep, default_quota, retention_limits
 from picloud_services.base import codec
 from picloud_services.base.clock import SystemClock
 from picloud_services.base.connections import Source
@@ -58,6 +59,7 @@ class Stores:
     keys: KeyRing
     secrets: SecretStore
     disk: DiskWatch
+    accounts: Accounts
 
 
 class ControlPlane:
@@ -185,6 +187,7 @@ class ControlPlane:
             KeyRing.load(settings.home),
             SecretStore.load(settings.home, self._clock.now_at),
             DiskWatch(settings.home, settings.disk_floor_bytes),
+            Accounts(database, self._clock, default_quota(settings)),
         )
 
     async def _start_jobs(
@@ -202,6 +205,7 @@ class ControlPlane:
             engine,
             live,
             self._events,
+            stores.accounts,
             self._clock,
         )
         jobs = JobService(
@@ -210,8 +214,8 @@ class ControlPlane:
             dispatcher,
             engine,
             self._events,
+            stores.accounts,
             self._clock,
-            cost_cap=self._settings.cost_cap,
         )
         self._events.listen(
             "samples",
@@ -220,7 +224,9 @@ class ControlPlane:
         self._events.listen("nodes", lambda _nodes: self._note_agent(dispatcher.nodes()))
         self._at_end("the jobs", jobs.stop)
         self._at_end("the dispatcher", dispatcher.stop)
-        await dispatcher.start(jobs.committed, await jobs.start())
+        self._at_end("fair shares", lambda: stores.accounts.save_recent(dispatcher.recent()))
+        recent = await stores.accounts.start()
+        await dispatcher.start(jobs.committed, await jobs.start(), recent)
         return jobs, dispatcher
 
     def _code(self, stores: Stores) -> CodeArchives:
@@ -266,7 +272,9 @@ class ControlPlane:
             self._settings,
             self._clock,
             jobs,
-            Retention(stores.database, stores.blobs, engine, self._clock, limits),
+            Retention(
+                stores.database, stores.blobs, engine, stores.accounts, self._clock, limits
+            ),
             stores.blobs,
             stores.code_blobs,
             stores.metrics,

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from picloud_jupyter.protocol.users import Quota
 from picloud_services.base.clock import Clock
 from picloud_services.base.filesystem import DiskWatch
 from picloud_services.base.ticker import Ticker
@@ -81,4 +82,14 @@ def retention_limits(settings: Settings) -> Limits:
         retention_seconds=settings.retention_days * DAY_SECONDS,
         retention_bytes=settings.retention_bytes,
         row_seconds=settings.row_days * DAY_SECONDS,
+    )
+
+
+def default_quota(settings: Settings) -> Quota:
+    """Return what a user may use who has no quota of their own; 0 = no limit."""
+    return Quota(
+        settings.user_cores,
+        settings.user_memory_bytes,
+        settings.user_disk_bytes,
+        settings.cost_cap,
     )

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from typing import Protocol
 
 from picloud_jupyter.protocol.jobs import (
     CORE_TYPES,
@@ -10,8 +11,9 @@ from picloud_jupyter.protocol.jobs import (
     Resources,
     SandboxSpec,
 )
+from picloud_services.accounts.quotas import NOTHING
 from picloud_services.dispatch import chunking
-from picloud_services.dispatch.cluster import Cluster, HeldLease, Slot
+from picloud_services.dispatch.cluster import Cluster, Held, HeldLease, Slot
 from picloud_services.dispatch.estimate import Estimate, Estimates
 from picloud_services.dispatch.fairness import FairShare
 from picloud_services.dispatch.placement import never_fits
@@ -37,16 +39,29 @@ def _sandbox(spec: JobSpec, user_id: int, wanted: Resources) -> tuple[SandboxSpe
     return build_sandbox(spec, user_id, wanted, environment_of(spec.host_python))
 
 
+class Limits(Protocol):
+    """The quotas of users: `picloud_services.accounts`."""
+
+    def why_not_now(self, user_id: int, held: Resources, wanted: Resources | None) -> str:
+        """Return why no job that needs ``wanted`` may start beside what the user holds; "" if one may."""
+
+
 class Assigner:
     """Decides. Taking work from the queue and entering leases is the caller's."""
 
     def __init__(
-        self, cluster: Cluster, queue: WorkQueue, estimates: Estimates, fair: FairShare
+        self,
+        cluster: Cluster,
+        queue: WorkQueue,
+        estimates: Estimates,
+        fair: FairShare,
+        limits: Limits,
     ) -> None:
         self.cluster = cluster
         self.queue = queue
         self.estimates = estimates
         self.fair = fair
+        self.limits = limits
         self.starving: set[int] = set()  # users for whose head there was no room
 
     def estimate(self, spec: JobSpec, function_digest: str) -> Estimate | None:
@@ -54,10 +69,24 @@ class Assigner:
         return self.estimates.get((function_digest, spec.core_type))
 
     def waiting_cores(self) -> float:
-        """Return how many cores the queued jobs could use, by the largest that is next."""
-        heads = [self.queue.head(user) for user in self.queue.users()]
-        cores = [_cores(work.batch.spec) for work in heads if work is not None]
-        return len(self.queue) * max(cores, default=0.0)
+        """Return how many cores the queued jobs could use, by the largest of each user's that is next."""
+        return sum(map(self.wanted_cores, self.queue.users()))
+
+    def wanted_cores(self, user_id: int) -> float:
+        """Return how many cores a user's queued jobs could use; 0 where the quota lets none start."""
+        work = self.queue.head(user_id)
+        if work is None or self.limits.why_not_now(user_id, NOTHING, self._need(work)):
+            return 0.0
+        return self.queue.count_of(user_id) * _cores(work.batch.spec)
+
+    def why_limited(self, user_id: int, spec: JobSpec, now: float) -> str:
+        """Return why the user's quota lets no job of ``spec`` start now; "" if it does."""
+        held = self.cluster.holding(now).get(user_id)
+        wanted = self.cluster.least_need(spec)
+        return self.limits.why_not_now(user_id, held.resources if held else NOTHING, wanted)
+
+    def _need(self, work: Work) -> Resources | None:
+        return self.cluster.least_need(work.batch.spec)
 
     def sandbox(self, spec: JobSpec, user_id: int, node: str) -> tuple[SandboxSpec, str]:
         """Return the sandbox of a user's jobs of ``spec`` on ``node``, and its digest."""
@@ -68,15 +97,20 @@ class Assigner:
     def next(self, now: float) -> Assignment | None:
         """Return what to start next; None if nothing fits."""
         self.starving.clear()
-        holding = self.cluster.holding()
-        waiting = {user: holding.get(user, 0.0) for user in self.queue.users()}
-        for user in self.fair.order(waiting, now):
+        holding = self.cluster.holding(now)
+        nothing = Held(NOTHING, 0.0)
+        running = {user: holding.get(user, nothing).core_seconds for user in self.queue.users()}
+        for user in self.fair.order(running, now):
             work = self.queue.head(user)
             if work is None:
                 continue
-            slot = self._slot_for(work)
+            held = holding.get(user, nothing).resources
+            limited = bool(self.limits.why_not_now(user, held, self._need(work)))
+            slot = self._slot_for(work, limited=limited)
             if slot is not None:
                 return Assignment(work, slot, self._count(work, slot))
+            if limited:  # nobody else need make room
+                continue
             self.starving.add(user)
             if now - work.since > PATIENCE_SECONDS and not self._never(work):
                 return None
@@ -87,10 +121,16 @@ class Assigner:
         capacities = [node.capacity for node in self.cluster.nodes.values()]
         return bool(never_fits(spec.core_type, spec.cores, capacities, spec.gpus))
 
-    def _slot_for(self, work: Work) -> Slot | None:
+    def _slot_for(self, work: Work, *, limited: bool) -> Slot | None:
+        """Return a slot for a user's head; ``limited`` by the quota: none that takes more than now."""
         spec, user_id = work.batch.spec, work.batch.user_id
         alone = work.fresh or single_use(spec)
-        node = self.cluster.place(spec.core_type, spec.cores, spec.gpus)
+        if limited:
+            node = None
+            if self.limits.why_not_now(user_id, NOTHING, None):
+                return None
+        else:
+            node = self.cluster.place(spec.core_type, spec.cores, spec.gpus)
         if node is not None:
             return self._open_slot(spec, user_id, node, alone=alone)
         if self.starving or alone or self.estimate(spec, work.batch.function_digest) is None:
@@ -137,10 +177,12 @@ class Assigner:
 
     # --------------------------------------------------------------------------------- at submit
     def reserve(
-        self, user_id: int, spec: JobSpec, priority: int, function_digest: str
+        self, user_id: int, spec: JobSpec, priority: int, function_digest: str, now: float
     ) -> Slot | None:
         """Return a slot for a call that may start at once; None if it must queue."""
         alone = single_use(spec)
+        if self.why_limited(user_id, spec, now):
+            return None
         if not len(self.queue):
             node = self.cluster.place(spec.core_type, spec.cores, spec.gpus)
             if node is not None:

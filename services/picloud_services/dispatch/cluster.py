@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from picloud_jupyter.protocol.jobs import ContainerKind, Resources
+from picloud_jupyter.protocol.jobs import ContainerKind, JobSpec, Resources
 from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_services.dispatch.estimate import Key
 from picloud_services.dispatch.placement import add, choose_node, need, subtract
@@ -54,6 +54,14 @@ class Slot:
     blocked: int = 0  # requests of its job that wait for other jobs
     express: bool = False  # runs beside full cores, for a moment
     idle_since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a user's slots hold. ``core_seconds``: what runs used so far, a second of each core at least."""
+
+    resources: Resources
+    core_seconds: float
 
 
 @dataclass(slots=True)
@@ -205,13 +213,27 @@ class Cluster:
             if start <= last and lease.first_jid + lease.count - 1 >= first:
                 yield lease
 
-    def holding(self) -> dict[int, float]:
-        """Return how many cores each user holds."""
-        found: dict[int, float] = {}
+    def holding(self, now: float) -> dict[int, Held]:
+        """Return what the slots of each user hold, also those beside full cores."""
+        found: dict[int, Held] = {}
         for slot in self.slots.values():
-            if slot.holding:
-                found[slot.user_id] = found.get(slot.user_id, 0.0) + slot.wanted.cores
+            if not slot.holding and not slot.express:
+                continue
+            running = now - slot.leases[0].progress_at if slot.leases else 0.0
+            before = found.get(slot.user_id, Held(Resources(0.0, 0), 0.0))
+            found[slot.user_id] = Held(
+                add(before.resources, slot.wanted),
+                before.core_seconds + slot.wanted.cores * max(running, 1.0),
+            )
         return found
+
+    def least_need(self, spec: JobSpec) -> Resources | None:
+        """Return what a job of ``spec`` occupies where it occupies least; None if no node is known."""
+        needs = [
+            need(spec.core_type, spec.cores, report.capacity, spec.gpus)
+            for report in self.known.values()
+        ]
+        return min(needs, key=lambda wanted: wanted.memory_bytes, default=None)
 
     # ----------------------------------------------------------------------------------- blocked
     def block(self, slot: Slot) -> None:

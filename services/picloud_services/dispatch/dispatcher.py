@@ -6,12 +6,14 @@ leases and what nodes say that they still hold.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.errors import InvalidRequest, QuotaExceeded
 from picloud_jupyter.protocol.ids import JidRange
-from picloud_jupyter.protocol.jobs import CORE_TYPES, EndReason, JobSpec
+from picloud_jupyter.protocol.jobs import CORE_TYPES, EndReason, JobSpec, Resources
 from picloud_jupyter.protocol.nodes import NodeReport
+from picloud_services.accounts import quotas
+from picloud_services.accounts.service import Accounts
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
 from picloud_services.base.events import Events
@@ -53,6 +55,7 @@ class Dispatcher:
         engine: Engine,
         live: LiveJobs,
         events: Events,
+        accounts: Accounts,
         clock: Clock,
     ) -> None:
         self._engine = engine
@@ -61,7 +64,9 @@ class Dispatcher:
         self._clock = clock
         self._cluster = Cluster()
         self._queue = WorkQueue()
-        self._assigner = Assigner(self._cluster, self._queue, Estimates(), FairShare())
+        self._accounts = accounts
+        self._fair = FairShare()
+        self._assigner = Assigner(self._cluster, self._queue, Estimates(), self._fair, accounts)
         self._upkeep = Upkeep(self._assigner, engine, self._lose)
         self._settling = Settling(
             self._assigner, engine, live, self._upkeep, clock, add=self.add
@@ -81,7 +86,7 @@ class Dispatcher:
             self._assigner,
             ChunkBuilder(sources),
             clock,
-            claim=self._upkeep.claim,
+            upkeep=self._upkeep,
             requeue=lambda ready: self.add([ready]),
             report=self._recorder.take,
         )
@@ -95,14 +100,19 @@ class Dispatcher:
 
     # ----------------------------------------------------------------------------------- process
     async def start(
-        self, on_committed: Callable[[Sequence[Outcome]], None], leases: Sequence[KnownLease]
+        self,
+        on_committed: Callable[[Sequence[Outcome]], None],
+        leases: Sequence[KnownLease],
+        recent: Mapping[int, tuple[float, float]] | None = None,
     ) -> None:
         """Begin; ``leases`` were live before, and are lost unless their node still holds them.
 
+        ``recent`` is what users had used lately: (core-seconds, seconds ago).
         ``on_committed`` gets every committed outcome, in commit order (`JobService.committed`).
         """
         self._on_committed = on_committed
         now = self._clock.steady_seconds()
+        self._fair.restore(recent or {}, now)
         for known in leases:
             self._known[known.lease] = known
             self._upkeep.doubt(known.lease, known.node, AWAY_SECONDS, now)
@@ -132,9 +142,28 @@ class Dispatcher:
         """Return the nodes that are connected."""
         return self._engine.nodes()
 
+    def held(self) -> dict[int, Resources]:
+        """Return what the jobs of each user hold now."""
+        holding = self._cluster.holding(self._clock.steady_seconds())
+        return {user_id: held.resources for user_id, held in holding.items()}
+
+    def recent(self) -> dict[int, float]:
+        """Return what each user has used lately, in core-seconds: for the next start."""
+        return self._fair.recent(self._clock.steady_seconds())
+
     # -------------------------------------------------------------------------------- submitting
-    def check(self, spec: JobSpec) -> None:
-        """Return if jobs of ``spec`` can be held by some node; see `jobs.ports.Dispatch`."""
+    def check(self, user_id: int, spec: JobSpec) -> None:
+        """Return if jobs of ``spec`` can be held; see `jobs.ports.Dispatch`."""
+        self._check_fits(spec)
+        wanted = self._cluster.least_need(spec)
+        if wanted is not None and (words := self._accounts.why_never(user_id, wanted)):
+            raise QuotaExceeded(
+                f"{words[0].upper()}{words[1:]}.",
+                reason=EndReason.NEVER_SCHEDULED,
+                hint=f"ask for fewer _cores or another _type; {quotas.RAISE}",
+            )
+
+    def _check_fits(self, spec: JobSpec) -> None:
         if spec in self._fitting:
             return
         check_spec(spec, self._cluster.kinds())
@@ -155,8 +184,9 @@ class Dispatcher:
         """Return a lease for a call that may start at once; see `jobs.ports.Dispatch`."""
         cores = CORE_TYPES[spec.core_type].share * spec.cores
         self._ticker.resume()
-        self._upkeep.claim(self._clock.steady_seconds(), more_cores=cores)
-        slot = self._assigner.reserve(user_id, spec, priority, function_digest)
+        now = self._clock.steady_seconds()
+        self._upkeep.claim(now, more_cores=cores)
+        slot = self._assigner.reserve(user_id, spec, priority, function_digest, now)
         if slot is None:
             return None
         key = (function_digest, spec.core_type)
@@ -240,8 +270,9 @@ class Dispatcher:
         if span is None:
             return ""
         delayed = self._delayed.get(jid)
-        delay = delayed[0] - self._clock.steady_seconds() if delayed else None
-        return why_queued(jid, span.batch, self._cluster, self._queue, delay)
+        now = self._clock.steady_seconds()
+        delay = delayed[0] - now if delayed else None
+        return why_queued(jid, span.batch, self._assigner, delay, now)
 
     def lease_of(self, jid: int) -> NewLease | None:
         """Return the lease that a job is out under."""
@@ -354,6 +385,8 @@ class Dispatcher:
             held is slot.leases[0]
         ):  # which element runs is said by the next report; this is the first
             self._settling.started(held, held.next_position, None)
+        for jid in self._live.killing.intersection(known.jids()):  # the service went down first
+            self._engine.kill(known.node, known.lease, jid - known.first_jid, "killed")
 
     def _lose(self, lease: str, node: str) -> None:
         """Nobody holds ``lease`` any more: its jobs are queued again, or end."""

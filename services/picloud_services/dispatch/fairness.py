@@ -1,6 +1,9 @@
 """Whose turn it is: the user with the least core-seconds used lately. Pure."""
 
+from collections.abc import Mapping
+
 HALF_LIFE_SECONDS = 600.0
+FORGOTTEN_CORE_SECONDS = 1e-3
 
 
 class FairShare:
@@ -16,13 +19,36 @@ class FairShare:
     def used(self, user_id: int, now: float) -> float:
         """Return what a user has used, decayed."""
         used, at = self._used.get(user_id, (0.0, now))
-        return used * float(0.5 ** ((now - at) / HALF_LIFE_SECONDS))
+        return decay(used, now - at)
 
-    def order(self, holding: dict[int, float], now: float) -> list[int]:
-        """Return the users in order of their turn; ``holding`` are cores that each holds now.
+    def restore(self, recent: Mapping[int, tuple[float, float]], now: float) -> None:
+        """Take over what an earlier service knew: (core-seconds, seconds ago) by user."""
+        for user_id, (core_seconds, age_seconds) in recent.items():
+            self.charge(user_id, decay(core_seconds, age_seconds), now)
 
-        What runs is not charged yet, so a core held counts as a second used.
-        """
-        if len(holding) < 2:
-            return list(holding)
-        return sorted(holding, key=lambda user: (self.used(user, now) + holding[user], user))
+    def recent(self, now: float) -> dict[int, float]:
+        """Return what each user has used, decayed; those of long ago are forgotten."""
+        recent = {user_id: self.used(user_id, now) for user_id in self._used}
+        for user_id, core_seconds in recent.items():
+            if core_seconds < FORGOTTEN_CORE_SECONDS:
+                del self._used[user_id]
+        return recent
+
+    def level(self, user_id: int, running: float, now: float) -> float:
+        """Return what a user has used with what runs, which is charged only when it ends."""
+        return self.used(user_id, now) + running
+
+    def order(self, running: Mapping[int, float], now: float) -> list[int]:
+        """Return the users in order of their turn; ``running``: what runs has used so far."""
+        if len(running) < 2:
+            return list(running)
+        return sorted(running, key=lambda user: (self.level(user, running[user], now), user))
+
+
+def decay(core_seconds: float, age_seconds: float) -> float:
+    """Return what is left of a use after some time.
+
+    >>> decay(100.0, 600.0)
+    50.0
+    """
+    return core_seconds * float(0.5 ** (age_seconds / HALF_LIFE_SECONDS))

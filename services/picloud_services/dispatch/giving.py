@@ -15,6 +15,7 @@ from picloud_services.dispatch.cluster import HeldLease, Slot
 from picloud_services.dispatch.engine import Engine, EngineEvent, FilePayload
 from picloud_services.dispatch.payloads import ChunkBuilder
 from picloud_services.dispatch.sandbox import single_use
+from picloud_services.dispatch.upkeep import Upkeep
 from picloud_services.dispatch.work_queue import Work
 from picloud_services.jobs.leasing import Arguments, Leased, LeaseRequest, lease_jobs
 from picloud_services.jobs.live import Ready
@@ -29,8 +30,7 @@ _log = logging.getLogger(__name__)
 class Giving:
     """The shell around `Assigner`.
 
-    ``claim`` asks for cores, ``requeue`` takes back what could not be leased, ``report`` what could
-    not be sent.
+    ``requeue`` takes back what could not be leased, ``report`` what could not be sent.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Giving:
         builder: ChunkBuilder,
         clock: Clock,
         *,
-        claim: Callable[[float], None],
+        upkeep: Upkeep,
         requeue: Callable[[Ready], None],
         report: Callable[[EngineEvent], None],
     ) -> None:
@@ -52,7 +52,7 @@ class Giving:
         self._queue = assigner.queue
         self._builder = builder
         self._clock = clock
-        self._claim = claim
+        self._upkeep = upkeep
         self._requeue = requeue
         self._report = report
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,9 +82,10 @@ class Giving:
         if self._stopped or not self._queue:
             return
         now = self._clock.steady_seconds()
-        self._claim(now)
+        self._upkeep.claim(now)
         while (found := self._assigner.next(now)) is not None:
             self._assign(found, now)
+        self._upkeep.give_way(now)
 
     # --------------------------------------------------------------------------------- the lease
     def new_lease(

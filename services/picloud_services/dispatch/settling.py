@@ -84,6 +84,9 @@ class Settling:
     ) -> None:
         if event.name == "batch":
             self._learn(held, event.fields["items"], now)
+        elif event.name == "exited" and held.running is not None:
+            used = (now - held.progress_at) * held.slot.wanted.cores
+            self._assigner.fair.charge(held.slot.user_id, used, now)
         elif event.name == "returned" and not outcome.lease_over:
             held.count = min(held.count, max(event.fields["first"], held.next_position))
             held.revoked = False

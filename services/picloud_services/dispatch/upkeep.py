@@ -6,6 +6,7 @@ from picloud_services.dispatch import chunking
 from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import HeldLease
 from picloud_services.dispatch.engine import Engine
+from picloud_services.dispatch.yielding import chunks_to_cut
 
 IDLE_SLOT_SECONDS = 1.0
 CLAIM_SECONDS = 1.0
@@ -81,6 +82,11 @@ class Upkeep:
                     self.take_back(held)
             elif wanted_elsewhere and len(slot.leases) > 1:
                 self.take_back(slot.leases[1])
+
+    def give_way(self, now: float) -> None:
+        """Make room for users who starve beside others that have used much more."""
+        for lease in chunks_to_cut(self._assigner, now):
+            self.take_back(lease)
 
     def take_back(self, lease: HeldLease) -> None:
         """Ask for the elements of ``lease`` that have not started."""

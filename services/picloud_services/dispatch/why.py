@@ -1,23 +1,23 @@
 """Why a queued job does not run yet, in words. Pure."""
 
 from picloud_jupyter.protocol.jobs import GIB, Resources
+from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import Cluster
 from picloud_services.dispatch.placement import need, never_fits
-from picloud_services.dispatch.work_queue import WorkQueue
 from picloud_services.jobs.spans import LiveBatch
 
 
 def why_queued(
-    jid: int, batch: LiveBatch, cluster: Cluster, queue: WorkQueue, delay_seconds: float | None
+    jid: int, batch: LiveBatch, assigner: Assigner, delay_seconds: float | None, now: float
 ) -> str:
     """Return "queued because ..." for a job of ``batch`` that does not run."""
-    return f"queued because {_reason(jid, batch, cluster, queue, delay_seconds)}"
+    return f"queued because {_reason(jid, batch, assigner, delay_seconds, now)}"
 
 
 def _reason(
-    jid: int, batch: LiveBatch, cluster: Cluster, queue: WorkQueue, delay_seconds: float | None
+    jid: int, batch: LiveBatch, assigner: Assigner, delay_seconds: float | None, now: float
 ) -> str:
-    spec = batch.spec
+    spec, cluster, queue = batch.spec, assigner.cluster, assigner.queue
     if delay_seconds is not None:
         return f"it is run again in {max(delay_seconds, 0):.0f} s"
     if cluster.lease_with(jid) is not None:
@@ -38,7 +38,8 @@ def _reason(
         if ahead != 1
         else "1 of your jobs is ahead of it"
     )
-    return f"{_shortage(spec.core_type, spec.cores, spec.gpus, cluster)}; {line}"
+    limited = assigner.why_limited(batch.user_id, spec, now)
+    return f"{limited or _shortage(spec.core_type, spec.cores, spec.gpus, cluster)}; {line}"
 
 
 def _shortage(core_type: str, cores: int, gpus: int, cluster: Cluster) -> str:

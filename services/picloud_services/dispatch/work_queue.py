@@ -1,6 +1,7 @@
 """Queued jobs as ranges: by user, then priority, then order of submission. Pure."""
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -61,6 +62,8 @@ class WorkQueue:
     def __init__(self) -> None:
         self._users: dict[int, list[Work]] = {}
         self._of_batch: dict[int, int] = {}
+        self._of_user: Counter[int] = Counter()
+        self._count = 0
         self._argument_bytes = 0
 
     def users(self) -> list[int]:
@@ -68,7 +71,11 @@ class WorkQueue:
         return list(self._users)
 
     def __len__(self) -> int:
-        return sum(self._of_batch.values())
+        return self._count
+
+    def count_of(self, user_id: int) -> int:
+        """Return how many jobs a user has queued."""
+        return self._of_user.get(user_id, 0)
 
     def remaining(self, batch: int) -> int:
         """Return how many jobs of a batch are queued here."""
@@ -84,6 +91,8 @@ class WorkQueue:
                 self._argument_bytes += size
         heapq.heappush(self._users.setdefault(work.batch.user_id, []), work)
         self._of_batch[work.batch_number] = self.remaining(work.batch_number) + work.count
+        self._of_user[work.batch.user_id] += work.count
+        self._count += work.count
 
     def head(self, user_id: int) -> Work | None:
         """Return a user's next work, cut to its first run of jobs that are still queued."""
@@ -120,6 +129,8 @@ class WorkQueue:
         return taken
 
     def _forget(self, work: Work, count: int) -> None:
+        self._of_user[work.batch.user_id] -= count
+        self._count -= count
         left = self._of_batch[work.batch_number] - count
         if left:
             self._of_batch[work.batch_number] = left

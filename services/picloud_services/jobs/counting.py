@@ -1,11 +1,13 @@
 """Counters of users and batches: changed in the transaction that changes the jobs.
 
-A user's row counts what is finished; what is not is counted by the image in memory (`live`).
+A user's row counts what is finished; what is not is counted by the image in memory (`live`). It is
+entered with the first arguments that the user stores (`accounts.store.occupy`).
 """
 
 from collections import Counter
 
 from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, Status
+from picloud_services.accounts.quotas import Standing
 from picloud_services.base.sql import Statement, Transaction
 
 STORED_STATUSES = (
@@ -26,10 +28,8 @@ def _additions(statuses: tuple[Status, ...]) -> str:
 
 _USER = Statement(
     f"""UPDATE users SET {_additions(ENDED_STATUSES)}, core_seconds = core_seconds + :core_seconds,
-    cost = cost + :cost WHERE user_id = :user_id"""  # noqa: S608  # names of our own columns
-)
-_NEW_USER = Statement(
-    "INSERT INTO users (user_id) VALUES (:user_id) ON CONFLICT (user_id) DO NOTHING"
+    cost = cost + :cost, disk_bytes = disk_bytes + :disk_bytes WHERE user_id = :user_id
+    RETURNING cost, disk_bytes"""  # noqa: S608  # names of our own columns
 )
 _BATCH = Statement(
     f"""UPDATE batches SET {_additions(STORED_STATUSES)}, open = open + :open,
@@ -40,7 +40,6 @@ _BATCH = Statement(
 _READ_USER = Statement(
     f"SELECT {', '.join(ENDED_STATUSES)} FROM users WHERE user_id = :user_id"  # noqa: S608
 )
-_SPENT = Statement("SELECT cost, max_cost FROM users WHERE user_id = :user_id")
 
 
 def add_to_user(
@@ -50,14 +49,20 @@ def add_to_user(
     *,
     core_seconds: float = 0.0,
     cost: float = 0.0,
-) -> None:
-    """Change the counters of a user, who is entered if new."""
-    if not any(s in delta for s in ENDED_STATUSES):
-        return
-    values = {str(s): delta.get(s, 0) for s in ENDED_STATUSES}
-    if not tx.run(_USER, user_id=user_id, core_seconds=core_seconds, cost=cost, **values):
-        tx.run(_NEW_USER, user_id=user_id)
-        tx.run(_USER, user_id=user_id, core_seconds=core_seconds, cost=cost, **values)
+    disk_bytes: int = 0,
+) -> Standing | None:
+    """Change the counters of a user; return what that makes of cost and disk use."""
+    if not disk_bytes and not any(s in delta for s in ENDED_STATUSES):
+        return None
+    row = tx.one(
+        _USER,
+        user_id=user_id,
+        core_seconds=core_seconds,
+        cost=cost,
+        disk_bytes=disk_bytes,
+        **{str(s): delta.get(s, 0) for s in ENDED_STATUSES},
+    )
+    return Standing(*row) if row else None
 
 
 def add_to_batch(tx: Transaction, batch: int, delta: Delta) -> None:
@@ -65,11 +70,6 @@ def add_to_batch(tx: Transaction, batch: int, delta: Delta) -> None:
     values = {str(s): delta.get(s, 0) for s in STORED_STATUSES}
     still_open = sum(n for s, n in delta.items() if s not in FINISHED_STATUSES)
     tx.run(_BATCH, batch=batch, open=still_open, **values)
-
-
-def spent(tx: Transaction, user_id: int) -> tuple[float, float | None]:
-    """Return what the jobs of a user have cost, and the user's own cap."""
-    return tx.one(_SPENT, user_id=user_id) or (0.0, None)
 
 
 def finished_counts(tx: Transaction, user_id: int) -> Delta:

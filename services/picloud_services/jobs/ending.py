@@ -1,8 +1,8 @@
 """Ends or releases unfinished jobs by range, in slices, outside any lease: kills, stalls, releases."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from picloud_jupyter.protocol.ids import JidRange, to_ranges
 from picloud_jupyter.protocol.jobs import EndReason, Status
@@ -31,6 +31,12 @@ class Move:
     text: str = ""
     olds: tuple[Status, ...] = (Status.WAITING, Status.QUEUED)
 
+    def cut(self, first_jid: int, last_jid: int) -> "Move":
+        """Return the same for a part of the range."""
+        if (first_jid, last_jid) == (self.first_jid, self.last_jid):
+            return self
+        return replace(self, first_jid=first_jid, last_jid=last_jid)
+
 
 def slices(ranges: list[JidRange]) -> Iterator[JidRange]:
     """Yield ``ranges`` in pieces of at most a transaction's worth."""
@@ -41,8 +47,29 @@ def slices(ranges: list[JidRange]) -> Iterator[JidRange]:
 
 def move(tx: Transaction, wanted: Move, at: float) -> list[Change]:
     """Move the unfinished jobs of a range; return what changed. Fine to repeat."""
+    return move_all(tx, [wanted], at)
+
+
+def move_all(tx: Transaction, moves: Sequence[Move], at: float) -> list[Change]:
+    """Move the unfinished jobs of several ranges; return what changed. Fine to repeat."""
     changes: list[Change] = []
-    delta: Delta = Counter()
+    deltas: dict[tuple[int, int], Delta] = {}  # (batch, user)
+    for wanted in moves:
+        found = _move(tx, wanted, at)
+        changes += found
+        for change in found:
+            delta = deltas.setdefault((wanted.batch, wanted.user_id), Counter())
+            count = change.last_jid - change.first_jid + 1
+            delta[change.old] -= count
+            delta[change.new] += count
+    for (batch, user_id), delta in deltas.items():
+        add_to_user(tx, user_id, delta)
+        add_to_batch(tx, batch, delta)
+    return changes
+
+
+def _move(tx: Transaction, wanted: Move, at: float) -> list[Change]:
+    changes = []
     for old in wanted.olds:
         rows = tx.all(
             _MOVE,
@@ -56,9 +83,4 @@ def move(tx: Transaction, wanted: Move, at: float) -> list[Change]:
         )
         for first, last in to_ranges(jid for (jid,) in rows):
             changes.append(Change(wanted.batch, first, last, old, wanted.new))
-            delta[old] -= last - first + 1
-            delta[wanted.new] += last - first + 1
-    if changes:
-        add_to_user(tx, wanted.user_id, delta)
-        add_to_batch(tx, wanted.batch, delta)
     return changes

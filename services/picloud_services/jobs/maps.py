@@ -68,7 +68,7 @@ class Maps:
             raise InvalidRequest(f"a map has at most {MAX_MAP_COUNT} elements, not {count}")
         desk = self._desk
         new = desk.new_batch(user_id, spec, key, function)
-        desk.dispatch.check(new.spec)
+        desk.dispatch.check(user_id, new.spec)
         entered = await desk.database.write(
             partial(_enter_map, new, desk.book, count), partial(self._created, new, count)
         )
@@ -110,7 +110,7 @@ class Maps:
             arguments=arguments.pack,
             at=desk.clock.now_at(),
             files=[(index, ref) for index, ref in arguments.files],
-            cost_cap=desk.cost_cap,
+            default_quota=desk.accounts.default,
         )
         _check_part(rows)
         spec = batch.spec if batch is not None and batch.spec.cache else None
@@ -124,6 +124,7 @@ class Maps:
     def _part_entered(self, rows: store.PartRows, receipt: PartReceipt) -> None:
         desk = self._desk
         batch = desk.live.batches.get(rows.batch)
+        desk.accounts.stand(rows.user_id, rows.standing)
         if batch is None:
             return
         self._heard[rows.batch] = desk.clock.steady_seconds()
@@ -256,7 +257,7 @@ def _check_part(rows: store.PartRows) -> None:
 def _enter_map(
     new: store.NewBatch, book: links.SpecBook, count: int | None, tx: Transaction
 ) -> store.Entered:
-    known = store.find_by_key(tx, new.user_id, new.key)
+    known = store.admit(tx, new.user_id, new.key, new.default_quota)
     if known is not None:
         return known
     return store.insert_batch(tx, new, book, size=count, is_map=True)
@@ -311,7 +312,7 @@ def _enter_part(
     for jid, found in rows.cached:
         done = Move(rows.batch, rows.user_id, jid, jid, Status.DONE, olds=(Status.QUEUED,))
         move(tx, done, rows.at)
-        cache.take_cached(tx, found, jid=jid, batch=rows.batch, at=rows.at)
+        rows.standing = cache.take_cached(tx, found, rows, jid)
     tx.run(_HEARD, batch=rows.batch, at=rows.at)
     return PartReceipt(first_jid, rows.count)
 

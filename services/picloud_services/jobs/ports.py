@@ -14,11 +14,12 @@ from picloud_services.jobs.words import Function
 class Dispatch(Protocol):
     """Runs what is ready. On the loop; never blocks."""
 
-    def check(self, spec: JobSpec) -> None:
-        """Return if jobs of ``spec`` can be held by some node.
+    def check(self, user_id: int, spec: JobSpec) -> None:
+        """Return if jobs of ``spec`` can be held by some node, within the user's quota.
 
         Raises:
             InvalidRequest: (``reason`` never_scheduled) none can; the message names the limit.
+            QuotaExceeded: one needs more than the user's quota.
         """
 
     def reserve(

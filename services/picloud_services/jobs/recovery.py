@@ -20,7 +20,7 @@ _PARTS = Statement(
     "SELECT first_jid, first_index, count FROM parts WHERE batch = :batch ORDER BY first_jid"
 )
 _JOBS = Statement(
-    """SELECT jid, status, attempt, fresh, retry_at FROM jobs
+    """SELECT jid, status, attempt, fresh, retry_at, kill_wished FROM jobs
     WHERE jid BETWEEN :first AND :last ORDER BY jid"""
 )
 _LEASES = Statement(
@@ -44,15 +44,20 @@ class KnownLease:
     slot: str
     fresh: bool
 
+    def jids(self) -> range:
+        """Return the jobs that are still out under it."""
+        return range(self.first_jid + self.next_position, self.first_jid + self.count)
+
 
 @dataclass(slots=True)
 class LoadedPart:
-    """Jobs of one part: status codes, and what is queued."""
+    """Jobs of one part: status codes, what is queued, and what of it is to end by request."""
 
     first_jid: int
     first_index: int
     codes: bytes
     ready: list[Ready]
+    wished: list[int]
 
 
 @dataclass(slots=True)
@@ -79,8 +84,7 @@ def load(tx: Transaction, book: SpecBook, now_at: float) -> Loaded:
     leases = [_lease(row) for row in tx.all(_LEASES)]
     leased: dict[int, set[int]] = {}
     for lease in leases:
-        jids = range(lease.first_jid + lease.next_position, lease.first_jid + lease.count)
-        leased.setdefault(lease.batch, set()).update(jids)
+        leased.setdefault(lease.batch, set()).update(lease.jids())
     specs: dict[int, JobSpec] = {}
     batches = []
     for row in tx.all(_BATCHES):
@@ -146,7 +150,7 @@ def _part(
     queued = [row for row in jobs if row[1] == "queued" and row[0] not in away]
     ready = []
     for (_, attempt, fresh, retry_at), run in groupby(
-        enumerate(queued), key=lambda pair: (pair[1][0] - pair[0], *pair[1][2:])
+        enumerate(queued), key=lambda pair: (pair[1][0] - pair[0], *pair[1][2:5])
     ):
         members = [row for _, row in run]
         ready.append(
@@ -161,7 +165,8 @@ def _part(
                 delay_seconds=min(max((retry_at or 0) - now_at, 0.0), 3600.0),
             )
         )
-    return LoadedPart(first_jid, first_index, bytes(codes), ready)
+    wished = [row[0] for row in jobs if row[5] and row[1] == "queued"]
+    return LoadedPart(first_jid, first_index, bytes(codes), ready, wished)
 
 
 def restore(loaded: Loaded, live: LiveJobs, book: SpecBook) -> list[Ready]:
@@ -177,6 +182,8 @@ def restore(loaded: Loaded, live: LiveJobs, book: SpecBook) -> list[Ready]:
         for part in found.parts:
             live.add_jobs(batch, part.first_jid, part.first_index, part.codes)
             ready += part.ready
+            for jid in part.wished:
+                live.wish_end(jid)
         batch.state = state
         live.forget_if_finished(batch)
     return ready

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from picloud_jupyter.protocol.ids import to_ranges
+from picloud_services.accounts.service import Accounts
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
 from picloud_services.base.sql import Statement, Transaction
@@ -30,7 +31,7 @@ _SEEN = Statement("UPDATE sequences SET seen_seconds = seen_seconds + :seconds")
 _NOW_SEEN = Statement("SELECT seen_seconds FROM sequences")
 _TOTAL = Statement("SELECT COALESCE(SUM(bytes), 0) FROM results")
 _OLDEST = Statement(
-    """SELECT result, node, lease, files, items, bytes FROM results
+    """SELECT result, user_id, node, lease, files, items, bytes FROM results
     WHERE seen_seconds < :before AND (unread = 0 OR seen_seconds < :unread_before)
     ORDER BY seen_seconds LIMIT :limit"""
 )
@@ -40,6 +41,7 @@ _FORGET_KEYS = Statement(
     """UPDATE batches SET request_key = NULL
     WHERE request_key IS NOT NULL AND finished_seen_seconds < :before"""
 )
+_FORGET_DELETIONS = Statement("DELETE FROM deletions WHERE seen_seconds < :before")
 _OLD_BATCHES = Statement(
     """SELECT batch, user_id FROM batches WHERE finished_seen_seconds < :before
     ORDER BY finished_seen_seconds LIMIT 20"""
@@ -71,12 +73,14 @@ class Retention:
         database: Database,
         blobs: BlobStore,
         outputs: OutputReader,
+        accounts: Accounts,
         clock: Clock,
         limits: Limits | None = None,
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._outputs = outputs
+        self._accounts = accounts
         self._clock = clock
         self._limits = limits or Limits()
         self._noted = clock.steady_seconds()
@@ -111,7 +115,8 @@ class Retention:
                     unread_before=seen - limits.unread_seconds,
                     at_most_bytes=over if over > 0 else None,
                     at=self._clock.now_at(),
-                )
+                ),
+                lambda answer: self._freed(answer[0]),
             )
             for node, leases in removed.outputs.items():
                 await self._outputs.delete_output(node, leases)
@@ -120,11 +125,7 @@ class Retention:
                 return
 
     async def _forget_keys(self) -> None:
-        await self._database.write(
-            lambda tx: tx.run(
-                _FORGET_KEYS, before=tx.value(_NOW_SEEN) - self._limits.key_seconds
-            )
-        )
+        await self._database.write(partial(_forget_keys, self._limits.key_seconds))
 
     async def _delete_old_rows(self) -> None:
         seen = await self._database.read(lambda tx: tx.value(_NOW_SEEN))
@@ -138,16 +139,20 @@ class Retention:
         ranges = to_ranges(jid for first, count in parts for jid in range(first, first + count))
         for first, last in slices(ranges):
             removed = await self._database.write(
-                partial(delete_jobs, user_id, first, last, self._clock.now_at())
+                partial(delete_jobs, user_id, first, last, self._clock.now_at()), self._freed
             )
             for node, leases in removed.outputs.items():
                 await self._outputs.delete_output(node, leases)
-        left = Removed()  # one whose jobs were deleted while it was open, or that never had any
-        await self._database.write(
-            lambda tx: remove_if_empty(tx, batch, self._clock.now_at(), left)
+        # one whose jobs were deleted while it was open, or that never had any
+        left = await self._database.write(
+            partial(_remove_empty, batch, self._clock.now_at()), self._freed
         )
         for node, leases in left.outputs.items():
             await self._outputs.delete_output(node, leases)
+
+    def _freed(self, removed: Removed) -> None:
+        for user_id, standing in removed.standings.items():
+            self._accounts.stand(user_id, standing)
 
     async def _release_blobs(self) -> None:
         before = self._clock.now_at() - GRACE_SECONDS
@@ -164,6 +169,12 @@ class Retention:
         )
 
 
+def _forget_keys(key_seconds: float, tx: Transaction) -> None:
+    before = tx.value(_NOW_SEEN) - key_seconds
+    tx.run(_FORGET_KEYS, before=before)
+    tx.run(_FORGET_DELETIONS, before=before)
+
+
 def _remove_results(
     tx: Transaction,
     *,
@@ -174,7 +185,7 @@ def _remove_results(
 ) -> tuple[Removed, int]:
     removed = Removed()
     size = 0
-    for result, node, lease, files, items, count in tx.all(
+    for result, user_id, node, lease, files, items, count in tx.all(
         _OLDEST, before=before, unread_before=unread_before, limit=RESULTS_PER_SLICE
     ):
         if at_most_bytes is not None and size >= at_most_bytes:
@@ -183,10 +194,19 @@ def _remove_results(
             unlink_item_blobs(tx, items, at)
         tx.run(_DELETE_RESULT, result=result)
         removed.count += 1
+        removed.freed[user_id] += count
         size += count
         if lease and not tx.one(_LEASE_IN_USE, lease=lease):
             removed.outputs.setdefault(node, []).append(lease_text(lease))
+    removed.settle(tx)
     return removed, size
+
+
+def _remove_empty(batch: int, at: float, tx: Transaction) -> Removed:
+    removed = Removed()
+    remove_if_empty(tx, batch, at, removed)
+    removed.settle(tx)
+    return removed
 
 
 def _drop_unlinked(before: float, tx: Transaction) -> list[str]:

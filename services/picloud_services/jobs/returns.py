@@ -20,7 +20,7 @@ from picloud_services.jobs.lease_rows import (
 )
 from picloud_services.jobs.lifecycle import Past, decide
 from picloud_services.jobs.live import Change, Ready
-from picloud_services.jobs.outcomes import Outcome, RulesOf, record_lost
+from picloud_services.jobs.outcomes import ITEM_OVERHEAD_BYTES, Outcome, RulesOf, record_lost
 from picloud_services.jobs.reasons import Facts, message
 
 
@@ -79,8 +79,8 @@ def end_all(
             outcome.changes.append(
                 Change(lease.batch, jid, jid, Status.QUEUED, decision.status)
             )
+    outcome.standing = add_to_user(tx, lease.user_id, delta, disk_bytes=ITEM_OVERHEAD_BYTES)
     if delta:
-        add_to_user(tx, lease.user_id, delta)
         add_to_batch(tx, lease.batch, delta)
     lease.next_position = lease.count
     outcome.lease_over = settle(tx, lease)

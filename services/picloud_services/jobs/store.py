@@ -3,26 +3,31 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from picloud_jupyter.protocol.errors import NotFound, QuotaExceeded
+from picloud_jupyter.protocol.errors import NotFound
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import EndReason, JobSpec, Status
+from picloud_jupyter.protocol.users import Quota
+from picloud_services.accounts import quotas
+from picloud_services.accounts import store as accounts
+from picloud_services.accounts.quotas import NO_LIMITS, Standing
 from picloud_services.base import codec
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs import links
-from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user, spent
+from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
 from picloud_services.jobs.lifecycle import after_dependencies
 from picloud_services.jobs.reasons import Facts, message
 from picloud_services.jobs.spans import OPEN, SEALED
 from picloud_services.jobs.words import Cached, Function
 
 MAX_NUMBER = 2**63 - 1
+JOB_OVERHEAD_BYTES = 64
 MET, WAITING, FAILED = "met", "waiting", "failed"
 DEPENDENCIES_OF = {Status.QUEUED: MET, Status.WAITING: WAITING, Status.STALLED: FAILED}
 STATUS_BY_DEPENDENCIES = {text: status for status, text in DEPENDENCIES_OF.items()}
 
-_SPENT_AND_KEY = Statement(
-    """SELECT u.cost, u.max_cost, b.batch, b.first_jid FROM users u
+_STANDING_AND_KEY = Statement(
+    """SELECT u.cost, u.disk_bytes, u.max_cost, u.max_disk_bytes, b.batch, b.first_jid FROM users u
     LEFT JOIN batches b ON b.user_id = u.user_id AND b.request_key = :key
     WHERE u.user_id = :user_id"""
 )
@@ -83,7 +88,7 @@ _INSERT_CACHE_KEY = Statement(
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """A call or a map as it is entered. ``spec`` is the shared part; ``cost_cap`` 0 = none."""
+    """A call or a map as it is entered. ``spec`` is the shared part."""
 
     user_id: int
     spec: JobSpec
@@ -94,7 +99,7 @@ class NewBatch:
     key: str
     function: Function
     at: float
-    cost_cap: float = 0.0
+    default_quota: Quota = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +141,13 @@ class PartRows:
     status: Status = Status.QUEUED
     text: str = ""
     files: list[tuple[int, BlobRef]] = field(default_factory=list)  # index in part
-    cost_cap: float = 0.0
-    counted: bool = False  # `admit` was asked, and the batch was entered with its counters set
+    default_quota: Quota = NO_LIMITS
+    counted: bool = False  # the batch was entered with its counters set
     cache_digests: list[str] = field(default_factory=list)
     cached: "list[tuple[int, Cached]]" = field(
         default_factory=list
     )  # jids that take a kept result
+    standing: Standing | None = None  # what it made of the user's disk use
 
 
 def lease_number(lease: str) -> int:
@@ -157,25 +163,21 @@ def lease_text(number: int) -> str:
     return f"{number:016x}"
 
 
-def find_by_key(tx: Transaction, user_id: int, key: str) -> Entered | None:
-    """Return what an earlier request with the same key made."""
-    row = tx.one(_BY_KEY, user_id=user_id, key=key) if key else None
-    return Entered(row[0], row[1], repeated=True) if row else None
-
-
-def admit(tx: Transaction, user_id: int, key: str, default_cap: float) -> Entered | None:
+def admit(tx: Transaction, user_id: int, key: str, default: Quota) -> Entered | None:
     """Return what an earlier request with the same key made, or None: the user may submit.
 
     Raises:
-        QuotaExceeded: the user's cap is reached.
+        QuotaExceeded: what the user's jobs may cost, or occupy on the disk, is reached.
     """
-    row = tx.one(_SPENT_AND_KEY, user_id=user_id, key=key)
-    if row is None:  # before a user's first job has ended
-        return find_by_key(tx, user_id, key)
-    cost, own_cap, batch, first_jid = row
+    row = tx.one(_STANDING_AND_KEY, user_id=user_id, key=key)
+    if row is None:  # before a user's first job
+        known = tx.one(_BY_KEY, user_id=user_id, key=key)
+        return Entered(known[0], known[1], repeated=True) if known else None
+    cost, disk_bytes, max_cost, max_disk_bytes, batch, first_jid = row
     if batch is not None:
         return Entered(batch, first_jid, repeated=True)
-    check_cap(cost, own_cap, default_cap)
+    quota = quotas.in_force(Quota(cost=max_cost, disk_bytes=max_disk_bytes), default)
+    accounts.require(quotas.why_paused(quota, Standing(cost, disk_bytes)))
     return None
 
 
@@ -184,21 +186,6 @@ def take_numbers(tx: Transaction, *, jids: int, batches: int) -> tuple[int, int]
     row = tx.one(_NUMBERS, jids=jids, batches=batches)
     assert row is not None
     return row[0] - jids, row[1] - batches
-
-
-def check_cap(cost: float, own_cap: float | None, default_cap: float) -> None:
-    """Return if a user may spend more.
-
-    Raises:
-        QuotaExceeded: what was spent has reached the cap.
-    """
-    limit = own_cap if own_cap is not None else default_cap
-    if limit and cost >= limit:
-        raise QuotaExceeded(
-            f"Your jobs have cost {cost:.2g}, and your cap is {limit:.2g}.",
-            reason=EndReason.CAP_REACHED,
-            hint="raise the cap (setting cost_cap)",
-        )
 
 
 def check_dependencies(
@@ -288,13 +275,22 @@ def insert_batch(
     return Entered(batch, first_jid, status, spec, text=text)
 
 
+def arguments_bytes(pack_bytes: int, count: int, files_bytes: int) -> int:
+    """Return what the arguments of ``count`` jobs count for on the disk."""
+    return pack_bytes + files_bytes + JOB_OVERHEAD_BYTES * count
+
+
 def insert_part(tx: Transaction, rows: PartRows) -> None:
     """Enter the jobs of a part with their arguments, and count them.
 
     Raises:
-        QuotaExceeded: the user's cap is reached.
+        QuotaExceeded: the arguments are more than the user's quota of the disk.
     """
     first, last = rows.first_jid, rows.first_jid + rows.count - 1
+    size = arguments_bytes(
+        len(rows.arguments), rows.count, sum(ref.size_bytes for _, ref in rows.files)
+    )
+    rows.standing = accounts.occupy(tx, rows.user_id, size, rows.at, rows.default_quota)
     tx.run(
         _INSERT_PART,
         first_jid=first,
@@ -339,7 +335,6 @@ def insert_part(tx: Transaction, rows: PartRows) -> None:
     delta: Delta = Counter({rows.status: rows.count})
     add_to_user(tx, rows.user_id, delta)
     if not rows.counted:
-        check_cap(*spent(tx, rows.user_id), rows.cost_cap)
         add_to_batch(tx, rows.batch, delta)
 
 

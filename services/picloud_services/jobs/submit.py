@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.protocol.jobs import CORE_TYPES, JobSpec, Status
+from picloud_services.accounts.quotas import Standing
+from picloud_services.accounts.service import Accounts
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
 from picloud_services.base.sql import Transaction
@@ -35,7 +37,7 @@ class Desk:
     dependencies: Dependencies
     book: links.SpecBook
     clock: Clock
-    cost_cap: float = 0.0
+    accounts: Accounts
 
     def new_batch(
         self, user_id: int, spec: JobSpec, key: str, function: Function
@@ -57,7 +59,7 @@ class Desk:
             key=key,
             function=function,
             at=self.clock.now_at(),
-            cost_cap=self.cost_cap,
+            default_quota=self.accounts.default,
         )
 
     def live_batch(
@@ -143,7 +145,7 @@ class Calls:
         """Return the receipt of a committed job; see `JobService.submit_call`."""
         desk = self._desk
         new = desk.new_batch(user_id, spec, key, function)
-        desk.dispatch.check(new.spec)
+        desk.dispatch.check(user_id, new.spec)
         lease = None
         if not spec.depends_on and not spec.cache:
             lease = desk.dispatch.reserve(user_id, new.spec, spec.priority, function.digest)
@@ -171,7 +173,7 @@ class _Call:
     Who awaits ``answer`` may be cancelled: the write goes on, and is taken note of all the same.
     """
 
-    __slots__ = ("_arguments", "_desk", "_lease", "_new", "_pack", "answer")
+    __slots__ = ("_arguments", "_desk", "_lease", "_new", "_pack", "_standing", "answer")
 
     def __init__(
         self,
@@ -185,12 +187,13 @@ class _Call:
         self._arguments = arguments
         self._lease = lease
         self._pack = Arguments(0, 0, b"")
+        self._standing: Standing | None = None
         self.answer: asyncio.Future[store.Entered] = asyncio.get_running_loop().create_future()
 
     def enter(self, tx: Transaction) -> store.Entered:
         """Write the job, and its lease if there is one."""
         new, lease = self._new, self._lease
-        known = store.admit(tx, new.user_id, new.key, new.cost_cap)
+        known = store.admit(tx, new.user_id, new.key, new.default_quota)
         if known is not None:
             return known
         digests = []
@@ -204,27 +207,26 @@ class _Call:
         jid = entered.first_jid
         assert jid is not None
         pack = self._pack = _pack(jid, self._arguments)
-        store.insert_part(
-            tx,
-            store.PartRows(
-                batch=entered.batch,
-                user_id=new.user_id,
-                part=0,
-                first_jid=jid,
-                first_index=0,
-                count=1,
-                arguments=pack.pack,
-                at=new.at,
-                status=Status.DONE if cached else entered.status,
-                text=entered.text,
-                files=[(0, ref) for _, ref in pack.files],
-                cost_cap=new.cost_cap,
-                counted=counted and entered.status is not Status.STALLED,
-                cache_digests=digests,
-            ),
+        rows = store.PartRows(
+            batch=entered.batch,
+            user_id=new.user_id,
+            part=0,
+            first_jid=jid,
+            first_index=0,
+            count=1,
+            arguments=pack.pack,
+            at=new.at,
+            status=Status.DONE if cached else entered.status,
+            text=entered.text,
+            files=[(0, ref) for _, ref in pack.files],
+            default_quota=new.default_quota,
+            counted=counted and entered.status is not Status.STALLED,
+            cache_digests=digests,
         )
+        store.insert_part(tx, rows)
+        self._standing = rows.standing
         if cached is not None:
-            cache.take_cached(tx, cached, jid=jid, batch=entered.batch, at=new.at)
+            self._standing = cache.take_cached(tx, cached, rows, jid)
             return store.Entered(
                 entered.batch, jid, Status.DONE, entered.spec, cached_from=cached.jid
             )
@@ -252,6 +254,7 @@ class _Call:
 
     def entered(self, entered: store.Entered) -> None:
         """Take the committed job into the image, and to the dispatcher."""
+        self._desk.accounts.stand(self._new.user_id, self._standing)
         if entered.repeated or entered.cached_from is not None:
             self._give_back()
         else:
