@@ -1,0 +1,278 @@
+"""A cell under the IPython of the user's own Python. Import it where a cell is to be run.
+
+Each cell has a shell of its own, which takes 3 ms: magics, callbacks, aliases and settings of one
+cell never reach another. Nothing is read from or written to the user's IPython profile.
+"""
+
+import asyncio
+import atexit
+import base64
+import sys
+import types
+from collections.abc import Coroutine
+from typing import Any
+
+from IPython.core import page
+from IPython.core.compilerop import CachingCompiler
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import InputRejected, UsageError
+from IPython.core.getipython import get_ipython
+from IPython.core.history import HistoryManager
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+from IPython.core.prefilter import PrefilterManager
+from traitlets import Type
+
+from picloud_jupyter.protocol.displays import Display, DisplayType
+from picloud_kernels.runner import cell_figures
+from picloud_kernels.runner.cell_names import CellNames
+from picloud_kernels.runner.cell_source import CellSource
+from picloud_kernels.runner.display_stream import write_display
+
+_GUIS_WITHOUT_SCREEN = (None, "inline", "agg", "asyncio")
+
+
+def execute(
+    source: CellSource, module: types.ModuleType, names: CellNames
+) -> BaseException | None:
+    """Run the cell in ``module`` and return what it raised."""
+    CellShell.clear_instance()
+    shell = CellShell.instance(user_module=module, user_ns=vars(module))
+    atexit.unregister(shell.atexit_operations)  # it would keep each cell's shell for ever
+    try:
+        shell.attend(source, names)
+        cell_figures.show_inline(shell)
+        names.enter(vars(module))
+        return _run(shell, source)
+    finally:
+        shell.remove_temporary_files()
+        cell_figures.reset()
+        CellShell.clear_instance()
+
+
+def _run(shell: "CellShell", source: CellSource) -> BaseException | None:
+    try:
+        transformed = shell.transform_cell(source.text)
+    except Exception as exc:  # noqa: BLE001  # a transformer of the user's may raise anything
+        return exc
+    source.install(transformed)
+    running = shell.run_cell_async(source.text, transformed_cell=transformed)
+    try:
+        if shell.should_run_async(source.text, transformed_cell=transformed):
+            with asyncio.Runner() as runner:
+                result = runner.run(running)
+        else:
+            result = _run_to_its_end(running)
+    except BaseException as exc:  # noqa: BLE001  # a signal, or what a task raised through the loop
+        return exc
+    finally:
+        shell.events.trigger("post_execute")
+    shell.events.trigger("post_run_cell", result)
+    error: BaseException | None = result.error_before_exec or result.error_in_exec
+    if isinstance(error, SyntaxError) and error is result.error_before_exec:
+        source.complete_error(error)
+    return error
+
+
+def _run_to_its_end(running: Coroutine[Any, Any, ExecutionResult]) -> ExecutionResult:
+    """Run a coroutine that awaits nothing."""
+    try:
+        running.send(None)
+    except StopIteration as stop:
+        result: ExecutionResult = stop.value
+        return result
+    raise RuntimeError("the cell awaits something, and IPython did not see it")
+
+
+class _Compiler(CachingCompiler):
+    """Gives the cell's code the name and the line numbers that it has in the notebook."""
+
+    source: CellSource
+    names: CellNames
+
+    def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
+        if raw_code == self.source.text:
+            return self.source.name
+        name: str = super().cache(transformed_code, number, raw_code)
+        return name
+
+    def ast_parse(self, source: str, filename: str = "<unknown>", symbol: str = "exec") -> Any:  # noqa: ANN401
+        if filename != self.source.name:
+            return super().ast_parse(source, filename, symbol)
+        tree = self.source.parse(super().ast_parse, source, symbol)
+        self.names.note_tree(tree, filename)
+        return tree
+
+
+class _Publisher(DisplayPublisher):
+    """Sends displays through the job's output."""
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *_source: object,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **_ignored: object,
+    ) -> None:
+        self._validate_data(data, metadata)
+        kind = DisplayType.UPDATE if update else DisplayType.DISPLAY_DATA
+        write_display(Display(kind, _as_json(data), metadata or {}, transient or {}))
+
+    def clear_output(self, wait: bool = False) -> None:  # noqa: FBT001, FBT002  # IPython's signature
+        write_display(Display(DisplayType.CLEAR, wait=wait))
+
+
+class _Hook(DisplayHook):
+    """Sends the last expression's value through the job's output."""
+
+    source: CellSource
+
+    def __call__(self, result: object = None) -> None:
+        if result is None or self.quiet():
+            return
+        data, metadata = self.compute_format_data(result)
+        self.fill_exec_result(result)
+        if data:
+            write_display(Display(DisplayType.RESULT, _as_json(data), metadata))
+
+    def quiet(self) -> bool:
+        return bool(self.semicolon_at_end_of_expression(self.source.text))
+
+
+class CellShell(InteractiveShell):
+    """IPython without a terminal, a history, a profile or a screen."""
+
+    compiler_class = Type(_Compiler)  # type: ignore[mutable-override]  # traits are typed so
+    displayhook_class = Type(_Hook)  # type: ignore[mutable-override]
+    display_pub_class = Type(_Publisher)  # type: ignore[mutable-override]
+
+    compile: _Compiler  # type: ignore[mutable-override]
+    displayhook: _Hook  # type: ignore[mutable-override]
+
+    def attend(self, source: CellSource, names: CellNames) -> None:
+        """Know the cell that this shell is for."""
+        self.compile.source = self.displayhook.source = source
+        self.compile.names = names
+
+    def __reduce__(self) -> tuple[Any, ...]:  # functions of a cell may use it
+        return get_ipython, ()
+
+    def init_ipython_dir(self, _ipython_dir: object) -> None:
+        """Use no folder of the user's."""
+
+    def init_profile_dir(self, _profile_dir: object) -> None:
+        """Use no profile of the user's."""
+        self.profile_dir = None
+
+    def init_virtualenv(self) -> None:
+        """Stay: the interpreter is the user's own already."""
+
+    def init_completer(self) -> None:
+        """Complete nothing: nobody types."""
+        self.Completer = None  # type: ignore[assignment]
+
+    def init_prefilter(self) -> None:
+        """Leave lines as the static transformers made them."""
+        self.prefilter_manager = _NoPrefilter(shell=self, parent=self)
+        self.prefilter = self.prefilter_manager.prefilter_lines
+
+    def init_history(self) -> None:
+        """Keep none."""
+        self.history_manager = HistoryManager(
+            shell=self, parent=self, enabled=False, hist_file=":memory:"
+        )
+        self.configurables.append(self.history_manager)  # type: ignore[arg-type]
+
+    def init_user_ns(self) -> None:
+        """Have functions of the cell that use ``get_ipython`` work elsewhere too."""
+        super().init_user_ns()
+        self.user_ns["get_ipython"] = get_ipython
+
+    def init_hooks(self) -> None:
+        """Show pages, as of ``name?``, as displays."""
+        super().init_hooks()
+        self.set_hook("show_in_pager", page.as_hook(page.display_page), 99)
+
+    async def run_code(
+        self,
+        code_obj: types.CodeType,
+        result: ExecutionResult | None = None,
+        *,
+        async_: bool = False,
+    ) -> bool:
+        """Return whether ``code_obj`` raised; what it raised is in ``result``, nothing is printed."""
+        try:
+            value = eval(code_obj, self.user_global_ns, self.user_ns)  # noqa: S307
+            if async_:
+                await value
+        except BaseException as exc:  # noqa: BLE001  # the job's failure, SystemExit too
+            if result is not None:
+                result.error_in_exec = exc
+            return True
+        return False
+
+    def showtraceback(self, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401
+        """Print the traceback, unless it is the cell's own: that one ends the job."""
+        error = sys.exc_info()[1]
+        running = self.displayhook.exec_result
+        is_cells = running is not None and running.error_before_exec is error
+        if not is_cells and not isinstance(error, InputRejected):
+            super().showtraceback(*arguments, **keywords)
+
+    def showsyntaxerror(self, *_arguments: Any, **_keywords: Any) -> None:  # noqa: ANN401
+        """Print nothing: it ends the job."""
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        """Refuse what needs a screen."""
+        if gui not in _GUIS_WITHOUT_SCREEN:
+            raise UsageError(f"a job has no screen for {gui}; use %matplotlib inline")
+
+    def ask_exit(self) -> None:
+        """End the cell, as ``quit()`` asks."""
+        raise SystemExit
+
+    def system_raw(self, cmd: str) -> None:
+        """Run ``cmd`` in a shell; its output follows what was printed before."""
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        super().system_raw(cmd)
+
+    system = system_raw
+
+    def remove_temporary_files(self) -> None:
+        """Remove what `%edit` and its like left."""
+        import shutil
+
+        for file in self.tempfiles:
+            file.unlink(missing_ok=True)
+        for folder in self.tempdirs:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _NoPrefilter(PrefilterManager):
+    """Takes the place of IPython's prefilters, which are for people who type and cost 2 ms."""
+
+    def init_checkers(self) -> None:
+        """Know none."""
+        self._checkers = []
+
+    def init_handlers(self) -> None:
+        """Know none."""
+        self._handlers = {}
+        self._esc_handlers = {}
+
+    def prefilter_lines(self, lines: str, *_continue_prompt: object, **_keyword: object) -> str:
+        """Return ``lines``."""
+        return lines
+
+
+def _as_json(data: dict[str, Any]) -> dict[str, Any]:
+    """Return ``data`` with bytes, as of pictures, in base64."""
+    return {
+        kind: base64.b64encode(content).decode("ascii")
+        if isinstance(content, bytes)
+        else content
+        for kind, content in data.items()
+    }
