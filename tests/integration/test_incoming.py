@@ -140,3 +140,29 @@ def test_move_when_the_agent_died_before_sealing_then_the_file_is_sealed(out, in
     move_results(LEASE, items, b"", out, incoming, OURS)
     assert (items[0][1], items[0][7]["file"]) == ("done", moved.name)
     assert moved.stat().st_mode & 0o777 == 0o400
+
+
+def test_written_files_are_taken_beside_the_result(out, incoming):
+    (out / "r").write_bytes(b"result")
+    (out / "w").write_bytes(b"written")
+    files = {"file": "w", "size": 7, "count": 2, "left": 0}
+    item: list[Any] = [3, "done", 0.0, 0.0, 0.0, 0.0, 0, {"file": "r", "size": 6, "digest": ""}]
+    item[7]["files"] = dict(files)
+    move_results(LEASE, [item], b"", out, incoming, OURS)
+    assert (item[1], item[7]["file"]) == ("done", blob_name(LEASE, 3))
+    name = blob_name(LEASE, 3, "files")
+    assert item[7]["files"] == {**files, "file": name}
+    assert (incoming / name).read_bytes() == b"written"
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("make", [make_link, make_second_name, make_pipe, make_nothing])
+def test_written_files_that_cannot_be_taken_leave_the_result_as_it_is(out, incoming, make):
+    make(out)
+    item: list[Any] = [0, "done", 0.0, 0.0, 0.0, 0.0, 4, {}]
+    item[7] = {"files": {"file": "r", "size": 6, "count": 1, "left": 0}}
+    assert move_results(LEASE, [item], b"body", out, incoming, OURS) == b"body"
+    assert item[1] == "done"
+    assert "files" not in item[7]
+    assert "could not be kept" in item[7]["note"]
+    assert not list(incoming.iterdir())

@@ -178,3 +178,28 @@ def test_feed_when_any_field_is_anything_says_clean_values_or_refuses(value, nam
     assert reason in REASONS
     assert all(type(number) is float and math.isfinite(number) for number in numbers)
     json.dumps(extra, allow_nan=False).encode()
+
+
+def files(**fields) -> dict[str, Any]:
+    return {"file": "f" * 32, "size": 9, "count": 1, "left": 0, **fields}
+
+
+def test_what_an_element_wrote_is_named_in_its_result():
+    (said,) = RunnerFrames().feed(pack_frame(result(files={**files(), "other": "x"})))
+    assert isinstance(said, Results)
+    assert said.items[0][7] == {"files": files()}
+    (end,) = RunnerFrames().feed(pack_frame({**END, "spent": 3}))
+    assert isinstance(end, ChunkEnd)
+    assert end.spent == 3
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("x", [], 5, {}, files(file="../x"), files(file="/x"), files(file=5)),
+        *(files(size=-1), files(count=1.5), files(left="3"), files(file="a" * 200)),
+    ],
+)
+def test_written_files_that_are_named_wrongly_break_the_protocol(bad):
+    with pytest.raises(BrokenProtocol):
+        RunnerFrames().feed(pack_frame(result(files=bad)))

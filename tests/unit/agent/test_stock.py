@@ -112,7 +112,12 @@ def test_ended_when_the_runner_grew_over_a_quarter_of_its_limit_then_it_retires(
 
 
 def test_ended_when_threads_or_children_are_left_over_then_it_retires():
-    for wear in (Wear(1, threads=1), Wear(1, children=1), Wear(MAX_ELEMENTS)):
+    for wear in (
+        Wear(1, threads=1),
+        Wear(1, children=1),
+        Wear(1, spent=True),
+        Wear(MAX_ELEMENTS),
+    ):
         stock = make_stock()
         chunk(stock, "l1")
         assert stock.ended("c1", "l1", wear, 1) == [Retire("c1")]

@@ -261,7 +261,9 @@ def test_an_untrusted_runner_may_say_anything_and_still_each_element_is_covered_
     ]
     fed = 0
     for _ in range(data.draw(st.integers(0, 12))):
-        said = data.draw(st.sampled_from(["results", "out", "err", "end a", "end b", "hello"]))
+        said = data.draw(
+            st.sampled_from(["results", "out", "err", "end a", "end b", "spent a", "hello"])
+        )
         count = data.draw(st.integers(1, 6))
         match said.split():
             case ["results"]:
@@ -273,6 +275,8 @@ def test_an_untrusted_runner_may_say_anything_and_still_each_element_is_covered_
                 actions += machine.markers(1, count, 0.0)
             case ["end", lease]:
                 actions += machine.end(lease, 0.0)
+            case ["spent", lease]:
+                actions += machine.end(lease, 0.0, count - 1)
             case _:
                 actions += machine.hello(0.0)
     actions += machine.exited(9, 0, data.draw(st.integers(0, 4)))
@@ -502,3 +506,30 @@ def test_a_runner_that_speaks_without_a_chunk_is_killed(what):
     *_, end = machine.exited(9, 0, 0)
     assert isinstance(end, Exited | StartFailed)
     assert "broke the protocol" in end.message
+
+
+def test_a_spent_runner_gives_back_what_it_did_not_begin_and_serves_no_more():
+    machine = Supervision(now=0.0, orphan_seconds=9.0)
+    machine.hello(0.0)
+    machine.chunk(LeasedChunk("a", "s", 5), 0.0)
+    machine.chunk(LeasedChunk("b", "s", 3), 0.0)
+    machine.markers(0, 2, 0.0)
+    machine.markers(1, 2, 0.0)
+    machine.results([0, 1], 2, 0.0)
+    assert machine.end("a", 0.0, 3) == [
+        Return("a", 2, 3, over=False),
+        DropChunk("b"),
+        Return("b", 0, 3, over=True),
+        Report("a", [0, 1], None, end=True),
+        StopRunner(),
+    ]
+    late = machine.chunk(LeasedChunk("c", "s", 1), 0.0)
+    assert late == [Return("c", 0, 1, over=True)]
+
+
+def test_a_runner_that_gives_back_more_than_is_left_is_not_believed():
+    machine = Supervision(now=0.0, orphan_seconds=9.0)
+    machine.hello(0.0)
+    machine.chunk(LeasedChunk("a", "s", 5), 0.0)
+    machine.results([0], 1, 0.0)
+    assert machine.end("a", 0.0, 5) == [Kill()]
