@@ -6,7 +6,7 @@ the next one is still being pickled.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set, Sized
 from itertools import zip_longest
 from typing import Any
 
@@ -51,7 +51,8 @@ def map(func: Callable[..., object], *iterables: Iterable[Any], **reserved: Any)
         raise ValueError(
             f"map takes reserved keywords only, not {', '.join(reserved)}; bind others with functools.partial"
         )
-    return submit_map(func, zip_longest(*iterables), _count(iterables), options)
+    count = _count(iterables)  # refuses what is none, in words
+    return submit_map(func, zip_longest(*iterables), count, options)
 
 
 def submit_map(
@@ -88,12 +89,19 @@ def _count(iterables: Sequence[Iterable[Any]]) -> int | None:
             raise TypeError(
                 f"iterable {position} of map is none, but of type {type(iterable).__name__}"
             )
-    if not all(isinstance(iterable, Sized) for iterable in iterables):
+    if not all([_has_length(iterable) for iterable in iterables]):
         return None
     count = max(len(iterable) for iterable in iterables if isinstance(iterable, Sized))
     if count > MAX_MAP_COUNT:
         raise ValueError(_too_many(f"{count:,}"))
     return count
+
+
+def _has_length(iterable: Iterable[Any]) -> bool:
+    """Whether its length can be relied on: a progress bar tells the total that it was given."""
+    return isinstance(iterable, Sized) and (
+        isinstance(iterable, Set) or hasattr(type(iterable), "__getitem__")
+    )
 
 
 def _too_many(count: str) -> str:
