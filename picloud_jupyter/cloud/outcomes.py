@@ -24,7 +24,7 @@ from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import MAX_RESULT_COUNT
 from picloud_jupyter.serialize.failure import Failure, load_failure, read_failure
 from picloud_jupyter.serialize.payload import load
-from picloud_jupyter.transport.client import Exchange
+from picloud_jupyter.transport.client import Canceller, Exchange
 
 LIMIT_BYTES = 64 * 1024 * 1024  # of one answer with many results
 _ERRORS: dict[str, type[JobError]] = {
@@ -121,10 +121,15 @@ class PendingOutcomes:
         return read_outcomes(header, body), bool(header.get("more"))
 
 
-def start_fetch(ranges: Sequence[JidRange], *, wait_seconds: float = 0.0) -> PendingOutcomes:
+def start_fetch(
+    ranges: Sequence[JidRange],
+    *,
+    wait_seconds: float = 0.0,
+    canceller: Canceller | None = None,
+) -> PendingOutcomes:
     """Ask for the results of at most 2,000 jobs, sorted, and return without waiting.
 
-    With ``wait_seconds`` the answer comes when the first has finished, or empty after that time.
+    With ``wait_seconds`` the answer comes when one has finished, or empty after that time.
     """
     current = session()
     # by hand: every call asks so, and encoding costs more than the rest of sending
@@ -135,7 +140,9 @@ def start_fetch(ranges: Sequence[JidRange], *, wait_seconds: float = 0.0) -> Pen
         wait_seconds,
     )
     return PendingOutcomes(
-        current.client.start_post(routes.RESULTS, request, wait_seconds=wait_seconds)
+        current.client.start_post(
+            routes.RESULTS, request, wait_seconds=wait_seconds, canceller=canceller
+        )
     )
 
 

@@ -1,5 +1,6 @@
 """What jobs returned: `result`, `iresult`, `join` and the rest that asks about many at once."""
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,11 +13,17 @@ from picloud_jupyter.cloud.outcomes import (
     slices,
     start_fetch,
 )
-from picloud_jupyter.cloud.session import session
+from picloud_jupyter.cloud.session import service, session
 from picloud_jupyter.cloud.waiting import Deadline, wait_finished
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import CloudException, InternalError
-from picloud_jupyter.protocol.ids import JidRange, iterate_ranges, merge_ranges, to_ranges
+from picloud_jupyter.protocol.ids import (
+    JidRange,
+    count_ranges,
+    iterate_ranges,
+    merge_ranges,
+    to_ranges,
+)
 
 MAX_READ_AHEAD = 1024
 
@@ -127,13 +134,19 @@ class ResultIterator(Iterator[Any]):
         ignore_errors: bool,
     ) -> None:
         Deadline(timeout)  # refuses a wrong one now
+        self._service = service()
         self._timeout = timeout
+        self._left = count_ranges(ranges)
         self._ignore_errors = ignore_errors
         self._windows = slices(ranges, window)
         self._order: deque[int] = deque()
         self._have: dict[int, Outcome] = {}
         self._ahead: tuple[list[JidRange], PendingOutcomes] | None = None
         self._look_ahead()
+
+    def __len__(self) -> int:
+        """How many are left: what tqdm shows as the total."""
+        return self._left
 
     def __next__(self) -> Any:  # noqa: ANN401
         return self.next()
@@ -147,6 +160,9 @@ class ResultIterator(Iterator[Any]):
             JobError: it failed; the iterator can go on.
         """
         deadline = Deadline(self._timeout if timeout is None else timeout)
+        return self._service.run(self._next, deadline)
+
+    def _next(self, deadline: Deadline) -> Any:  # noqa: ANN401
         if not self._order:
             self._take_window()
         jid = self._order[0]
@@ -154,6 +170,7 @@ class ResultIterator(Iterator[Any]):
             self._have[jid] = _finished_outcome(jid, deadline)
             self._fetch_rest()
         self._order.popleft()
+        self._left -= 1
         outcome = self._have[jid] if jid in self._order else self._have.pop(jid)
         return _value(outcome, ignore_errors=self._ignore_errors)
 
@@ -196,7 +213,7 @@ def delete(jids: Any) -> None:  # noqa: ANN401
     """
     ranges = read_jids(jids)
     if ranges:
-        session().client.post(routes.DELETE, {"jids": ranges})
+        session().client.post(routes.DELETE, {"jids": ranges, "key": os.urandom(16).hex()})
 
 
 def _value(outcome: Outcome, *, ignore_errors: bool) -> Any:  # noqa: ANN401

@@ -4,8 +4,9 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from picloud_jupyter.cloud.settings import config, config_folder
 from picloud_jupyter.protocol import routes
@@ -13,7 +14,11 @@ from picloud_jupyter.protocol.jobs import ContainerKind, HostPython
 from picloud_jupyter.transport.client import Client
 from picloud_jupyter.transport.endpoint import Endpoint, find_endpoint
 from picloud_jupyter.transport.inside import CurrentJob, current_job
+from picloud_jupyter.transport.paths import ServicePaths
 from picloud_jupyter.transport.retry import RetryLimits
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -46,11 +51,100 @@ class _Choice:
     whitelist: tuple[str, ...] | None = None
 
 
-_lock = threading.RLock()
+class Service:
+    """A control plane as this process uses it; one session at a time, made when first needed.
+
+    ``find`` says where it is, ``start`` starts it if it is embedded and nothing listens there.
+    """
+
+    def __init__(
+        self, find: Callable[[], Endpoint], start: Callable[[ServicePaths], object]
+    ) -> None:
+        self.find = find
+        self.start = start
+        self.private = False  # ends with this process: see `private_service`
+        self.lock = threading.RLock()
+        self._current: Session | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    @property
+    def opened(self) -> Session | None:
+        """The session in use, if there is one."""
+        return self._current
+
+    def session(self) -> Session:
+        """Return the session in use; see the function `session`."""
+        job = current_job()
+        found = self._current
+        if found is not None and found.job == job:
+            return found
+        return self._renew(job)
+
+    def _renew(self, job: CurrentJob | None) -> Session:
+        with self.lock:
+            if self._current is not None and self._current.job == job:
+                return self._current
+            if self._current is not None:
+                self._current.client.close()
+            endpoint = self.find()
+            self._current = Session(self._make_client(endpoint), job, endpoint.local)
+            return self._current
+
+    def _make_client(self, endpoint: Endpoint) -> Client:
+        limits = RetryLimits(attempts=config.retry_attempts)
+        paths = endpoint.embedded
+        if paths is None:
+            return Client(endpoint, limits=limits)
+        return Client(endpoint, revive=lambda: self.start(paths), limits=limits)
+
+    def close(self) -> bool:
+        """Close all connections; return whether there were any."""
+        with self.lock:
+            found, self._current = self._current, None
+            if found is None:
+                return False
+            for action in _on_close:
+                action(self)
+            found.client.close()
+            return True
+
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what ``function`` returns while `session` is this one's."""
+        token = _in_use.set(self)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _in_use.reset(token)
+
+    def _after_fork(self) -> None:
+        self.lock = threading.RLock()  # another thread may have held the parent's
+
+
+def _endpoint() -> Endpoint:
+    if _choice.url:
+        return find_endpoint(_choice.url, _choice.key)
+    if current_job() is None and not os.environ.get("PICLOUD_URL") and config.url:
+        return find_endpoint(config.url, _choice.key or config.api_key)
+    return find_endpoint(key=_choice.key)
+
+
+def _start_embedded(paths: ServicePaths) -> object:
+    from picloud_jupyter.transport.embedded import ensure_running
+
+    return ensure_running(paths)
+
+
 _shown_warnings: set[str] = set()
 _choice = _Choice()
-_current: Session | None = None
-_on_close: list[Callable[[], object]] = []
+_on_close: list[Callable[[Service], object]] = []
+DEFAULT = Service(_endpoint, _start_embedded)  # that of `cloud` itself
+_in_use: ContextVar[Service] = ContextVar("picloud_service", default=DEFAULT)
+
+
+def service() -> Service:
+    """Return the service that the function that runs now was called for."""
+    return _in_use.get()
 
 
 def session() -> Session:
@@ -62,41 +156,7 @@ def session() -> Session:
         InvalidRequest: the address of the control plane is wrong.
         Unreachable: none is named and this system cannot run one.
     """
-    job = current_job()
-    found = _current
-    if found is not None and found.job == job:
-        return found
-    return _renew(job)
-
-
-def _renew(job: CurrentJob | None) -> Session:
-    global _current  # noqa: PLW0603  # one session, as PiCloud's module had
-    with _lock:
-        if _current is not None and _current.job == job:
-            return _current
-        if _current is not None:
-            _current.client.close()
-        endpoint = _endpoint()
-        _current = Session(_make_client(endpoint), job, endpoint.local)
-        return _current
-
-
-def _endpoint() -> Endpoint:
-    if _choice.url:
-        return find_endpoint(_choice.url, _choice.key)
-    if current_job() is None and not os.environ.get("PICLOUD_URL") and config.url:
-        return find_endpoint(config.url, _choice.key or config.api_key)
-    return find_endpoint(key=_choice.key)
-
-
-def _make_client(endpoint: Endpoint) -> Client:
-    limits = RetryLimits(attempts=config.retry_attempts)
-    paths = endpoint.embedded
-    if paths is None:
-        return Client(endpoint, limits=limits)
-    from picloud_jupyter.transport.embedded import ensure_running
-
-    return Client(endpoint, revive=lambda: ensure_running(paths), limits=limits)
+    return _in_use.get().session()
 
 
 def whitelist() -> tuple[str, ...] | None:
@@ -109,19 +169,11 @@ def close() -> bool:
 
     Jobs go on. Callbacks that were not called yet are forgotten.
     """
-    global _current
-    with _lock:
-        found, _current = _current, None
-        if found is None:
-            return False
-        for action in _on_close:
-            action()
-        found.client.close()
-        return True
+    return service().close()
 
 
-def on_close(action: Callable[[], object]) -> None:
-    """Have ``action`` called whenever a session is closed."""
+def on_close(action: Callable[[Service], object]) -> None:
+    """Have ``action`` called with the service whenever a session is closed."""
     _on_close.append(action)
 
 
@@ -137,7 +189,7 @@ def setkey(
     ``restart`` reconnects in any case; ``immutable`` makes every later `setkey` do nothing. Where
     no address is named anywhere the service of this machine is used, which needs no key.
     """
-    with _lock:
+    with DEFAULT.lock:
         if _choice.immutable:
             return
         key = f"{api_key}:{api_secretkey}" if api_secretkey else str(api_key)
@@ -154,7 +206,7 @@ def setkey(
         _choice.key, _choice.url, _choice.immutable = key, url, immutable
         _choice.whitelist = None
         if changed or restart:
-            close()
+            DEFAULT.close()
 
 
 def set_dependency_whitelist(whitelist: Any) -> None:  # noqa: ANN401  # checked here
@@ -179,8 +231,9 @@ def connection_info() -> dict[str, object]:
     Keys: ``opened``, ``connection_type`` (UNIX, HTTP, HTTPS), ``server_url``, ``api_key``,
     ``api_secretkey``, and ``isolated`` (None while nothing is open).
     """
-    found = _current
-    endpoint = found.client.endpoint if found is not None else _endpoint()
+    current = service()
+    found = current.opened
+    endpoint = found.client.endpoint if found is not None else current.find()
     key, _, secret = endpoint.key.partition(":")
     isolated = None
     if found is not None:
@@ -198,8 +251,8 @@ def connection_info() -> dict[str, object]:
 
 
 def is_simulated() -> bool:
-    """Return False: jobs always run in containers of the control plane."""
-    return False
+    """Return whether jobs run in a service that ends with this program: after `start_simulator`."""
+    return service().private
 
 
 def running_on_cloud() -> bool:
@@ -215,14 +268,7 @@ def getconfigpath() -> str:
 def _forget() -> None:
     _choice.key = _choice.url = ""
     _choice.whitelist = None
-    close()
-
-
-def _after_fork() -> None:
-    global _lock  # noqa: PLW0603  # another thread may have held the parent's
-    _lock = threading.RLock()
+    DEFAULT.close()
 
 
 config.on_commit(_forget)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -11,7 +11,7 @@ from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import CloudTimeoutError
 from picloud_jupyter.protocol.ids import JidRange, count_ranges
 from picloud_jupyter.protocol.jobs import Status
-from picloud_jupyter.transport.client import LONGEST_WAIT_SECONDS
+from picloud_jupyter.transport.client import LONGEST_WAIT_SECONDS, Canceller
 
 Failed = tuple[int, str, str]  # jid, status, end reason
 DEADLOCK_SECONDS = 60.0
@@ -77,6 +77,7 @@ def wait_finished(
     *,
     ignore_errors: bool,
     deadlock_check: bool = True,
+    canceller: Canceller | None = None,
 ) -> list[Failed]:
     """Return some of those that failed, once all of ``ranges`` are finished.
 
@@ -84,6 +85,7 @@ def wait_finished(
 
     Raises:
         CloudTimeoutError: the deadline passed; ``jid`` holds the unfinished ones.
+        RequestCancelledError: ``canceller`` was used.
     """
     progress = Progress(count_ranges(ranges))
     deadlock = (
@@ -97,6 +99,7 @@ def wait_finished(
                 routes.WAIT,
                 {"jids": ranges, "timeout_seconds": seconds, "until": until},
                 wait_seconds=seconds,
+                canceller=canceller,
             )
             progress.update(answer["counts"])
             failed = [(jid, status, reason) for jid, status, reason in answer.get("failed", ())]

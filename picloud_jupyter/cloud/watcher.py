@@ -1,13 +1,21 @@
-"""One background thread that sees jobs end: for `_callback` and for ``await jid``."""
+"""Background threads that see jobs end, one for all jobs that are watched in the same way.
+
+`watch` tells how they ended: for `_callback` and ``await jid``. `collector` brings what they
+returned: for executors. A wait in such a thread of a job counts as one of the job: its cores are free for
+other jobs meanwhile.
+"""
 
 import functools
 import inspect
 import logging
 import os
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
-from picloud_jupyter.cloud.session import on_close, session
+from picloud_jupyter.cloud.outcomes import Outcome, start_fetch
+from picloud_jupyter.cloud.session import Service, on_close, service
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import CloudException
 from picloud_jupyter.protocol.ids import to_ranges
@@ -18,46 +26,60 @@ from picloud_jupyter.transport.client import (
     RequestCancelledError,
 )
 
+T = TypeVar("T")
+W = TypeVar("W", bound="_Watcher[Any]")
 OnEnd = Callable[[int, str | CloudException], None]  # jid; its status, or why it is unknown
+OnOutcome = Callable[[int, Outcome | CloudException], None]
 _log = logging.getLogger("picloud")
 
 
-class Watcher:
+class _Watcher(Generic[T]):
     """Calls functions when jobs end, from a daemon thread that lives while there are any."""
 
-    def __init__(self) -> None:
+    def __init__(self, of: Service) -> None:
+        self.service = of
+        self.canceller = Canceller()
         self._lock = threading.Lock()
-        self._watched: dict[int, list[OnEnd]] = {}
+        self._watched: dict[int, list[Callable[[int, T | CloudException], None]]] = {}
         self._thread: threading.Thread | None = None
-        self._canceller = Canceller()
 
-    def watch(self, jid: int, on_end: OnEnd) -> None:
-        """Have ``on_end`` called when ``jid`` is finished or cannot be asked for."""
+    def watch(
+        self, jids: Iterable[int], on_end: Callable[[int, T | CloudException], None]
+    ) -> None:
+        """Have ``on_end`` called for each of ``jids`` when it is finished or cannot be asked for."""
         with self._lock:
-            self._watched.setdefault(int(jid), []).append(on_end)
+            for jid in jids:
+                self._watched.setdefault(int(jid), []).append(on_end)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="picloud-watcher", daemon=True
                 )
                 self._thread.start()
-            else:
-                self._canceller.cancel()  # the poll in flight does not know this jid
+            elif self._thread is not threading.current_thread():
+                self.canceller.cancel()  # the poll in flight does not know them
 
-    def forget(self, jid: int, on_end: OnEnd) -> None:
-        """Take back a `watch`; nothing happens if it was called already."""
+    def forget(
+        self, jids: Iterable[int], on_end: Callable[[int, T | CloudException], None]
+    ) -> None:
+        """Take back a `watch`; nothing happens to those that were called already."""
         with self._lock:
-            functions = self._watched.get(int(jid), [])
-            if on_end in functions:
-                functions.remove(on_end)
-                if not functions:
-                    del self._watched[int(jid)]
-                self._canceller.cancel()
+            for jid in jids:
+                functions = self._watched.get(int(jid), [])
+                if on_end in functions:
+                    functions.remove(on_end)
+                    if not functions:
+                        del self._watched[int(jid)]
+            self.canceller.cancel()
 
     def forget_all(self) -> None:
         """Take back every `watch`; the thread ends."""
         with self._lock:
             self._watched.clear()
-            self._canceller.cancel()
+            self.canceller.cancel()
+
+    @abstractmethod
+    def look(self, jids: list[int]) -> list[tuple[int, T]]:
+        """Return those of ``jids`` that are finished, or none after waiting for one."""
 
     def _run(self) -> None:
         while True:
@@ -67,7 +89,7 @@ class Watcher:
                     return
                 jids = list(self._watched)
             try:
-                self._fire_finished(jids)
+                found = self.service.run(self.look, jids)
             except RequestCancelledError:
                 continue
             except CloudException as exc:
@@ -75,18 +97,37 @@ class Watcher:
             except Exception as exc:  # noqa: BLE001  # the loop's top: it goes on for the others
                 _log.exception("watching %d jobs failed", len(jids))
                 self._give_up(jids, CloudException(f"watching the job failed: {exc}"))
+            else:
+                for jid, outcome in found:
+                    self._fire(jid, outcome)
 
-    def _fire_finished(self, jids: list[int]) -> None:
-        client = session().client
+    def _give_up(self, jids: Iterable[int], error: CloudException) -> None:
+        for jid in jids:
+            self._fire(jid, error)
+
+    def _fire(self, jid: int, outcome: T | CloudException) -> None:
+        with self._lock:
+            functions = self._watched.pop(jid, [])
+        for function in functions:
+            try:
+                function(jid, outcome)
+            except Exception:  # noqa: BLE001  # the user's own function
+                _log.exception("a callback of job %d failed", jid)
+
+
+class StatusWatcher(_Watcher[str]):
+    """Tells with which status jobs ended."""
+
+    def look(self, jids: list[int]) -> list[tuple[int, str]]:
+        """See `_Watcher`."""
+        client = self.service.session().client
         ranges = to_ranges(jids)
         counts: dict[str, int] = {}
-        ended = False
+        ended: list[tuple[int, str]] = []
         for first, last, status in client.post(routes.STATUS, {"jids": ranges})["statuses"]:
             counts[status] = counts.get(status, 0) + last - first + 1
             if status in FINISHED_STATUSES:
-                ended = True
-                for jid in range(first, last + 1):
-                    self._fire(jid, status)
+                ended += [(jid, status) for jid in range(first, last + 1)]
         if not ended:
             client.post(
                 routes.WAIT,
@@ -97,34 +138,49 @@ class Watcher:
                     "counts_seen": counts,
                 },
                 wait_seconds=LONGEST_WAIT_SECONDS,
-                canceller=self._canceller,
+                canceller=self.canceller,
             )
-
-    def _give_up(self, jids: Iterable[int], error: CloudException) -> None:
-        for jid in jids:
-            self._fire(jid, error)
-
-    def _fire(self, jid: int, outcome: str | CloudException) -> None:
-        with self._lock:
-            functions = self._watched.pop(jid, [])
-        for function in functions:
-            try:
-                function(jid, outcome)
-            except Exception:  # noqa: BLE001  # the user's own function
-                _log.exception("a callback of job %d failed", jid)
+        return ended
 
 
-_watcher = Watcher()
+class Collector(_Watcher[Outcome]):
+    """Brings the outcomes of jobs as they end."""
+
+    def look(self, jids: list[int]) -> list[tuple[int, Outcome]]:
+        """See `_Watcher`."""
+        ranges = to_ranges(jids)
+        pending = start_fetch(
+            ranges, wait_seconds=LONGEST_WAIT_SECONDS, canceller=self.canceller
+        )
+        return [(outcome.jid, outcome) for outcome in pending.take()[0]]
+
+
+_watchers: dict[tuple[type, Service], _Watcher[Any]] = {}
+_lock = threading.Lock()
+
+
+def _watcher_of(kind: type[W], of: Service) -> W:
+    with _lock:
+        found = _watchers.get((kind, of))
+        if found is None:
+            found = _watchers[kind, of] = kind(of)
+        assert isinstance(found, kind)
+        return found
 
 
 def watch(jid: int, on_end: OnEnd) -> None:
     """Have ``on_end`` called in a background thread when ``jid`` is finished."""
-    _watcher.watch(jid, on_end)
+    _watcher_of(StatusWatcher, service()).watch((jid,), on_end)
 
 
 def forget(jid: int, on_end: OnEnd) -> None:
     """Take back a `watch`."""
-    _watcher.forget(jid, on_end)
+    _watcher_of(StatusWatcher, service()).forget((jid,), on_end)
+
+
+def collector() -> Collector:
+    """Return what brings the outcomes of jobs of the service in use."""
+    return _watcher_of(Collector, service())
 
 
 def run_callbacks(
@@ -161,11 +217,19 @@ def takes_argument(function: Callable[..., object]) -> bool:
     return True
 
 
+def _forget_all(of: Service) -> None:
+    with _lock:
+        found = [watcher for (_, its), watcher in _watchers.items() if its is of]
+    for watcher in found:
+        watcher.forget_all()
+
+
 def _after_fork() -> None:
-    global _watcher  # noqa: PLW0603  # the parent's thread does not exist here
-    _watcher = Watcher()
+    global _lock  # noqa: PLW0603  # another thread may have held the parent's
+    _lock = threading.Lock()
+    _watchers.clear()  # the parent's threads do not exist here
 
 
-on_close(lambda: _watcher.forget_all())  # noqa: PLW0108  # another one after a fork
+on_close(_forget_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
