@@ -13,6 +13,20 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "cloud"]
 
 
+def load_ipython_extension(shell: Any) -> None:  # noqa: ANN401  # IPython's
+    """Give ``%%picloud``, ``%picloud`` and ``cloud`` to IPython: ``%load_ext picloud_jupyter``."""
+    from picloud_jupyter.magics.magic import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:  # noqa: ANN401  # IPython's
+    """Take the magics away; jobs go on, and ``cloud`` stays."""
+    from picloud_jupyter.magics.magic import unload
+
+    unload(shell)
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module
     if name == "cloud":
         import importlib

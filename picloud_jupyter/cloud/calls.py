@@ -1,7 +1,7 @@
 """`cloud.call`: one function, one job."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from picloud_jupyter.cloud.functions import Runnable, check_arguments
@@ -38,10 +38,18 @@ def call(func: Callable[..., object], *args: Any, **kwargs: Any) -> Jid:  # noqa
 
 
 def submit_call(
-    func: Runnable, args: Sequence[object], kwargs: Mapping[str, object], options: Options
+    func: Runnable,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    options: Options,
+    *,
+    modules: Iterable[str] = (),
 ) -> Jid:
-    """Return the id of a new job that runs ``func`` with these arguments; errors as for `call`."""
-    references = References()
+    """Return the id of a new job that runs ``func`` with these arguments; errors as for `call`.
+
+    ``modules`` are those that ``func`` imports without mentioning them in its pickle.
+    """
+    references = References(modules=set(modules))
     function = dump_checked_function(func, references)
     limit = config.max_transmit_data
     arguments = dump_call(

@@ -5,9 +5,10 @@ import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
 
+from picloud_jupyter.protocol.cells import Cell
 from picloud_jupyter.protocol.shell import ShellCommand
 
-Runnable = Callable[..., object] | ShellCommand  # what a job's function may be
+Runnable = Callable[..., object] | ShellCommand | Cell  # what a job's function may be
 
 
 def function_name(func: Runnable) -> str:
@@ -18,6 +19,8 @@ def function_name(func: Runnable) -> str:
     """
     if isinstance(func, ShellCommand):
         return func.name
+    if isinstance(func, Cell):
+        return func.title
     if isinstance(func, functools.partial):
         return f"partial_of_{function_name(func.func)}"
     code = getattr(func, "__code__", None)

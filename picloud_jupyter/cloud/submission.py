@@ -18,6 +18,7 @@ from picloud_jupyter.cloud.session import Session
 from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.cloud.uploads import check_size, upload
 from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.cells import Cell
 from picloud_jupyter.protocol.codec import from_wire, to_wire
 from picloud_jupyter.protocol.errors import InternalError, PayloadTooLarge
 from picloud_jupyter.protocol.frames import Buffer, encode_json
@@ -68,8 +69,9 @@ def dump_checked_function(func: Runnable, references: References) -> PickledFunc
 
 
 def _check_function_size(func: Runnable, data: bytes) -> None:
-    if isinstance(func, ShellCommand):  # the files it takes along are arguments that all share
-        check_size([data], config.max_transmit_data, "the command and its files")
+    if isinstance(func, ShellCommand | Cell):  # the files it takes along are like arguments
+        what = "cell" if isinstance(func, Cell) else "command"
+        check_size([data], config.max_transmit_data, f"the {what} and its files")
         return
     limit = config.max_closure_data
     if len(data) <= limit:

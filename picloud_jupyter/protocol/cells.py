@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 
 from picloud_jupyter.protocol.frames import Buffer
+from picloud_jupyter.protocol.shell import UploadedFile
+
+MAX_TITLE_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,7 @@ class Cell:
     ``first_line`` is the line of the notebook's cell at which ``source`` begins (2 below a magic's line).
     ``outputs`` are names that must come back: the job fails where one cannot. None = all that the
     cell assigns, as far as they can. ``max_output_bytes`` bounds each of them, 0 = no limit.
+    ``files`` lie in the working folder while it runs.
     """
 
     source: str
@@ -21,6 +25,17 @@ class Cell:
     first_line: int = 1
     outputs: tuple[str, ...] | None = None
     max_output_bytes: int = 0
+    files: tuple[UploadedFile, ...] = ()
+
+    @property
+    def title(self) -> str:
+        r"""The cell in one line: where it stands, and how it begins.
+
+        >>> Cell("# fit\nmodel.fit(x)", name="In[3]").title
+        '%%picloud In[3]: # fit'
+        """
+        first = next((line.strip() for line in self.source.splitlines() if line.strip()), "")
+        return f"%%picloud {self.name}".rstrip() + f": {first[:MAX_TITLE_CHARACTERS]}"
 
 
 @dataclass(frozen=True, slots=True)
