@@ -89,7 +89,7 @@ def _count(iterables: Sequence[Iterable[Any]]) -> int | None:
             raise TypeError(
                 f"iterable {position} of map is none, but of type {type(iterable).__name__}"
             )
-    if not all([_has_length(iterable) for iterable in iterables]):
+    if not all(_has_length(iterable) for iterable in iterables):
         return None
     count = max(len(iterable) for iterable in iterables if isinstance(iterable, Sized))
     if count > MAX_MAP_COUNT:
@@ -97,7 +97,7 @@ def _count(iterables: Sequence[Iterable[Any]]) -> int | None:
     return count
 
 
-def _has_length(iterable: Iterable[Any]) -> bool:
+def _has_length(iterable: object) -> bool:
     """Whether its length can be relied on: a progress bar tells the total that it was given."""
     return isinstance(iterable, Sized) and (
         isinstance(iterable, Set) or hasattr(type(iterable), "__getitem__")
