@@ -2,11 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from picloud_jupyter.cli.command import Command, jid_type
 from picloud_jupyter.cloud.session import session
 from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.displays import Splitter, to_terminal
 
 FOLLOW_SECONDS = 30.0  # of one long poll
 SLICE_BYTES = 1024 * 1024
@@ -19,15 +20,27 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--tail", metavar="BYTES", type=int, help="only the last so many bytes"
     )
+    parser.add_argument(
+        "--raw", action="store_true", help="displays of a cell as they were sent, not as words"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> None:
     stream = "stderr" if arguments.stderr else "stdout"
-    for data in read_log(
-        arguments.jid, stream, follow=arguments.follow, tail_bytes=arguments.tail
-    ):
+    logged = read_log(arguments.jid, stream, follow=arguments.follow, tail_bytes=arguments.tail)
+    if stream == "stdout" and not arguments.raw:
+        logged = with_words(logged, begins_within=arguments.tail is not None)
+    for data in logged:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
+
+
+def with_words(logged: Iterable[bytes], *, begins_within: bool = False) -> Iterator[bytes]:
+    """Yield ``logged``, what a job wrote to stdout, with its displays as words."""
+    splitter = Splitter(begins_within=begins_within)
+    for data in logged:
+        yield to_terminal(splitter.feed(data))
+    yield to_terminal(splitter.finish())
 
 
 def read_log(
@@ -67,6 +80,7 @@ COMMAND = Command(
         "picloud logs 17           what it printed so far",
         "picloud logs -f 17        go on until it ends",
         "picloud logs --stderr 17  the other stream",
+        "picloud logs --raw 17     with the displays of a cell as they were sent",
     ),
     _run,
     _configure,

@@ -8,12 +8,14 @@ from picloud_jupyter.cloud.jid_ranges import read_jids
 from picloud_jupyter.cloud.outcomes import slices
 from picloud_jupyter.cloud.session import session
 from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.displays import text_for_terminal
 from picloud_jupyter.protocol.errors import CloudException
 from picloud_jupyter.serialize.payload import load_call, load_function
 
 _MOMENTS = ("created", "started", "finished")
 _LOADED = ("func_object", "args", "kwargs")  # unpickled here, and only when asked for
 _JIDS_AT_ONCE = 2_000
+_TAIL_CHARACTERS = 64 * 1024  # an output of so many is the end of a longer one
 
 
 class JobInfo(dict[str, Any]):
@@ -38,7 +40,7 @@ def info(jids: Any, info_requested: Any = None) -> dict[int, dict[str, Any]]:  #
 
     ``info_requested`` is a field, a list of them, or "all"; default stdout, stderr, status and
     runtime. Times are datetimes in UTC, durations seconds, sizes bytes; the groups memory, cputime and
-    disk come as dotted keys.
+    disk come as dotted keys. Displays of a cell are words in its stdout.
 
     Raises:
         TypeError: a jid or a field is of the wrong type.
@@ -75,6 +77,10 @@ def _job_info(jid: int, values: dict[str, Any], loaded: list[str]) -> JobInfo:
         at = values.get(name)
         if isinstance(at, int | float):
             values[name] = datetime.datetime.fromtimestamp(at, tz=datetime.UTC)
+    printed = values.get("stdout")
+    if isinstance(printed, str):
+        is_tail = len(printed) >= _TAIL_CHARACTERS
+        values["stdout"] = text_for_terminal(printed, begins_within=is_tail)
     fields = JobInfo(jid, values)
     for name in loaded:
         fields[name]  # loads it
