@@ -26,7 +26,7 @@ from picloud_jupyter.protocol.errors import CloudException
 
 NAMES = (
     *("up", "down", "status", "doctor", "jobs", "join", "result", "info", "logs", "kill"),
-    *("exec", "mapexec", "delete", "files", "script", "secret", "top", "completion"),
+    *("exec", "mapexec", "delete", "files", "script", "secret", "user", "top", "completion"),
 )
 
 

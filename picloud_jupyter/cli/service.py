@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from picloud_jupyter.cli.output import format_bytes
+from picloud_jupyter.cli.quota_words import used_of
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import NotAllowed
 from picloud_jupyter.transport.client import Client
@@ -53,6 +54,11 @@ def serves_words(service: dict[str, Any]) -> str:
     return f"uid {service.get('user_id')} alone"
 
 
+def _use_words(service: dict[str, Any]) -> str:
+    user = service.get("user")
+    return ", ".join(f"{name} {text}" for name, text in used_of(user).items()) if user else ""
+
+
 def describe_service(service: dict[str, Any], now: float) -> str:
     """Return the answer of GET /v1/service for people; ``now`` in UTC seconds."""
     from picloud_jupyter.cloud.progress import format_seconds  # with all of the API
@@ -76,6 +82,7 @@ def describe_service(service: dict[str, Any], now: float) -> str:
             f"{capacity.get('cores', 0):g} cores, {format_bytes(capacity.get('memory_bytes', 0))} of memory",
         ),
         ("jobs", jobs or "none"),
+        ("you use", _use_words(service)),
         ("home", str(service.get("home"))),
         (
             "disk",

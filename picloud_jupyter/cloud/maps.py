@@ -19,9 +19,9 @@ from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.cloud.submission import dump_checked_function, prepare
 from picloud_jupyter.cloud.uploads import check_size, upload
 from picloud_jupyter.protocol import routes
-from picloud_jupyter.protocol.errors import CloudException
+from picloud_jupyter.protocol.errors import CloudException, QuotaExceeded
 from picloud_jupyter.protocol.frames import Buffer, encode_json, pack_records
-from picloud_jupyter.protocol.ids import JidRange
+from picloud_jupyter.protocol.ids import JidRange, format_jids
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, MAX_MAP_COUNT, MAX_PART_COUNT
 from picloud_jupyter.serialize.payload import dump_call
 from picloud_jupyter.serialize.pickler import References
@@ -41,6 +41,8 @@ def map(func: Callable[..., object], *iterables: Iterable[Any], **reserved: Any)
     Raises:
         TypeError: ``func`` cannot be called, or an argument is not iterable.
         ValueError: no iterable, too many elements, or a keyword that is not reserved.
+        QuotaExceeded: your quota of the disk is reached. Jobs that were made before go on, and are the
+            ``jid`` of the exception.
         pickle.PicklingError, PayloadTooLarge, CloudException: as for `call`. Jobs that were made before
             are killed.
     """
@@ -158,7 +160,8 @@ class _Sender:
     def __init__(self, current: Session, map_id: int) -> None:
         self._session = current
         self._map = map_id
-        self._count = 0
+        self._sent = 0
+        self._stored = 0
         self._parts = 0
         self._under_way: Exchange | None = None
         self._jids: list[JidRange] = []
@@ -171,12 +174,14 @@ class _Sender:
                 self._send_part(part)
             self._finish_part()
             return Jids.of_pairs(self._seal())
+        except QuotaExceeded as exc:
+            raise self._cut_short(exc) from exc
         except BaseException:
             self._abandon()
             raise
 
     def _send_part(self, part: _Part) -> None:
-        if self._count + len(part.records) > MAX_MAP_COUNT:
+        if self._sent + len(part.records) > MAX_MAP_COUNT:
             raise ValueError(_too_many("more"))
         uploads = [
             (index, upload(self._session, arguments, size))
@@ -184,7 +189,7 @@ class _Sender:
         ]
         self._finish_part()
         header = {
-            "first_index": self._count,
+            "first_index": self._sent,
             "count": len(part.records),
             "uploads": uploads,
         }
@@ -194,7 +199,7 @@ class _Sender:
             header,
             (pack_records(part.records),),
         )
-        self._count += len(part.records)
+        self._sent += len(part.records)
         self._parts += 1
 
     def _finish_part(self) -> None:
@@ -207,11 +212,13 @@ class _Sender:
             raise
         first = answer["first_jid"]
         self._jids.append((first, first + answer["count"] - 1))
+        self._stored += answer["count"]
         self._under_way = None
 
-    def _seal(self) -> list[JidRange]:
+    def _seal(self, *, short: bool = False) -> list[JidRange]:
         answer = self._session.client.post(
-            routes.MAP_SEAL.format(map=self._map), {"count": self._count, "parts": self._parts}
+            routes.MAP_SEAL.format(map=self._map),
+            {"count": self._stored, "parts": len(self._jids), "short": short},
         )
         return [(first, last) for first, last in answer["jids"]]
 
@@ -220,4 +227,18 @@ class _Sender:
         self._finish_part()
         if self._jids:
             kill(Jids.of_pairs(self._jids))
-            self._seal()
+            self._seal(short=True)
+
+    def _cut_short(self, refusal: QuotaExceeded) -> QuotaExceeded:
+        """What a quota leaves of a map stays and runs: nothing that was done is lost."""
+        self._seal(short=True)
+        if not self._jids:
+            return refusal
+        stored = Jids.of_pairs(self._jids)
+        return QuotaExceeded(
+            f"{refusal.parameter} The first {self._stored:,} elements of the map are jobs "
+            f"{format_jids(self._jids)}, which go on; the others were not taken.",
+            stored,
+            hint=refusal.hint,
+            reason=refusal.reason,
+        )

@@ -26,4 +26,6 @@ CODE = "/v1/code/{digest}"
 NODES = "/v1/nodes"
 SECRETS = "/v1/secrets"
 SECRET = "/v1/secrets/{name}"  # noqa: S105  # a path
+USERS = "/v1/users"
+USER_QUOTA = "/v1/users/{user}/quota"
 STOP = "/v1/stop"

@@ -11,8 +11,10 @@ from typing import Any
 from picloud_jupyter.protocol.codec import to_wire
 from picloud_jupyter.protocol.frames import encode_json, pack_frame
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
+from picloud_jupyter.protocol.users import Quota
 from picloud_services.accounts.keys import JobIdentity, KeyRing, make_job_key
 from picloud_services.accounts.secrets import SecretStore
+from picloud_services.accounts.service import Accounts
 from picloud_services.base.clock import SystemClock
 from picloud_services.base.events import Events
 from picloud_services.base.filesystem import DiskWatch
@@ -132,8 +134,8 @@ class GatewayUnderTest:
         return make_job_key(self.keys.lease_key(lease), identity)
 
 
-async def start_gateway(root: Path) -> GatewayUnderTest:
-    """Return a gateway that serves ROOT/api.sock and ROOT/jobs.sock."""
+async def start_gateway(root: Path, quota: Quota | None = None) -> GatewayUnderTest:
+    """Return a gateway that serves ROOT/api.sock and ROOT/jobs.sock to users with ``quota``."""
     blobs, keys, disk = (
         FileBlobStore(root / "blobs"),
         KeyRing.load(root),
@@ -155,6 +157,8 @@ async def start_gateway(root: Path) -> GatewayUnderTest:
     output, events = GrowingOutput(), Events()
     uploads = Uploads(blobs, keys, disk, max_bytes=10**15)
     samples: Any = None
+    database: Any = None
+    accounts = Accounts(database, SystemClock(), quota)
     services = Services(
         jobs=jobs,
         blobs=blobs,
@@ -168,6 +172,8 @@ async def start_gateway(root: Path) -> GatewayUnderTest:
         outputs=output,
         samples=samples,
         nodes=list,
+        accounts=accounts,
+        held=dict,
         blocked=block,
         describe=describe,
         stop=lambda **wishes: stops.append(wishes),

@@ -170,7 +170,7 @@ async def running_system(
     try:
         yield System(service, dispatcher, database, engine, live, blobs, events, accounts)
     finally:
-        await accounts.save_recent(dispatcher.recent())
+        await accounts.save_recent(dispatcher.changed_shares())
         await dispatcher.stop()
         await service.stop()
         await database.close()

@@ -281,6 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
     def seal(self, body: bytes, _query: str, number: str) -> Any:
         asked, found = json.loads(body), self.played.maps[int(number)]
         jids = [jid for part in sorted(found["parts"]) for jid in found["parts"][part]]
+        assert asked.pop("short") in (True, False)
         assert asked == {"count": len(jids), "parts": len(found["parts"])}
         found["sealed"] = True
         return {"jids": to_ranges(jids)}

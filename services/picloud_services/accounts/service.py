@@ -1,6 +1,6 @@
 """The users of a service: their quotas and standings in memory, as of the last commit. On the loop."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from picloud_jupyter.protocol.errors import InvalidRequest
@@ -44,6 +44,8 @@ class Accounts:
 
     async def save_recent(self, recent: Mapping[int, float]) -> None:
         """Keep what users used lately over a restart; losing it breaks no promise."""
+        if not recent:
+            return
         work = partial(store.save_recent, recent=recent, at=self._clock.now_at())
         await self._database.write(work)
 
@@ -97,10 +99,11 @@ class Accounts:
         if upload:
             self._sending[upload] = user_id, size_bytes, now + UPLOAD_SECONDS
 
-    def sent(self, uploads: list[str]) -> None:
-        """Uploads are named by a job now, so that its row counts them."""
+    def sent(self, uploads: Iterable[str | None]) -> None:
+        """Uploads, where there are any, are named by a job now, so that its row counts them."""
         for upload in uploads:
-            self._sending.pop(upload, None)
+            if upload is not None:
+                self._sending.pop(upload, None)
 
     # ------------------------------------------------------------------------------------- people
     async def set_quota(self, user_id: int, quota: Quota) -> None:

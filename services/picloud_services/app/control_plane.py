@@ -44,6 +44,7 @@ from picloud_services.jobs.service import JobService
 from picloud_services.metrics.service import MetricsService
 
 UPKEEP_DELAY_SECONDS = 5.0
+SHARES_SECONDS = 60.0
 END_SECONDS = 12.0  # of one part; the process leaves even if that part does not
 _log = logging.getLogger(__name__)
 
@@ -224,7 +225,18 @@ class ControlPlane:
         self._events.listen("nodes", lambda _nodes: self._note_agent(dispatcher.nodes()))
         self._at_end("the jobs", jobs.stop)
         self._at_end("the dispatcher", dispatcher.stop)
-        self._at_end("fair shares", lambda: stores.accounts.save_recent(dispatcher.recent()))
+        shares = Ticker(
+            "fair shares",
+            SHARES_SECONDS,
+            lambda: stores.accounts.save_recent(dispatcher.changed_shares()),
+        )
+        shares.start()
+
+        async def keep_shares() -> None:
+            await shares.stop()
+            await stores.accounts.save_recent(dispatcher.changed_shares())
+
+        self._at_end("fair shares", keep_shares)
         recent = await stores.accounts.start()
         await dispatcher.start(jobs.committed, await jobs.start(), recent)
         return jobs, dispatcher
@@ -243,6 +255,7 @@ class ControlPlane:
             blobs=stores.blobs,
             disk=stores.disk,
             nodes=dispatcher.nodes,
+            user=lambda user_id: stores.accounts.user(user_id, dispatcher.held()),
             note=self._note,
         )
         limit_bytes = self._settings.max_upload_bytes
@@ -261,6 +274,8 @@ class ControlPlane:
             outputs=engine,
             samples=stores.metrics,
             nodes=dispatcher.nodes,
+            accounts=stores.accounts,
+            held=dispatcher.held,
             blocked=dispatcher.blocked,
             describe=facts.describe,
             stop=self.stop,

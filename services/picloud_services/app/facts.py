@@ -3,12 +3,13 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from picloud_jupyter.protocol.jobs import CORE_TYPES, MAX_MAP_COUNT
 from picloud_jupyter.protocol.nodes import NodeReport
+from picloud_jupyter.protocol.users import UserReport
 from picloud_services.base.filesystem import DiskWatch
 from picloud_services.base.single_instance import ServiceRecord
 from picloud_services.blobs.store import BlobStore
@@ -60,6 +61,7 @@ class ServiceFacts:
         blobs: BlobStore,
         disk: DiskWatch,
         nodes: Callable[[], list[NodeReport]],
+        user: Callable[[int], Awaitable[UserReport]],
         note: str,
     ) -> None:
         self._settings = settings
@@ -68,6 +70,7 @@ class ServiceFacts:
         self._blobs = blobs
         self._disk = disk
         self._nodes = nodes
+        self._user = user
         self._note = note
         self._logs = FolderSize(settings.home / "logs")
 
@@ -94,13 +97,13 @@ class ServiceFacts:
             "capacity": first.capacity if first else None,
             "disk": await self._disk_use(),
             "counts": await self._jobs.counts(caller.user_id),
+            "user": await self._user(caller.user_id),
             "nodes": nodes,
             "caps": {
                 "max_transmit_bytes": self._settings.max_transmit_bytes,
                 "max_upload_bytes": self._settings.max_upload_bytes,
                 "max_code_bytes": self._settings.max_code_bytes,
                 "max_map_count": MAX_MAP_COUNT,
-                "cost_cap": self._settings.cost_cap or None,
             },
             "uploads_local": caller.local,
             "core_types": _core_types(first),

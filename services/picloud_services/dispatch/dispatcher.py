@@ -147,9 +147,9 @@ class Dispatcher:
         holding = self._cluster.holding(self._clock.steady_seconds())
         return {user_id: held.resources for user_id, held in holding.items()}
 
-    def recent(self) -> dict[int, float]:
-        """Return what each user has used lately, in core-seconds: for the next start."""
-        return self._fair.recent(self._clock.steady_seconds())
+    def changed_shares(self) -> dict[int, float]:
+        """Return what users have used lately who used something since this was asked: core-seconds."""
+        return self._fair.take_changed(self._clock.steady_seconds())
 
     # -------------------------------------------------------------------------------- submitting
     def check(self, user_id: int, spec: JobSpec) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 HALF_LIFE_SECONDS = 600.0
-FORGOTTEN_CORE_SECONDS = 1e-3
 
 
 class FairShare:
@@ -11,10 +10,12 @@ class FairShare:
 
     def __init__(self) -> None:
         self._used: dict[int, tuple[float, float]] = {}
+        self._changed: set[int] = set()
 
     def charge(self, user_id: int, core_seconds: float, now: float) -> None:
         """Add to what a user has used."""
         self._used[user_id] = self.used(user_id, now) + core_seconds, now
+        self._changed.add(user_id)
 
     def used(self, user_id: int, now: float) -> float:
         """Return what a user has used, decayed."""
@@ -26,13 +27,10 @@ class FairShare:
         for user_id, (core_seconds, age_seconds) in recent.items():
             self.charge(user_id, decay(core_seconds, age_seconds), now)
 
-    def recent(self, now: float) -> dict[int, float]:
-        """Return what each user has used, decayed; those of long ago are forgotten."""
-        recent = {user_id: self.used(user_id, now) for user_id in self._used}
-        for user_id, core_seconds in recent.items():
-            if core_seconds < FORGOTTEN_CORE_SECONDS:
-                del self._used[user_id]
-        return recent
+    def take_changed(self, now: float) -> dict[int, float]:
+        """Return what those have used, decayed, who were charged since this was asked."""
+        changed, self._changed = self._changed, set()
+        return {user_id: self.used(user_id, now) for user_id in changed}
 
     def level(self, user_id: int, running: float, now: float) -> float:
         """Return what a user has used with what runs, which is charged only when it ends."""

@@ -18,6 +18,7 @@ from picloud_services.gateway import (
     secrets,
     service,
     uploads,
+    users,
 )
 from picloud_services.gateway.handler import Door, Exchange
 from picloud_services.gateway.http_server import HttpServer
@@ -83,6 +84,15 @@ def make_routes(services: Services) -> list[Route]:
             inside_jobs=False,
         ),
         Route("DELETE", routes.SECRET, bind(secrets.delete_secret), inside_jobs=False),
+        Route("GET", routes.USERS, bind(users.list_users), inside_jobs=False, owner_only=True),
+        Route(
+            "PUT",
+            routes.USER_QUOTA,
+            bind(users.set_quota),
+            body_bytes=1024,
+            inside_jobs=False,
+            owner_only=True,
+        ),
         Route(
             "POST",
             routes.STOP,

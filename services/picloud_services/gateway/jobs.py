@@ -44,6 +44,7 @@ async def create_call(services: Services, request: Request) -> Reply:
     receipt = await services.jobs.submit_call(
         caller.user_id, spec, header.key, function, arguments
     )
+    services.accounts.sent([header.arguments.upload])
     return json_reply(
         {
             "jid": receipt.jid,
@@ -161,5 +162,9 @@ async def kill(services: Services, request: Request) -> Reply:
 
 async def delete(services: Services, request: Request) -> Reply:
     """POST /v1/delete."""
-    jids = read_ranges(read_json(request.body).get("jids"))
-    return json_reply({"deleted": await services.jobs.delete(request.caller.user_id, jids)})
+    asked = read_json(request.body)
+    jids = read_ranges(asked.get("jids"))
+    key = read_text(asked, "key", longest=64) or ""
+    return json_reply(
+        {"deleted": await services.jobs.delete(request.caller.user_id, jids, key)}
+    )

@@ -5,7 +5,7 @@ from typing import Any
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import MAX_MAP_COUNT, MAX_PART_COUNT, PayloadRef
 from picloud_services.blobs.store import BlobRef
-from picloud_services.gateway.decode import read_as, read_frame, read_int, read_json
+from picloud_services.gateway.decode import read_as, read_flag, read_frame, read_int, read_json
 from picloud_services.gateway.payloads import read_function, read_spec, read_submit
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Caller, Reply, Request, json_reply
@@ -40,19 +40,23 @@ async def put_part(services: Services, request: Request) -> Reply:
         bytes(view),
         await _read_files(services, request.caller, header),
     )
+    services.accounts.sent(payload.upload for _, payload in _uploads(header))
     return json_reply({"first_jid": receipt.first_jid, "count": receipt.count})
 
 
 async def _read_files(
     services: Services, caller: Caller, header: dict[str, Any]
 ) -> list[tuple[int, BlobRef]]:
-    uploads = read_as(list[tuple[int, PayloadRef]], header.get("uploads", []), "uploads")
     files = []
-    for index, payload in uploads:
+    for index, payload in _uploads(header):
         if payload.upload is None:
             raise InvalidRequest(f"uploads names no upload for the element {index} of the part")
         files.append((index, await services.uploads.take(caller.user_id, payload)))
     return files
+
+
+def _uploads(header: dict[str, Any]) -> list[tuple[int, PayloadRef]]:
+    return read_as(list[tuple[int, PayloadRef]], header.get("uploads", []), "uploads")
 
 
 async def seal_map(services: Services, request: Request) -> Reply:
@@ -63,5 +67,6 @@ async def seal_map(services: Services, request: Request) -> Reply:
         read_int({"map": request.names[0]}, "map", low=1),
         read_int(asked, "count", high=MAX_MAP_COUNT),
         read_int(asked, "parts", high=MAX_MAP_COUNT),
+        short=read_flag(asked, "short"),
     )
     return json_reply({"jids": jids})

@@ -4,10 +4,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from picloud_jupyter.protocol.jobs import Resources
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
 from picloud_services.accounts.keys import KeyRing
 from picloud_services.accounts.secrets import SecretStore
+from picloud_services.accounts.service import Accounts
 from picloud_services.base.events import Events
 from picloud_services.base.filesystem import DiskWatch
 from picloud_services.blobs.code_archives import CodeArchives
@@ -37,7 +39,10 @@ class Samples(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The services behind the API. ``describe`` answers GET /v1/service for a caller."""
+    """The services behind the API.
+
+    ``describe`` answers GET /v1/service for a caller, ``held`` is what each user's jobs hold now.
+    """
 
     jobs: JobService
     blobs: BlobStore
@@ -51,6 +56,8 @@ class Services:
     outputs: OutputReader
     samples: Samples
     nodes: Callable[[], list[NodeReport]]
+    accounts: Accounts
+    held: Callable[[], dict[int, Resources]]
     blocked: Blocked
     describe: Callable[[Caller], Awaitable[dict[str, Any]]]
     stop: Callable[..., None]

@@ -10,7 +10,9 @@ async def begin_upload(services: Services, request: Request) -> Reply:
     """POST /v1/uploads."""
     caller = request.caller
     size_bytes = read_int(read_json(request.body), "size_bytes")
+    services.accounts.require_room(caller.user_id, size_bytes)
     upload, path = services.uploads.begin(caller.user_id, size_bytes, local=caller.local)
+    services.accounts.require_room(caller.user_id, size_bytes, upload)
     return json_reply({"upload": upload, "path": None if path is None else str(path)})
 
 
@@ -19,6 +21,7 @@ async def finish_upload(services: Services, request: Request) -> Reply:
     asked = read_json(request.body)
     digest = read_text(asked, "digest", longest=64) or ""
     size_bytes = read_int(asked, "size_bytes")
+    services.accounts.require_room(request.caller.user_id, size_bytes, request.names[0])
     await services.uploads.finish(request.caller.user_id, request.names[0], size_bytes, digest)
     return json_reply({})
 
@@ -28,6 +31,7 @@ class UploadSink:
 
     def __init__(self, services: Services, request: Request) -> None:
         self._uploads = services.uploads
+        self._accounts = services.accounts
         self._user_id = request.caller.user_id
         self._upload = request.names[0]
         self._file: IncomingFile | None = None
@@ -39,7 +43,9 @@ class UploadSink:
 
     async def write(self, piece: bytes) -> None:
         """See `Sink`."""
-        await (await self._open()).write(piece)
+        file = await self._open()
+        self._accounts.require_room(self._user_id, file.size_bytes + len(piece), self._upload)
+        await file.write(piece)
 
     async def finish(self) -> Reply:
         """See `Sink`."""

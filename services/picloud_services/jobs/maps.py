@@ -149,12 +149,20 @@ class Maps:
             ]
             desk.dispatch.add(ready, pack)
 
-    async def seal(self, user_id: int, map_id: int, count: int, parts: int) -> list[JidRange]:
-        """Return the jids of a complete map; see `JobService.seal_map`."""
+    async def seal(
+        self, user_id: int, map_id: int, count: int, parts: int, *, short: bool
+    ) -> list[JidRange]:
+        """Return the jids of a map that is over; see `JobService.seal_map`."""
         self._hear(user_id, map_id)
+
+        def sealed(_ranges: list[JidRange]) -> None:
+            batch = self._desk.live.batches.get(map_id)
+            if batch is not None:
+                batch.size = count
+            self._closed(map_id, SEALED)
+
         return await self._desk.database.write(
-            partial(_seal, user_id, map_id, count, parts),
-            lambda _ranges: self._closed(map_id, SEALED),
+            partial(_seal, user_id, map_id, count, parts, short=short), sealed
         )
 
     def _hear(self, user_id: int, map_id: int) -> None:
@@ -333,7 +341,9 @@ def _set_state(map_id: int, state: str, size: int | None, tx: Transaction) -> bo
     return bool(tx.run(_SET_STATE, batch=map_id, state=state, size=size))
 
 
-def _seal(user_id: int, map_id: int, count: int, parts: int, tx: Transaction) -> list[JidRange]:
+def _seal(
+    user_id: int, map_id: int, count: int, parts: int, tx: Transaction, *, short: bool
+) -> list[JidRange]:
     state, size, first_jid, _, _ = _find_map(tx, user_id, map_id)
     row = tx.one(_PARTS, batch=map_id)
     assert row is not None
@@ -345,10 +355,10 @@ def _seal(user_id: int, map_id: int, count: int, parts: int, tx: Transaction) ->
     if state == ABANDONED:
         _require_open(map_id, state)
     if state == OPEN:
-        if size is not None and size != count:
+        if size is not None and (size < count if short else size != count):
             raise Conflict(f"map {map_id} was made for {size} elements, not {count}")
         _set_state(map_id, SEALED, count, tx)
-    if first_jid is not None:
+    if first_jid is not None and count:
         return [(first_jid, first_jid + count - 1)]
     ranges = [(first, first + n - 1) for first, n in tx.all(_RANGES, batch=map_id)]
     return _join_in_order(ranges)

@@ -172,14 +172,16 @@ class JobService:
         return await self._maps.put_part(user_id, map_id, part, first_index, pack)
 
     async def seal_map(
-        self, user_id: int, map_id: int, count: int, parts: int
+        self, user_id: int, map_id: int, count: int, parts: int, *, short: bool = False
     ) -> list[JidRange]:
         """Return the jids of the map, in order of its indices; repeatable.
+
+        ``short``: no more comes, though it was made for more than ``count`` elements.
 
         Raises:
             Conflict: parts are missing, or the counts differ; the message says which.
         """
-        return await self._maps.seal(user_id, map_id, count, parts)
+        return await self._maps.seal(user_id, map_id, count, parts, short=short)
 
     # ---------------------------------------------------------------------------------- reading
     def unfinished(self, user_id: int) -> dict[str, int]:

@@ -1,0 +1,53 @@
+"""What a user uses and may use, for people; the words of limits on a command line."""
+
+import argparse
+from typing import Any
+
+from picloud_jupyter.cli.output import format_bytes
+
+UNITS = {"K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+NO_LIMIT, AS_SETTINGS = "none", "default"
+
+
+def used_of(user: dict[str, Any]) -> dict[str, str]:
+    """Return use and limit in words for a `UserReport` in wire form, in the order of a table."""
+    use, quota = user["use"], user["quota"]
+    return {
+        "cores": _of(f"{use['cores']:g}", quota["cores"], f"{quota['cores']:g}"),
+        "memory": _sizes(use, quota, "memory_bytes"),
+        "disk": _sizes(use, quota, "disk_bytes"),
+        "cost": _of(f"{use['cost']:.2g}", quota["cost"], f"{quota['cost']:.2g}"),
+    }
+
+
+def _sizes(use: dict[str, Any], quota: dict[str, Any], name: str) -> str:
+    return _of(format_bytes(use[name]), quota[name], format_bytes(quota[name]))
+
+
+def _of(used: str, limit: float, words: str) -> str:
+    return f"{used} of {words}" if limit else used
+
+
+def number_type(text: str) -> float | None:
+    """Return a limit: a number, `none` (0 on the wire) or `default` (null)."""
+    if text == AS_SETTINGS:
+        return None
+    try:
+        value = 0.0 if text == NO_LIMIT else float(text)
+    except ValueError:
+        value = -1.0
+    if text != NO_LIMIT and not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no limit: give a number above 0, `{NO_LIMIT}` or `{AS_SETTINGS}`"
+        )
+    return value
+
+
+def size_type(text: str) -> int | None:
+    """Return a limit in bytes, written as 500M or 2.5G."""
+    if text in (NO_LIMIT, AS_SETTINGS):
+        return None if text == AS_SETTINGS else 0
+    unit = UNITS.get(text[-1:].upper(), 1)
+    value = number_type(text if unit == 1 else text[:-1])
+    assert value is not None
+    return round(value * unit)
