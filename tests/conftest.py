@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.service_under_test import ServiceUnderTest, kinds_of_this_machine
+from tests.tools.two_users import TwoUsers, two_users_of_a_system
 
 collect_ignore = ["tools"]  # programs and harnesses: nothing to collect
 
@@ -35,6 +36,13 @@ def service(
     started.start()
     yield started
     started.end()
+
+
+@pytest.fixture(scope="session")
+def two_users() -> Iterator[TwoUsers]:
+    """A running service of every user of this machine, with two real users; needs root."""
+    with two_users_of_a_system() as found:
+        yield found
 
 
 @pytest.fixture
