@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 from itertools import count
 
@@ -308,3 +309,60 @@ class StockMachine(RuleBasedStateMachine):
 
 TestStock = StockMachine.TestCase
 TestStock.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+GPU = Sandbox("g", dataclasses.replace(SPEC, gpus=1))
+OTHER_GPU = Sandbox("h", dataclasses.replace(SPEC, gpus=1))
+TWO_GPUS = Sandbox("i", dataclasses.replace(SPEC, gpus=2))
+
+
+def make_gpu_stock(gpus: int) -> Stock:
+    names = map("c{}".format, count(1))
+    return Stock(lambda: next(names), prestart_limit=4, gpus=gpus)
+
+
+def test_gpus_when_an_idle_container_has_the_device_then_it_retires_first():
+    stock = make_gpu_stock(1)
+    chunk(stock, "l1", sandbox=GPU)
+    stock.ended("c1", "l1", None, 1)  # its slot has not been released yet
+    assert chunk(stock, "l2", "t", OTHER_GPU) == [
+        Retire("c1"),
+        Start("c2", OTHER_GPU),
+        Send("c2", "l2"),
+    ]
+    assert stock.release("s", 2) == []
+    assert chunk(stock, "l3", "s", A) == [Start("c3", A), Send("c3", "l3")]
+
+
+def test_gpus_when_devices_are_left_then_idle_containers_stay():
+    stock = make_gpu_stock(2)
+    chunk(stock, "l1", sandbox=GPU)
+    stock.ended("c1", "l1", None, 1)
+    stock.release("s", 1)
+    assert Retire("c1") not in chunk(stock, "l2", "t", OTHER_GPU)
+    stock.ended("c2", "l2", None, 2)
+    stock.release("t", 2)
+    assert chunk(stock, "l3", "u", TWO_GPUS)[:2] == [Retire("c1"), Retire("c2")]
+
+
+def test_gpus_when_the_same_sandbox_is_wanted_then_its_warm_container_serves():
+    stock = make_gpu_stock(1)
+    chunk(stock, "l1", sandbox=GPU)
+    stock.ended("c1", "l1", None, 1)
+    stock.release("s", 1)
+    assert chunk(stock, "l2", "t", GPU) == [Send("c1", "l2")]
+
+
+def test_gpus_when_jobs_are_single_use_then_none_is_started_ahead():
+    stock = make_gpu_stock(4)
+    done = chunk(stock, "l1", sandbox=GPU, single_use=True)
+    assert done == [Start("c1", GPU), Send("c1", "l1")]
+
+
+def test_gpus_when_idle_for_a_minute_then_the_device_is_given_back():
+    stock = make_gpu_stock(1)
+    chunk(stock, "l1", sandbox=GPU)
+    stock.ended("c1", "l1", None, 1)
+    stock.release("s", 1)
+    assert stock.tick(1 + CROWD_SECONDS - 1, 10 * GIB) == []
+    assert stock.tick(1 + CROWD_SECONDS, 10 * GIB) == [Retire("c1")]

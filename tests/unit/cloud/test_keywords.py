@@ -36,6 +36,12 @@ def test_no_keywords_gives_the_defaults():
         ({"_vol": ["/a:/b", "c"]}, "volumes", ("/a:/b", "c")),
         ({"_max_runtime": 2}, "max_runtime_seconds", 120.0),
         ({"_profile": 1}, "profile", True),
+        ({"_secrets": ["B", "A"]}, "secrets", (("A", "A"), ("B", "B"))),
+        ({"_secrets": "A"}, "secrets", (("A", "A"),)),
+        ({"_secrets": {"VARIABLE": "A"}}, "secrets", (("VARIABLE", "A"),)),
+        ({"_secrets": None}, "secrets", ()),
+        ({"_gpu": 2}, "gpus", 2),
+        ({"_gpu": 0}, "gpus", 0),
         ({"_kill_process": "yes"}, "kill_process", True),
         ({"_os_env_vars": {"B": "2", "A": "1"}}, "variables", (("A", "1"), ("B", "2"))),
         ({"_os_env_vars": ["HERE", "ABSENT"]}, "variables", (("HERE", "x"),)),
@@ -132,3 +138,28 @@ def test_no_underscore_keyword_is_ever_left_or_lost(keywords):
     except (TypeError, ValueError):
         return
     assert not keywords or not given_names
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error"),
+    [
+        ({"_secrets": 5}, TypeError),
+        ({"_secrets": [5]}, TypeError),
+        ({"_secrets": ["a b"]}, ValueError),
+        ({"_secrets": {"PICLOUD_JID": "A"}}, ValueError),
+        ({"_gpu": -1}, ValueError),
+        ({"_gpu": True}, TypeError),
+        ({"_gpu": 0.5}, TypeError),
+    ],
+)
+def test_secrets_and_gpus_that_cannot_be_are_refused(keywords, error):
+    with pytest.raises(error, match="_gpu|secret"):
+        take(**keywords)
+
+
+def test_a_secret_of_this_job_is_not_copied_into_a_spec_as_a_plain_variable():
+    environ = {"TOKEN": "hidden", "PLAIN": "x", "PICLOUD_SECRETS": "OTHER,TOKEN"}
+    assert take(environ=environ, _os_env_vars=["PLAIN"]).variables == (("PLAIN", "x"),)
+    with pytest.raises(ValueError, match="secret TOKEN") as caught:
+        take(environ=environ, _os_env_vars=["PLAIN", "TOKEN"])
+    assert "hidden" not in str(caught.value)

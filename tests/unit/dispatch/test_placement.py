@@ -120,3 +120,40 @@ def test_sandboxes_differ_by_what_containers_differ_by():
     assert len({digest, *others}) == 4
     same = JobSpec("g", SPEC.host_python, label="l", priority=1)
     assert build_sandbox(same, 1, wanted, "e1")[1] == digest
+
+
+def test_gpus_are_a_dimension_like_the_others():
+    node = Resources(8, 64 * GIB, gpus=2)
+    assert need("c1", 1, node, 1).gpus == 1
+    assert not fits(need("c1", 1, node, 3), node)
+    left = subtract(node, need("c1", 1, node, 2))
+    assert left.gpus == 0
+    assert fits(need("c1", 1, node), left)
+
+
+def test_a_job_without_gpus_leaves_them_to_others_if_there_is_room():
+    with_gpu = Resources(2, 16 * GIB, gpus=1)
+    plain = Resources(16, 64 * GIB)
+    nodes = {"gpu": (with_gpu, with_gpu), "plain": (plain, plain)}
+    assert choose_node("c1", 1, nodes) == "plain"
+    assert choose_node("c1", 1, nodes, 1) == "gpu"
+    assert choose_node("c1", 1, nodes, 2) is None
+    assert choose_node("c1", 1, {"gpu": nodes["gpu"]}) == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words"),
+    [
+        ([0], "_gpu=2 asks for a GPU, and no machine here has one"),
+        ([1, 0], "has 1 GPU; _gpu=1 fits"),
+        ([1, 2], ""),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused_in_words(gpus, words):
+    found = never_fits("c1", 1, [Resources(2, 16 * GIB, n) for n in gpus], 2)
+    assert words in found
+    assert bool(found) is bool(words)
+
+
+def test_too_many_cores_are_named_before_gpus():
+    assert "_cores=16" in never_fits("f2", 16, [TWO], 1)

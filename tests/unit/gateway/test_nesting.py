@@ -15,6 +15,7 @@ PARENT = JobSpec(
     folder="/work",
     code_version="a" * 64,
     volumes=("/data:/data:rw", "/data/inner:/i", "/pub:/pub"),
+    secrets=(("TOKEN", "TOKEN"), ("VARIABLE", "OTHER")),
 )
 
 
@@ -28,6 +29,18 @@ def child(**fields: object) -> JobSpec:
 )
 def test_check_when_the_volumes_are_its_own_then_they_are_allowed(volumes) -> None:
     check_child(child(volumes=volumes), PARENT)
+
+
+@pytest.mark.parametrize(
+    "secrets", [(), (("TOKEN", "TOKEN"),), (("ANYTHING", "OTHER"), ("TWICE", "OTHER"))]
+)
+def test_check_when_the_secrets_are_its_own_then_they_are_allowed(secrets) -> None:
+    check_child(child(secrets=secrets), PARENT)
+
+
+def test_check_when_a_secret_is_not_its_own_then_it_is_refused_by_name() -> None:
+    with pytest.raises(NotAllowed, match="'VARIABLE'"):  # it has the variable, not the secret
+        check_child(child(secrets=(("TOKEN", "TOKEN"), ("V", "VARIABLE"))), PARENT)
 
 
 @pytest.mark.parametrize(
