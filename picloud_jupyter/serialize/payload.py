@@ -17,7 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from picloud_jupyter.protocol.frames import Buffer, FrameError, pack_frame, split_frame
+from picloud_jupyter.protocol.frames import (
+    PREFIX,
+    Buffer,
+    FrameError,
+    encode_json,
+    split_frame,
+)
 from picloud_jupyter.serialize.pickler import (
     DEFAULT_FILE_LIMIT_BYTES,
     PROTOCOL,
@@ -81,12 +87,19 @@ def dump_call(
     fast: int = 0,
     references: References | None = None,
     file_limit_bytes: int = DEFAULT_FILE_LIMIT_BYTES,
+    pickler: Callable[..., Pickler] | None = None,
 ) -> list[Buffer]:
-    """Return the arguments of one call as parts; see `dump`. Failures are named ``args[0]...``."""
+    """Return the arguments of one call as parts; see `dump`. Failures are named ``args[0]...``.
+
+    ``pickler`` makes the `Pickler` that writes them, whatever they are.
+    """
     value = (tuple(args), kwargs if type(kwargs) is dict else dict(kwargs))
     if not kwargs and _ATOMS.issuperset(map(type, args)):
         return _with_prefix(pickle.dumps(value, PROTOCOL))
     try:
+        if pickler is not None:
+            options = {"references": references, "file_limit_bytes": file_limit_bytes}
+            return _dump_with(value, functools.partial(pickler, **options))
         return _dump_any(value, fast, references, file_limit_bytes)
     except Exception as exc:
         roots = [(f"args[{i}]", item) for i, item in enumerate(args)]
@@ -182,6 +195,18 @@ def dump_function(
     Raises:
         pickle.PicklingError: something it uses cannot be pickled; the message names its path.
     """
+    return b"".join(
+        dump_function_parts(function, references=references, file_limit_bytes=file_limit_bytes)
+    )
+
+
+def dump_function_parts(
+    function: object,
+    *,
+    references: References | None = None,
+    file_limit_bytes: int = DEFAULT_FILE_LIMIT_BYTES,
+) -> list[Buffer]:
+    """Return what `dump_function` does, as parts to write one after another; see `dump`."""
     found = References() if references is None else references
     first_code = len(found.code)
     name = getattr(function, "__qualname__", None) or type(function).__name__
@@ -192,7 +217,10 @@ def dump_function(
         "packages": package_versions(found.modules),
         "sources": [list(source) for source in collect_sources(found.code[first_code:])],
     }
-    return bytes([_FUNCTION]) + pack_frame(header, *parts)
+    head = encode_json(header)
+    head += b" " * (-(1 + PREFIX.size + len(head)) % _ALIGNMENT)  # the arrays behind it too
+    size = sum(map(len, parts))
+    return [bytes([_FUNCTION]) + PREFIX.pack(len(head), size) + head, *parts]
 
 
 def read_function_header(data: Buffer) -> FunctionHeader:
