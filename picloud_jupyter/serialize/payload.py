@@ -17,13 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from picloud_jupyter.protocol.frames import (
-    PREFIX,
-    Buffer,
-    FrameError,
-    encode_json,
-    split_frame,
-)
+from picloud_jupyter.protocol.frames import PREFIX, Buffer, FrameError, encode_json, split_frame
 from picloud_jupyter.serialize.pickler import (
     DEFAULT_FILE_LIMIT_BYTES,
     PROTOCOL,
@@ -89,18 +83,12 @@ def dump_call(
     file_limit_bytes: int = DEFAULT_FILE_LIMIT_BYTES,
     pickler: Callable[..., Pickler] | None = None,
 ) -> list[Buffer]:
-    """Return the arguments of one call as parts; see `dump`. Failures are named ``args[0]...``.
-
-    ``pickler`` makes the `Pickler` that writes them, whatever they are.
-    """
+    """Return the arguments of one call as parts, by ``pickler``; see `dump`. Failures are named ``args[0]...``."""
     value = (tuple(args), kwargs if type(kwargs) is dict else dict(kwargs))
     if not kwargs and _ATOMS.issuperset(map(type, args)):
         return _with_prefix(pickle.dumps(value, PROTOCOL))
     try:
-        if pickler is not None:
-            options = {"references": references, "file_limit_bytes": file_limit_bytes}
-            return _dump_with(value, functools.partial(pickler, **options))
-        return _dump_any(value, fast, references, file_limit_bytes)
+        return _dump_any(value, fast, references, file_limit_bytes, pickler)
     except Exception as exc:
         roots = [(f"args[{i}]", item) for i, item in enumerate(args)]
         roots += [(f"kwargs[{name!r}]", item) for name, item in kwargs.items()]
@@ -195,9 +183,8 @@ def dump_function(
     Raises:
         pickle.PicklingError: something it uses cannot be pickled; the message names its path.
     """
-    return b"".join(
-        dump_function_parts(function, references=references, file_limit_bytes=file_limit_bytes)
-    )
+    options = {"references": references, "file_limit_bytes": file_limit_bytes}
+    return b"".join(dump_function_parts(function, **options))
 
 
 def dump_function_parts(
@@ -308,14 +295,16 @@ def _with_prefix(data: bytes) -> list[Buffer]:
 
 
 def _dump_any(
-    value: object, fast: int, references: References | None, file_limit_bytes: int
+    value: object,
+    fast: int,
+    references: References | None,
+    file_limit_bytes: int,
+    pickler: Callable[..., Pickler] | None = None,
 ) -> list[Buffer]:
-    if fast >= 2 or _is_plain(value):
+    if pickler is None and (fast >= 2 or _is_plain(value)):
         return _dump_with(value, functools.partial(pickle.Pickler, protocol=PROTOCOL))
-    return _dump_with(
-        value,
-        functools.partial(Pickler, references=references, file_limit_bytes=file_limit_bytes),
-    )
+    options = {"references": references, "file_limit_bytes": file_limit_bytes}
+    return _dump_with(value, functools.partial(pickler or Pickler, **options))
 
 
 def _dump_with(value: object, make: Callable[..., Any]) -> list[Buffer]:
