@@ -183,8 +183,9 @@ def dump_function(
     Raises:
         pickle.PicklingError: something it uses cannot be pickled; the message names its path.
     """
-    options = {"references": references, "file_limit_bytes": file_limit_bytes}
-    return b"".join(dump_function_parts(function, **options))
+    return b"".join(
+        dump_function_parts(function, references=references, file_limit_bytes=file_limit_bytes)
+    )
 
 
 def dump_function_parts(
@@ -303,8 +304,9 @@ def _dump_any(
 ) -> list[Buffer]:
     if pickler is None and (fast >= 2 or _is_plain(value)):
         return _dump_with(value, functools.partial(pickle.Pickler, protocol=PROTOCOL))
-    options = {"references": references, "file_limit_bytes": file_limit_bytes}
-    return _dump_with(value, functools.partial(pickler or Pickler, **options))
+    make: Callable[..., Pickler] = pickler or Pickler
+    make = functools.partial(make, references=references, file_limit_bytes=file_limit_bytes)
+    return _dump_with(value, make)
 
 
 def _dump_with(value: object, make: Callable[..., Any]) -> list[Buffer]:
