@@ -145,7 +145,7 @@ class Executor(BaseExecutor):
             raise TypeError(
                 f"an executor takes max_workers and reserved keywords, not {', '.join(reserved)}"
             )
-        self._options = options
+        self.options = options
         self._max_workers = max_workers
         self._service = service()
         self._lock = threading.Lock()
@@ -163,7 +163,7 @@ class Executor(BaseExecutor):
         """
         if not callable(fn):
             raise TypeError(f"the first argument must be callable, got {fn!r}")
-        return self.start(lambda: submit_call(fn, args, kwargs, self._options))
+        return self.start(lambda: submit_call(fn, args, kwargs, self.options))
 
     def start(self, send: Callable[[], int]) -> JobFuture:
         """Return the future of the job that ``send`` makes, now or as soon as there is room."""
@@ -181,6 +181,12 @@ class Executor(BaseExecutor):
             self._start_next()
             raise
         self._watch([future], [jid])
+        return future
+
+    def failed(self, exc: BaseException) -> JobFuture:
+        """Return the future of a call that could not be submitted."""
+        future = JobFuture(self._service)
+        future.set_exception(exc)
         return future
 
     def map(
@@ -221,7 +227,7 @@ class Executor(BaseExecutor):
             return [self.submit(fn, *element) for element in elements]
         with self._lock:
             self._refuse_if_shut_down()
-        jids = self._service.run(submit_map, fn, elements, count, self._options)
+        jids = self._service.run(submit_map, fn, elements, count, self.options)
         futures = [JobFuture(self._service) for _ in jids]
         self._watch(futures, list(map(int, jids)))
         return futures
