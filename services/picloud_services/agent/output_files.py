@@ -62,6 +62,11 @@ class OutputWriter:
         return writer.position, writer.printed_bytes
 
     @property
+    def kept_bytes(self) -> int:
+        """How many bytes the files hold, with what is about to be written."""
+        return sum(writer.file_bytes for writer in self._streams)
+
+    @property
     def dropped_bytes(self) -> int:
         """How many bytes a full disk has cost so far."""
         return sum(writer.lost_bytes for writer in self._streams)
@@ -124,6 +129,12 @@ class _StreamWriter:
         self._ends: list[
             tuple[int, int, int]
         ] = []  # position, begin, end: not yet in the index
+
+    @property
+    def file_bytes(self) -> int:
+        """How many bytes its file holds, with what is about to be written and the last bytes of a long output."""
+        tail_bytes = self._ring.kept_bytes if self._ring else 0
+        return self._size_bytes + self._pending_bytes + tail_bytes
 
     def feed(self, pieces: Sequence[bytes]) -> None:
         if self._begin is None and not any(pieces):

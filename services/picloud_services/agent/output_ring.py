@@ -18,6 +18,11 @@ class OutputRing:
         self._start = 0  # bytes before this one were overwritten or never written
 
     @property
+    def kept_bytes(self) -> int:
+        """How many bytes are kept."""
+        return self._total_bytes - self.dropped_bytes
+
+    @property
     def dropped_bytes(self) -> int:
         """How many bytes before the kept ones are gone."""
         return max(self._start, self._total_bytes - RING_BYTES)

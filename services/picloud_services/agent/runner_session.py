@@ -114,11 +114,18 @@ class RunnerSession:
             "memory_peak_bytes": max(self._peak_bytes, meter.peak_bytes()),
             "approximate": meter.approximate,
         }
+        if self.output_bytes:
+            usage["output_bytes"] = self.output_bytes
         is_long = now - self._sent_at >= LONG_SECONDS
         usage["shared"] = not is_long or self._count > 1
         if is_long:
             usage.update(meter.counters().minus(self._before))
         return usage
+
+    @property
+    def output_bytes(self) -> int:
+        """How many bytes the chunk's output files hold."""
+        return self._writer.kept_bytes if self._writer else 0
 
     def end_chunk(self) -> None:
         """Close the chunk's output; what is read next belongs to another one."""

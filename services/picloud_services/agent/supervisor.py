@@ -372,7 +372,8 @@ class Supervisor:
                     "start_failed", {"lease": failed, "reason": reason, "message": message}
                 )
             case Exited():
-                self._tell("exited", {n: getattr(action, n) for n in action.__slots__})
+                ended = {n: getattr(action, n) for n in action.__slots__}
+                self._tell("exited", ended | {"output_bytes": self._runner.output_bytes})
 
     def _send_chunk(self, lease: str) -> None:
         frame = self._chunks.pop(lease)

@@ -285,6 +285,7 @@ def _exit_report(step: _Step) -> Report:
         b"",
         at,
         exit_text=f"{text}, {note}" if note else text,
+        usage={"output_bytes": size} if (size := fields.get("output_bytes")) else None,
         over=True,
     )
 
