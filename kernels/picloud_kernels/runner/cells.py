@@ -1,8 +1,11 @@
 """Notebook cells: each in a fresh ``__main__``, its displays in the output, its names in the result."""
 
 import linecache
+import os
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from picloud_jupyter.protocol.cells import Cell, CellResult, cell_name
@@ -12,6 +15,7 @@ from picloud_kernels.runner.cell_names import CellNames, NotSentError
 from picloud_kernels.runner.cell_source import CellSource
 from picloud_kernels.runner.cell_surroundings import cell_surroundings
 from picloud_kernels.runner.cell_traceback import cut_frames
+from picloud_kernels.runner.shell import uploaded
 from picloud_kernels.runner.words import ElementEnded, describe_raised
 
 _last_names: list[str] = []  # of the cells whose lines linecache still has
@@ -29,7 +33,7 @@ def run(cell: Cell, inputs: dict[str, Any]) -> CellResult:
     module = types.ModuleType("__main__")
     names = CellNames(cell, inputs)
     try:
-        with cell_surroundings(module):
+        with cell_surroundings(module), _files_of(cell):
             plain, error = _execute(source, module, names)
             if error is not None:
                 cut_frames(error)
@@ -43,14 +47,27 @@ def run(cell: Cell, inputs: dict[str, Any]) -> CellResult:
         ).clear()  # functions hold the namespace in a cycle; its arrays must not wait
 
 
+@contextmanager
+def _files_of(cell: Cell) -> Iterator[None]:
+    """Have the files that came with ``cell`` in the working folder, under their own names."""
+    with uploaded(os.getcwd(), {file.name: file for file in cell.files}) as names_there:
+        if taken := [name for name, there in names_there.items() if there != name]:
+            raise FileExistsError(
+                f"{taken[0]} lies in the job's folder already; give the file another name: --file PATH:NAME"
+            )
+        yield
+
+
 def _execute(
     source: CellSource, module: types.ModuleType, names: CellNames
 ) -> tuple[str, BaseException | None]:
     """Return (why IPython did not run it, what the cell raised)."""
+    why = ""
     try:
         from picloud_kernels.runner import cell_shell
     except ImportError as exc:
         why = _no_ipython(exc)
+    if why:  # what the cell raises is not to be chained to the ImportError
         return why, cell_plain.execute(source, module, names, why)
     return "", cell_shell.execute(source, module, names)
 
