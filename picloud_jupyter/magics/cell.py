@@ -12,6 +12,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+from picloud_jupyter import cloud
 from picloud_jupyter.cloud.calls import submit_call
 from picloud_jupyter.cloud.outcomes import Outcome
 from picloud_jupyter.cloud.session import session
@@ -108,19 +109,41 @@ def _undefined_words(
     return f"{'; '.join(words)}. Nothing was submitted: assign them before, or in the cell"
 
 
+def read_files(request: Request) -> tuple[UploadedFile, ...]:
+    """Return the files to send; one that lies beside the notebook is there anyway.
+
+    Raises:
+        UsageError: another file of that name lies beside the notebook, or one cannot be read.
+    """
+    found = []
+    for path, name in request.files:
+        beside = Path.cwd() / name
+        if session().local and beside.exists():
+            if beside.samefile(path):
+                continue
+            raise UsageError(
+                f"--file: another {name} lies beside the notebook, where the job sees it; "
+                f"give this one another name: --file {path}:NAME"
+            )
+        try:
+            found.append(UploadedFile(name, Path(path).read_bytes()))
+        except OSError as exc:
+            raise UsageError(f"--file: {path} cannot be read: {exc.strerror}") from None
+    return tuple(found)
+
+
 def make_submit(
     jobs: CellJobs, source: str, names: Names, inputs: Inputs, request: Request
 ) -> Callable[[], int]:
     """Return a function that submits the cell and returns the job's id; it may run in any thread."""
+    files = read_files(request)
     cell = Cell(
         source,
         name="" if request.options.cache else f"In[{jobs.shell.execution_count}]",
         first_line=_FIRST_LINE,
         outputs=request.outputs,
         max_output_bytes=config.max_transmit_data,
-        files=tuple(
-            UploadedFile(name, Path(path).read_bytes()) for path, name in request.files
-        ),
+        files=files,
     )
     arguments = (inputs.values,)
     return lambda: submit_call(cell, arguments, {}, request.options, modules=names.modules)
@@ -147,6 +170,8 @@ def run_cell(
         except CloudException as exc:
             raise plainly(exc) from None
         take_back(jobs.shell, outcome)
+        if request.fetch is not None:
+            fetch_files(outcome.jid, request.fetch)
         return outcome.jid
 
 
@@ -197,6 +222,17 @@ def take_back(shell: Any, outcome: Outcome) -> Any:  # noqa: ANN401
         shell.user_ns_hidden.pop(name, None)
     _say_what_is_missing(received)
     return received.values
+
+
+def fetch_files(jid: int, folder: str) -> None:
+    """Copy what the job wrote below ``folder``, over what is there."""
+    files = cloud.files_of(jid)
+    paths = files.fetch(folder, overwrite=True)
+    for path, why in files.left:
+        say(f"{path} was not kept: {why}")
+    if files.note:
+        say(files.note)
+    say(f"fetched {len(paths)} files into {folder}" if paths else "the cell wrote no files")
 
 
 def _say_what_is_missing(received: Received) -> None:

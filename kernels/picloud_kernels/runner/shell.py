@@ -42,7 +42,7 @@ def run(command: ShellCommand, values: Mapping[str, Value]) -> bytes | ResultFil
     """
     folder = os.path.abspath(command.cwd) if command.cwd else os.getcwd()
     _check_folder(folder)
-    with _uploaded(folder, {**dict(command.common), **values}) as texts:
+    with uploaded(folder, {**dict(command.common), **values}) as texts:
         collector = None if command.return_file else Collector()
         try:
             ended = _execute(command.fill(texts), folder, collector)
@@ -68,8 +68,8 @@ def _check_folder(folder: str) -> None:
 
 # ------------------------------------------------------------------------------ uploaded files
 @contextmanager
-def _uploaded(folder: str, values: Mapping[str, Value]) -> Iterator[dict[str, str]]:
-    """Give the values as texts; files lie in ``folder`` meanwhile.
+def uploaded(folder: str, values: Mapping[str, Value]) -> Iterator[dict[str, str]]:
+    """Give the values as texts; files lie in ``folder`` meanwhile, and their text is the name there.
 
     Those that the command did not change are removed: the next job here may bring one of that name.
     """
