@@ -1,9 +1,10 @@
 """`picloud completion`: what a shell needs to complete our words; made from the parser itself."""
 
 import argparse
-from collections.abc import Iterator
 
+from picloud_jupyter import __version__
 from picloud_jupyter.cli.command import Command
+from picloud_jupyter.cli.man_page import man_page, subparsers
 
 _BASH = """\
 _picloud() {{
@@ -20,15 +21,17 @@ _picloud() {{
         *) COMPREPLY=($(compgen -W "{top}" -- "$current")) ;;
     esac
 }}
-complete -F _picloud picloud
+complete -o default -F _picloud picloud
 """
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.add_argument("shell", choices=("bash", "zsh", "fish", "man"))
 
 
 def _run(arguments: argparse.Namespace) -> str:
+    if arguments.shell == "man":
+        return man_page(arguments.parser, __version__)
     return {"bash": bash, "zsh": zsh, "fish": fish}[arguments.shell](arguments.parser)
 
 
@@ -36,9 +39,9 @@ def bash(parser: argparse.ArgumentParser) -> str:
     """Return the completion for bash."""
     cases = "\n".join(
         f'        {name}) COMPREPLY=($(compgen -W "{" ".join(_words(sub))}" -- "$current")) ;;'
-        for name, sub, _ in _subparsers(parser)
+        for name, sub, _ in subparsers(parser)
     )
-    top = " ".join([*(name for name, _, _ in _subparsers(parser)), *_options(parser)])
+    top = " ".join([*(name for name, _, _ in subparsers(parser)), *_options(parser)])
     return _BASH.format(cases=cases, top=top).rstrip()
 
 
@@ -50,7 +53,7 @@ def zsh(parser: argparse.ArgumentParser) -> str:
 def fish(parser: argparse.ArgumentParser) -> str:
     """Return the completion for fish."""
     lines = ["complete -c picloud -f"]
-    for name, sub, text in _subparsers(parser):
+    for name, sub, text in subparsers(parser):
         lines.append(
             f"complete -c picloud -n __fish_use_subcommand -a {name} -d {_quoted(text)}"
         )
@@ -59,16 +62,6 @@ def fish(parser: argparse.ArgumentParser) -> str:
             for word in _words(sub)
         ]
     return "\n".join(lines)
-
-
-def _subparsers(
-    parser: argparse.ArgumentParser,
-) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
-    for action in parser._actions:  # noqa: SLF001  # argparse has no public way
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001
-            for name, sub in action.choices.items():
-                yield name, sub, helps.get(name, "")
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
@@ -91,11 +84,12 @@ def _quoted(text: str) -> str:
 
 COMMAND = Command(
     "completion",
-    "print what your shell needs to complete words of picloud",
+    "print what your shell needs to complete words of picloud, or the manual page",
     (
         'eval "$(picloud completion bash)"                                     in ~/.bashrc',
         'eval "$(picloud completion zsh)"                                      in ~/.zshrc',
         "picloud completion fish > ~/.config/fish/completions/picloud.fish",
+        "picloud completion man > ~/.local/share/man/man1/picloud.1",
     ),
     _run,
     _configure,

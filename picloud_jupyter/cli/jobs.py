@@ -18,6 +18,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--limit", type=int, default=20, help="how many; default 20")
     parser.add_argument("-l", "--label", help="only those with this label")
     parser.add_argument("-s", "--status", choices=[s.value for s in Status], help="only those")
+    parser.add_argument("-m", "--map", type=int, help="only those of this map (see info)")
     parser.add_argument("-b", "--before", metavar="JID", type=int, help="older than this job")
 
 
@@ -27,7 +28,7 @@ def _run(arguments: argparse.Namespace) -> Table:
 
 def newest(limit: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return at most ``limit`` jobs, newest first."""
-    names = ("label", "status", "before")
+    names = ("label", "status", "before", "map")
     query = {
         name: value for name in names if (value := getattr(arguments, name, None)) is not None
     }

@@ -4,17 +4,20 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 
-from picloud_jupyter.cli.command import Command, jid_type
+from picloud_jupyter.cli.command import Command, add_jids
+from picloud_jupyter.cli.follow import show_many
 from picloud_jupyter.cloud.session import session
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.displays import Splitter, to_terminal
+from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.ids import count_ranges
 
 FOLLOW_SECONDS = 30.0  # of one long poll
 SLICE_BYTES = 1024 * 1024
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("jid", metavar="JID", type=jid_type, help="a job id")
+    add_jids(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
     parser.add_argument("--stderr", action="store_true", help="what it wrote to stderr")
     parser.add_argument(
@@ -27,12 +30,24 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     stream = "stderr" if arguments.stderr else "stdout"
-    logged = read_log(arguments.jid, stream, follow=arguments.follow, tail_bytes=arguments.tail)
-    if stream == "stdout" and not arguments.raw:
+    as_words = stream == "stdout" and not arguments.raw
+    if count_ranges(arguments.jids) > 1:
+        if arguments.tail is not None:
+            raise InvalidRequest("-n/--tail is for the output of one job")
+        follow = arguments.follow
+        show_many(arguments.jids, stream, follow=follow, as_words=as_words, write=_write)
+        return
+    jid = arguments.jids[0][0]
+    logged = read_log(jid, stream, follow=arguments.follow, tail_bytes=arguments.tail)
+    if as_words:
         logged = with_words(logged, begins_within=arguments.tail is not None)
     for data in logged:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        _write(data)
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def with_words(logged: Iterable[bytes], *, begins_within: bool = False) -> Iterator[bytes]:
@@ -80,6 +95,7 @@ COMMAND = Command(
         "picloud logs 17           what it printed so far",
         "picloud logs -f 17        go on until it ends",
         "picloud logs --stderr 17  the other stream",
+        "picloud logs -f 1-100     of a map: each line after its job's number",
         "picloud logs --raw 17     with the displays of a cell as they were sent",
     ),
     _run,

@@ -26,7 +26,19 @@ from picloud_jupyter.protocol.errors import CloudException
 
 NAMES = (
     *("up", "down", "status", "doctor", "jobs", "join", "result", "info", "logs", "kill"),
-    *("exec", "mapexec", "delete", "files", "script", "secret", "user", "top", "completion"),
+    *(
+        "exec",
+        "mapexec",
+        "delete",
+        "files",
+        "script",
+        "setup",
+        "wait_for",
+        "secret",
+        "user",
+        "top",
+        "completion",
+    ),
 )
 
 
@@ -35,7 +47,8 @@ def commands(words: Sequence[str] = ()) -> list[Command]:
 
     Most of them import the whole API, which takes longer than what `picloud up` does itself.
     """
-    names = words[:1] if words and words[0] in NAMES else NAMES
+    is_alone = bool(words) and words[0] in NAMES and words[0] != "completion"  # that needs all
+    names = words[:1] if is_alone else NAMES
     return [import_module(f"picloud_jupyter.cli.{name}").COMMAND for name in names]
 
 

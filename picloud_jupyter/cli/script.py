@@ -5,6 +5,7 @@ import importlib.abc
 import importlib.util
 import linecache
 import os
+import re
 import sys
 import tokenize
 import traceback
@@ -16,9 +17,11 @@ from pathlib import Path
 from picloud_jupyter.cli import python2
 from picloud_jupyter.cli.command import Command
 from picloud_jupyter.cli.exit_codes import DONE, REFUSED, UNEXPECTED, ExitWith
+from picloud_jupyter.protocol.errors import CloudException
 
 NAME = "cloud"
 _OURS = "picloud_jupyter.cloud"
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _OF_PYTHON_2 = (NameError, ImportError, AttributeError, TypeError)
 
 
@@ -162,19 +165,17 @@ def _why_not_compiled(path: str, source: str, exc: SyntaxError | ValueError) -> 
 
 def explain_error(exc: BaseException, path: str, source: str) -> Iterator[str]:
     """Yield what to change in the script at ``path`` where ``exc`` came from Python 2 or an old API."""
-    said: set[str] = set()
-    for error in _chain(exc):
-        for where, line, text in _places(error, path, source):
-            words = []
-            if isinstance(error, _OF_PYTHON_2) and (
-                finding := python2.explain_line(_source_of(where, path, source), line)
-            ):
-                words.append(python2.describe(where, [finding]))
-            words += [f"{where}:{line}: {old}" for old in python2.explain_old_api(text)]
-            for each in words:
-                if each not in said:
-                    said.add(each)
-                    yield each
+    errors = list(_chain(exc))
+    is_of_python_2 = any(isinstance(error, _OF_PYTHON_2) for error in errors)
+    places = [
+        place for error in errors for place in _places(error, f"{Path(path).parent}{os.sep}")
+    ]
+    for where, line in dict.fromkeys(places):
+        finding = python2.explain_line(_source_of(where, path, source), line)
+        if is_of_python_2 and finding:
+            yield python2.describe(where, [finding])
+        for words in python2.explain_old_api(linecache.getline(where, line)):
+            yield f"{where}:{line}: {words}"
 
 
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:
@@ -185,26 +186,18 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__ or exc.__context__
 
 
-def _places(error: BaseException, path: str, source: str) -> Iterator[tuple[str, int, str]]:
-    """Yield (file, line, its text) of the frames of the script's own folder, the innermost first.
+def _places(error: BaseException, folder: str) -> Iterator[tuple[str, int]]:
+    """Yield (file, line) in ``folder`` that ``error`` came through, the innermost first.
 
-    An error that comes from a job has no frames here: then each line that has the missing name.
+    The frames of a job are only in its text.
     """
-    folder = f"{Path(path).parent}{os.sep}"
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename.startswith(folder) and frame.lineno is not None
-    ]
-    for frame in reversed(frames):
-        assert frame.lineno is not None
-        yield frame.filename, frame.lineno, linecache.getline(frame.filename, frame.lineno)
-    name = getattr(error, "name", None)
-    if frames or not isinstance(name, str) or not name:
-        return
-    for number, text in enumerate(source.splitlines(), 1):
-        if name in text:
-            yield path, number, text
+    if isinstance(error, CloudException):
+        for where, line in reversed(_FRAME.findall(str(error))):
+            if where.startswith(folder):
+                yield where, int(line)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(folder) and frame.lineno is not None:
+            yield frame.filename, frame.lineno
 
 
 def _source_of(where: str, path: str, source: str) -> str:
