@@ -1,11 +1,8 @@
 """One service for every user of the machine: each has their own jobs, files and rights, and no others."""
 
-import hashlib
 import json
 import os
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest

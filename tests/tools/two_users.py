@@ -129,11 +129,11 @@ def two_users_of_a_system() -> Iterator[TwoUsers]:
     }
     with contextlib.ExitStack() as cleaning:
         cleaning.callback(shutil.rmtree, place, ignore_errors=True)
-        users = [make_user(name, place, variables, cleaning) for name in ("ann", "bob")]
+        ann, bob = (make_user(name, place, variables, cleaning) for name in ("ann", "bob"))
         cleaning.callback(root_cli, variables, "down", "--system", "--purge")
         done = root_cli(variables, "up", "--system")
         assert done.returncode == 0, done.stdout + done.stderr
-        yield TwoUsers(place, *users, variables)
+        yield TwoUsers(place, ann, bob, variables)
 
 
 def make_user(
@@ -160,7 +160,8 @@ def make_user(
     (site,) = (home / "env" / "lib").glob("python3*/site-packages")
     for package in ("picloud_jupyter", "cloudpickle"):
         spec = importlib.util.find_spec(package)
-        assert spec is not None and spec.submodule_search_locations
+        assert spec is not None
+        assert spec.submodule_search_locations
         source = spec.submodule_search_locations[0]
         shutil.copytree(source, site / package, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(["chown", "-R", f"{user.uid}:{user.gid}", str(home)], check=True)
