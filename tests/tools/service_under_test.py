@@ -45,12 +45,14 @@ class ServiceUnderTest:
         self.home = home
         self.kind = kind
         self.environment = {"PICLOUD_HOME": str(home), "PICLOUD_CONTAINER_KIND": kind}
+        self._before: dict[str, str | None] = {}
 
     def start(self) -> None:
         """Point this process at the service and let the first request start it."""
         from picloud_jupyter import cloud
 
         cloud.close()
+        self._before = self._before or {n: os.environ.get(n) for n in self.environment}
         os.environ.update(self.environment)
         self.status()
 
@@ -84,5 +86,7 @@ class ServiceUnderTest:
 
         cloud.close()
         self.cli("down", "--purge", check=False)
-        for name in self.environment:
+        for name, value in self._before.items():  # another service's, if one was in use
             os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

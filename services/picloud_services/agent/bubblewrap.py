@@ -169,6 +169,8 @@ class BubblewrapContainer:
         os.execve(self._program, command, {})  # noqa: S606
 
     def _plan(self, request: ContainerRequest, submitter: Rights | None) -> list[Step]:
+        for path, _ in request.devices:
+            os.stat(path)  # bwrap would complain only when the container counts as made
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             host = HostFiles(parse_mountinfo(file.read()), submitter)
         programs = _program_files(self._program) if self._as_root else ()
