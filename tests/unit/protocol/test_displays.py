@@ -2,6 +2,7 @@
 
 import base64
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ def split(data, sizes=(), **options):
         pieces += splitter.feed(data[at : at + size])
         at += size
     pieces += splitter.finish()
-    joined = []
+    joined: list[Any] = []
     for piece in pieces:
         if isinstance(piece, bytes) and joined and isinstance(joined[-1], bytes):
             joined[-1] += piece
@@ -107,7 +108,7 @@ def test_text_within_a_display_is_kept_and_the_display_said(cut):
 def test_what_is_no_display_becomes_words():
     for payload in (b"", b"QUJD", b"A", base64.b64encode(b'{"type":"nonsense"}')):
         assert b"was cut or damaged here" in b"".join(split(START + payload + END))
-    value = {
+    value: dict[str, Any] = {
         "type": "display_data",
         "data": [],
         "metadata": {},
@@ -126,6 +127,7 @@ def test_an_unfinished_display_becomes_words_at_the_end():
     splitter = Splitter()
     assert splitter.feed(encode(PNG)[:-1]) == []
     (words,) = splitter.finish()
+    assert isinstance(words, bytes)
     assert b"was cut or damaged here" in words
     assert splitter.feed(b"on") == [b"on"]
 
