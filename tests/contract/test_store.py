@@ -59,6 +59,14 @@ async def counters_agree(system: System) -> None:
                 assert all(kept == real for _, kept, real in wrong), (table, status, wrong)
         wrong = tx.all(Statement("SELECT batch, open, waiting + queued FROM batches"))
         assert all(kept == real for _, kept, real in wrong), wrong
+        occupied = """SELECT u.user_id, u.disk_bytes,
+          (SELECT COALESCE(SUM(LENGTH(arguments) + 64 * count), 0) FROM parts p
+            WHERE p.user_id = u.user_id)
+          + (SELECT COALESCE(SUM(size_bytes), 0) FROM part_files f WHERE f.user_id = u.user_id)
+          + (SELECT COALESCE(SUM(bytes), 0) FROM results r WHERE r.user_id = u.user_id)
+        FROM users u"""
+        wrong = [row for row in tx.all(Statement(occupied)) if row[1] != row[2]]
+        assert not wrong, wrong
         for table, link in (("results", "result"), ("parts", "first_jid")):
             assert not tx.all(Statement(f"SELECT {link} FROM {table} WHERE links < 0"))
         return tx.value(Statement("SELECT COUNT(*) FROM leases"))
