@@ -314,3 +314,16 @@ def test_commands_share_a_warm_container():
     for _ in range(5):
         cloud.result(cloud.shell.execute("true"))
     assert time.monotonic() - begun < 2.5
+
+
+def test_a_command_that_needs_too_much_memory_says_so():
+    memory = 3 << 30
+    text = f"python -c 'x = bytearray({memory}); x[::4096] = bytes(len(x[::4096])); print(1)'; exit $?"
+    jid = cloud.shell.execute(text, _restartable=False)
+    with pytest.raises(cloud.JobFailed, match="out of memory") as caught:
+        cloud.result(jid)
+    assert caught.value.reason == "oom"
+    killed = cloud.shell.execute("kill -9 $$")
+    cloud.join(killed, ignore_errors=True)
+    assert field(killed, "reason") == "exit_code"
+    assert "exit code 137" in field(killed, "pilog")

@@ -1,11 +1,13 @@
 """One runner as its supervisor sees it: chunks in; results, output and figures out."""
 
 import os
+import signal
 import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
 from picloud_jupyter.protocol.frames import OLDEST_WIRE_VERSION, WIRE_VERSION, pack_frame
+from picloud_jupyter.protocol.jobs import EndReason, Kind
 from picloud_services.agent.agent_door import AgentFrame
 from picloud_services.agent.container import RunningContainer
 from picloud_services.agent.meters import LONG_SECONDS, Meter, Meters, make_meter
@@ -26,6 +28,7 @@ from picloud_services.agent.supervision_words import Action
 
 MAX_WORDS_BYTES = 4096  # kept of what a runner prints before its first chunk
 _MARKER_BYTES = 16
+_KILLED = 128 + signal.SIGKILL  # the exit code of a command, as shells say it
 
 
 class RunnerSession:
@@ -53,6 +56,7 @@ class RunnerSession:
         self._sent_at = 0.0
         self._cpu_seconds = 0.0
         self._peak_bytes = 0
+        self._oom_count: int | None = None  # before the chunk, if it is of commands
         self._end: ChunkEnd | None = None
         self._pace = Pace()
         self._hold_seconds = 0.0
@@ -96,8 +100,11 @@ class RunnerSession:
         self._cpu_seconds = 0.0
         self._peak_bytes = 0
         self._pace.begin(now)
+        self._oom_count = None
         if self._meter:
             self._meter.reset_peak()
+            if frame.header["kind"] == Kind.SHELL:
+                self._oom_count = self._meter.oom_count()
 
     def usage(self, now: float) -> dict[str, Any]:
         """Return the figures of the chunk that has just ended."""
@@ -276,6 +283,7 @@ class RunnerSession:
     def _hear(self, word: Said, now: float) -> list[Action]:
         match word:
             case Results():
+                self._find_oom(word)
                 if word.longest_seconds >= LONG_SECONDS:
                     self._add_peak(word)
                 self._cpu_seconds += word.cpu_seconds
@@ -289,6 +297,16 @@ class RunnerSession:
                     return self._machine.broken(f"speaks wire version {word.wire}", now)
                 self.hello = self.hello or word
                 return self._machine.hello(now)
+
+    def _find_oom(self, results: Results) -> None:
+        """Name what ended a command: the kernel killed it for its memory, and left its runner alone."""
+        if self._oom_count is None or self._meter is None:
+            return
+        for item in results.items:
+            if item[1] == EndReason.EXIT_CODE and (item[7] or {}).get("exit") == _KILLED:
+                before, self._oom_count = self._oom_count, self._meter.oom_count()
+                if self._oom_count > before:
+                    item[1] = EndReason.OOM.value
 
     def _add_peak(self, results: Results) -> None:
         assert self._meter is not None

@@ -241,8 +241,9 @@ class _Writer:
             return
         past = Past(row[0], row[1], row[2], bool(row[3]))
         facts = self.rules.facts
-        if self.report.exit_text:
-            facts = dataclasses.replace(facts, exit_text=self.report.exit_text)
+        text = self.report.exit_text or _exit_text(item)
+        if text:
+            facts = dataclasses.replace(facts, exit_text=text)
         decision = decide(
             _reason(item[1]),
             self.rules.terms,
@@ -332,6 +333,12 @@ def record_lost(tx: Transaction, lease: LeaseRow, at: float) -> None:
         bytes=ITEM_OVERHEAD_BYTES,
         at=at,
     )
+
+
+def _exit_text(item: Item) -> str:
+    """How a command ended, as its runner said; a container's own end is in the report."""
+    code = (item[7] or {}).get("exit")
+    return f"exit code {code}" if type(code) is int else ""
 
 
 def _reason(word: str) -> EndReason:
