@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,13 @@ def listens(paths: ServicePaths) -> bool:
     return True
 
 
-def ensure_running(paths: ServicePaths | None = None) -> bool:
+def ensure_running(
+    paths: ServicePaths | None = None, variables: Mapping[str, str] | None = None
+) -> bool:
     """Return when the embedded control plane accepts connections; True if it was started here.
 
-    Clients that come at once start one service: the others wait for it.
+    Clients that come at once start one service: the others wait for it. ``variables`` are settings of
+    a service that is started.
 
     Raises:
         Unreachable: this system cannot run one, or it did not come up in time.
@@ -92,7 +95,7 @@ def ensure_running(paths: ServicePaths | None = None) -> bool:
             return False
         paths.intent.unlink(missing_ok=True)
         _startup_error(paths).unlink(missing_ok=True)
-        _wait_for_start(paths, _start(paths), deadline_at)
+        _wait_for_start(paths, variables or {}, deadline_at)
     return True
 
 
@@ -182,7 +185,7 @@ def _start_lock(paths: ServicePaths, deadline_at: float) -> Iterator[bool]:
         yield True
 
 
-def _start(paths: ServicePaths) -> "subprocess.Popen[bytes]":
+def _start(paths: ServicePaths, variables: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (paths.home / "service.log").open("ab") as log:
         process = subprocess.Popen(
@@ -191,7 +194,7 @@ def _start(paths: ServicePaths) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=log,
             cwd="/",
-            env=service_environment(),
+            env={**service_environment(), **variables},
             start_new_session=True,
         )
     threading.Thread(target=process.wait, name="picloud-reaper", daemon=True).start()
@@ -225,8 +228,9 @@ def service_environment() -> dict[str, str]:
 
 
 def _wait_for_start(
-    paths: ServicePaths, process: "subprocess.Popen[bytes]", deadline_at: float
+    paths: ServicePaths, variables: Mapping[str, str], deadline_at: float
 ) -> None:
+    process = _start(paths, variables)
     failure: CloudException | None = None
     for pause in _growing_pauses():
         if listens(paths):
@@ -239,7 +243,7 @@ def _wait_for_start(
                 raise failure
             time.sleep(_LEAVING_SECONDS)  # the one before is just leaving, or about to listen
             if not listens(paths):
-                process = _start(paths)
+                process = _start(paths, variables)
         time.sleep(pause)
 
 

@@ -18,6 +18,7 @@ from picloud_services.accounts.service import Accounts
 from picloud_services.agent import output_files
 from picloud_services.agent.guardian import LOOK_SECONDS, MISSING_SECONDS, Guardian
 from picloud_services.app.facts import ServiceFacts
+from picloud_services.app.owner import at_end_of, parse_owner, remove_all
 from picloud_services.app.upkeep import DAY_SECONDS, Upkeep, default_quota, retention_limits
 from picloud_services.base import codec
 from picloud_services.base.clock import SystemClock
@@ -80,6 +81,8 @@ class ControlPlane:
         self._stopping = asyncio.Event()
         self._kill_jobs = False
         self._purge = False
+        self._owner = parse_owner(settings.owner_process)
+        self._is_orphan = False
         self._ends: list[tuple[str, Callable[[], Awaitable[object]]]] = []
         self._record = record
         self._guardian = guardian
@@ -99,7 +102,10 @@ class ControlPlane:
             await self._stopping.wait()
         finally:
             await self._end()
-        if self._purge and self._note:
+        if self._is_orphan:
+            paths, agent = self._settings.paths, self._record.agent_pid
+            await asyncio.to_thread(remove_all, paths, agent)
+        elif self._purge and self._note:
             # The client removes the home that it knows; this one it cannot know.
             await asyncio.to_thread(shutil.rmtree, self._settings.home, ignore_errors=True)
 
@@ -111,7 +117,13 @@ class ControlPlane:
         # The answer to the request that asked for it goes out first.
         asyncio.get_running_loop().call_later(0.05, self._stopping.set)
 
+    def _stop_as_orphan(self) -> None:
+        self._is_orphan = True
+        self.stop(kill_jobs=True, purge=True)
+
     async def _start(self) -> None:
+        if self._owner is not None:
+            at_end_of(self._owner, self._stop_as_orphan)
         self._at_end("the record", self._remove_record)
         stores = await self._open_stores()
         engine = LocalEngine(

@@ -102,6 +102,10 @@ class Settings:
         "INFO", "Least severe level written to service.log and agent.log."
     )
     log_bytes: int = _setting(8 * MIB, "Size at which service.log is rotated; three are kept.")
+    owner_process: str = _setting(
+        "",
+        "PID:START_TIME of a process: when it ends, the service ends all jobs, leaves, and removes its home.",
+    )
     restart: bool = _setting(
         True,  # noqa: FBT003  # a default like the others
         "Whether control plane and agent start each other again after a crash.",
