@@ -103,7 +103,7 @@ class RunnerSession:
         self._oom_count = None
         if self._meter:
             self._meter.reset_peak()
-            if frame.header["kind"] == Kind.SHELL:
+            if frame.header.get("kind") == Kind.SHELL:
                 self._oom_count = self._meter.oom_count()
 
     def usage(self, now: float) -> dict[str, Any]:
