@@ -24,7 +24,6 @@ from picloud_jupyter.serialize.shared import call_each
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_NOT_BEGUN = (Status.WAITING, Status.QUEUED)
 _REFUSED = {
     "_callback": "use add_done_callback of the future",
     "_callback_on_error": "use add_done_callback of the future",
@@ -38,18 +37,18 @@ class JobFuture(Future[Any]):
     def __init__(self, of: Service) -> None:
         super().__init__()
         self.jid: int | None = None
-        self._service = of
+        self.service = of
 
     def running(self) -> bool:
         """Return whether the job runs now; asks the service."""
         if self.done() or self.jid is None:
             return False
-        return bool(self._service.run(results.status, self.jid) == Status.PROCESSING)
+        return bool(self.service.run(results.status, self.jid) == Status.PROCESSING)
 
     def cancel(self) -> bool:
         """Return whether the call is cancelled: its job had not begun, and never will."""
         if not self.done():
-            cancel_all([self], self._service)
+            cancel_all([self])
         return self.cancelled()
 
     def collect(self, _jid: int, outcome: Outcome | CloudException) -> None:
@@ -95,27 +94,30 @@ def original_of(error: JobError) -> BaseException:
     return original
 
 
-def cancel_all(futures: Sequence[JobFuture], of: Service, *, running: bool = False) -> None:
+def cancel_all(futures: Sequence[JobFuture], *, running: bool = False) -> None:
     """Cancel those of ``futures`` whose jobs have not begun; with ``running`` end the others too.
 
-    A job that begins at this very moment may be ended in its first steps.
+    All are of one executor. A job that begins at this very moment may be ended in its first steps.
     """
     for future in futures:
         if future.jid is None:  # still held back
             future.cancel_here()
     by_jid = {future.jid: future for future in futures if future.jid and not future.done()}
-    if by_jid and not running:
-        statuses = of.run(results.status, list(by_jid))
-        by_jid = {
-            jid: by_jid[jid]
-            for jid, status in zip(list(by_jid), statuses, strict=True)
-            if status in _NOT_BEGUN
-        }
     if not by_jid:
         return
+    run = futures[0].service.run
     jids = list(by_jid)
-    of.run(results.kill, jids)
-    for jid, status in zip(jids, of.run(results.status, jids), strict=True):
+    if not running:
+        statuses = run(results.status, jids)
+        jids = [
+            jid
+            for jid, status in zip(jids, statuses, strict=True)
+            if status in (Status.WAITING, Status.QUEUED)
+        ]
+    if not jids:
+        return
+    run(results.kill, jids)
+    for jid, status in zip(jids, run(results.status, jids), strict=True):
         if status == Status.KILLED:
             by_jid[jid].cancel_here()
 
@@ -211,18 +213,19 @@ class Executor(BaseExecutor):
         end_at = None if timeout is None else time.monotonic() + timeout
         elements = zip(*iterables, strict=False)
         if chunksize == 1:
-            futures = self._map(fn, elements, _shortest(iterables))
-            return _results(futures, end_at, self._service)
+            return _results(self.futures_of(fn, elements, _shortest(iterables)), end_at)
         chunks = iter(lambda: tuple(itertools.islice(elements, chunksize)), ())
-        runs_chunk = functools.partial(call_each, fn)
-        lists = _results(
-            self._map(runs_chunk, ((chunk,) for chunk in chunks), None), end_at, self._service
-        )
-        return _flatten(lists)
+        of_chunk = functools.partial(call_each, fn)
+        futures = self.futures_of(of_chunk, ((chunk,) for chunk in chunks))
+        return itertools.chain.from_iterable(_results(futures, end_at))
 
-    def _map(
-        self, fn: Callable[..., Any], elements: Iterator[tuple[Any, ...]], count: int | None
+    def futures_of(
+        self,
+        fn: Callable[..., Any],
+        elements: Iterator[tuple[Any, ...]],
+        count: int | None = None,
     ) -> list[JobFuture]:
+        """Return a future of ``fn(*element)`` for each of ``elements``; they are ``count``, if known."""
         if self._max_workers is not None:
             return [self.submit(fn, *element) for element in elements]
         with self._lock:
@@ -251,7 +254,7 @@ class Executor(BaseExecutor):
     def _cancel_all(self, *, running: bool) -> None:
         with self._lock:
             self._held_back.clear()
-        cancel_all(self._list_unfinished(), self._service, running=running)
+        cancel_all(self._list_unfinished(), running=running)
 
     def _list_unfinished(self) -> list[JobFuture]:
         with self._lock:
@@ -320,16 +323,11 @@ def _shortest(iterables: Sequence[Iterable[Any]]) -> int | None:
     return min((len(found) for found in iterables if isinstance(found, Sized)), default=0)
 
 
-def _results(futures: list[JobFuture], end_at: float | None, of: Service) -> Iterator[Any]:
+def _results(futures: list[JobFuture], end_at: float | None) -> Iterator[Any]:
     futures.reverse()
     try:
         while futures:
             seconds = None if end_at is None else end_at - time.monotonic()
             yield futures.pop().result(seconds)  # what was given away is not kept
     finally:
-        cancel_all(futures, of)
-
-
-def _flatten(lists: Iterator[list[Any]]) -> Iterator[Any]:
-    for values in lists:
-        yield from values
+        cancel_all(futures)
