@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-GAP = 4
+from picloud_jupyter.cloud.job_table import format_columns
 
 
 class NotPrintableError(ValueError):
@@ -68,19 +68,7 @@ def to_text(value: object, *, header: bool) -> str:
 
 def format_table(table: Table, *, header: bool) -> str:
     """Return the table, columns left-justified and padded to the widest cell plus four."""
-    rows = [list(table.columns)] if header else []
-    rows += [[_cell(cell) for cell in row] for row in table.rows]
-    widths = [max(map(len, column)) + GAP for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else str(value)
-    first, *more = text.splitlines() or [""]
-    return f"{first} ..." if more else first
+    return "\n".join(format_columns([table.columns, *table.rows] if header else table.rows))
 
 
 def to_json(value: object) -> str:
