@@ -2,12 +2,12 @@
 
 import builtins
 import importlib
-import types
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from picloud_jupyter.cloud.settings import config
+from picloud_jupyter.magics.adoption import NotebookUnpickler
 from picloud_jupyter.magics.capture import Names
 from picloud_jupyter.protocol.cells import CellResult
 from picloud_jupyter.serialize.payload import dump, load
@@ -112,19 +112,21 @@ class Received:
     plain: str = ""
 
 
-def receive(result: CellResult, namespace: MutableMapping[str, Any]) -> Received:
+def receive(result: CellResult, namespace: dict[str, Any]) -> Received:
     """Load what a cell left behind and give it to ``namespace``.
 
     Functions and classes that the cell defined use ``namespace`` as their globals, as if they had been
     defined there.
     """
+
+    def loads(data: bytes | memoryview, *, buffers: Any = None) -> Any:  # noqa: ANN401  # as pickle's
+        return NotebookUnpickler(data, namespace, buffers).load()
+
     found = Received(not_received=dict(result.not_sent), plain=result.plain)
     for name, module in result.modules.items():
         _take(found, name, lambda module=module: importlib.import_module(module))
     for name, data in result.values.items():
-        _take(found, name, lambda data=data: load(data))
-    for name, value in found.values.items():
-        found.values[name] = adopt(value, namespace)
+        _take(found, name, lambda data=data: load(data, loads=loads))
     namespace.update(found.values)
     found.deleted = tuple(
         name for name in result.deleted if namespace.pop(name, None) is not None
@@ -137,61 +139,3 @@ def _take(found: Received, name: str, load_value: Any) -> None:  # noqa: ANN401 
         found.values[name] = load_value()
     except Exception as exc:  # noqa: BLE001  # any class's __setstate__ may raise anything
         found.not_received[name] = f"it cannot be loaded here: {type(exc).__name__}: {exc}"
-
-
-def adopt(value: Any, namespace: MutableMapping[str, Any]) -> Any:  # noqa: ANN401  # any
-    """Return ``value``; a function or class of a notebook looks up its globals in ``namespace`` then.
-
-    Globals that it brought and ``namespace`` lacks are added there.
-    """
-    if isinstance(value, types.FunctionType):
-        return _adopt_function(value, namespace)
-    if isinstance(value, type) and value.__module__ == "__main__":
-        for name, member in list(vars(value).items()):
-            adopted = _adopt_member(member, namespace)
-            if adopted is not member:
-                setattr(value, name, adopted)
-    return value
-
-
-def _adopt_member(member: Any, namespace: MutableMapping[str, Any]) -> Any:  # noqa: ANN401
-    if isinstance(member, types.FunctionType):
-        return _adopt_function(member, namespace)
-    if isinstance(member, staticmethod | classmethod):
-        function = adopt(member.__func__, namespace)
-        return member if function is member.__func__ else type(member)(function)
-    if type(member) is property:
-        read, write, delete = (
-            adopt(part, namespace) for part in (member.fget, member.fset, member.fdel)
-        )
-        return property(read, write, delete, member.__doc__)
-    return member
-
-
-def _adopt_function(
-    function: types.FunctionType, namespace: MutableMapping[str, Any]
-) -> types.FunctionType:
-    if function.__module__ != "__main__" or function.__globals__ is namespace:
-        return function
-    for name, value in function.__globals__.items():
-        if not name.startswith("__"):
-            namespace.setdefault(name, value)
-    if not isinstance(namespace, dict):  # only a dict can hold a function's globals
-        return function
-    adopted = types.FunctionType(
-        function.__code__,
-        namespace,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    for attribute in (
-        "__kwdefaults__",
-        "__annotations__",
-        "__doc__",
-        "__qualname__",
-        "__module__",
-    ):
-        setattr(adopted, attribute, getattr(function, attribute))
-    vars(adopted).update(vars(function))
-    return adopted

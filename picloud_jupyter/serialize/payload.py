@@ -108,23 +108,24 @@ def bytes_prefix(size_bytes: int) -> bytes:
     return table + pickled + bytes(-(len(table) + len(pickled)) % _ALIGNMENT)
 
 
-def load(data: Buffer) -> Any:  # noqa: ANN401  # whatever was dumped
+def load(data: Buffer, *, loads: Callable[..., Any] = pickle.loads) -> Any:  # noqa: ANN401  # whatever was dumped
     """Return the value in ``data``; large arrays are views of it where it is writable.
 
-    Map a file with ``MAP_PRIVATE`` and hand over the map to read it without a copy.
+    Map a file with ``MAP_PRIVATE`` and hand over the map to read it without a copy. ``loads`` may
+    stand in for `pickle.loads`.
 
     Raises:
         PayloadError: these are not the bytes of a payload.
         Exception: whatever loading the value raises.
     """
     if type(data) is bytes and len(data) < 4096 and data[:1] == _PLAIN_PREFIX:
-        return pickle.loads(data[1:])  # noqa: S301  # called by the client and the runner only
+        return loads(data[1:])  # called by the client and the runner only
     view = memoryview(data)
     version = view[0] if view else None
     if version == _PLAIN:
-        return pickle.loads(view[1:])  # noqa: S301
+        return loads(view[1:])
     if version == _BUFFERS:
-        return _load_with_buffers(view)
+        return _load_with_buffers(view, loads)
     raise PayloadError(
         "these bytes are not a payload"
         if version is None
@@ -364,7 +365,7 @@ def _with_buffers(pickled: bytes, buffers: Sequence[memoryview]) -> list[Buffer]
     return parts
 
 
-def _load_with_buffers(view: memoryview) -> Any:  # noqa: ANN401
+def _load_with_buffers(view: memoryview, loads: Callable[..., Any]) -> Any:  # noqa: ANN401
     try:
         _version, count = _TABLE.unpack_from(view)
         sizes = struct.unpack_from(f">{count + 1}Q", view, _TABLE.size)
@@ -382,7 +383,7 @@ def _load_with_buffers(view: memoryview) -> Any:  # noqa: ANN401
         at += size
     if at != len(view):
         raise PayloadError(f"the payload should have {at} bytes, and has {len(view)}")
-    return pickle.loads(pickled, buffers=buffers)  # noqa: S301
+    return loads(pickled, buffers=buffers)
 
 
 def _explained(exc: Exception, roots: list[tuple[str, object]]) -> pickle.PicklingError:
