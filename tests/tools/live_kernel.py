@@ -10,6 +10,8 @@ from typing import Any
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
+from picloud_jupyter import cloud
+
 SECONDS = 40.0
 
 
@@ -132,3 +134,16 @@ class LiveKernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+
+
+def last_jid(kernel: LiveKernel) -> int:
+    """Return the job that was last submitted by a cell of ``kernel``."""
+    registry = "get_ipython().magics_manager.registry"
+    return int(kernel.value(f"{registry}['PicloudMagics'].jobs.jids[-1]"))
+
+
+def last_info(kernel: LiveKernel, *fields: str) -> list[Any]:
+    """Return ``fields`` of that job."""
+    jid = last_jid(kernel)
+    found = cloud.info(jid, list(fields))[jid]
+    return [found[field] for field in fields]
