@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from picloud_jupyter.protocol.jobs import ContainerKind, JobSpec, Resources
 from picloud_jupyter.protocol.nodes import NodeReport
+from picloud_services.dispatch.chunking import TARGET_SECONDS
 from picloud_services.dispatch.estimate import Key
 from picloud_services.dispatch.placement import add, choose_node, need, subtract
 
@@ -55,10 +56,15 @@ class Slot:
     express: bool = False  # runs beside full cores, for a moment
     idle_since: float = 0.0
 
+    def core_seconds(self, now: float) -> float:
+        """Return what the element that runs has used, at least what a chunk usually does."""
+        running = now - self.leases[0].progress_at if self.leases else 0.0
+        return self.wanted.cores * max(running, TARGET_SECONDS)
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a user's slots hold. ``core_seconds``: what runs used so far, a second of each core at least."""
+    """What a user's slots hold. ``core_seconds``: what runs there used so far."""
 
     resources: Resources
     core_seconds: float
@@ -219,11 +225,10 @@ class Cluster:
         for slot in self.slots.values():
             if not slot.holding and not slot.express:
                 continue
-            running = now - slot.leases[0].progress_at if slot.leases else 0.0
             before = found.get(slot.user_id, Held(Resources(0.0, 0), 0.0))
             found[slot.user_id] = Held(
                 add(before.resources, slot.wanted),
-                before.core_seconds + slot.wanted.cores * max(running, 1.0),
+                before.core_seconds + slot.core_seconds(now),
             )
         return found
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import Held, HeldLease, Slot
 
-MARGIN_CORE_SECONDS = 1.0  # users whose use differs by less take turns at the ends of chunks
+MARGIN_CORE_SECONDS = 0.5  # users whose use differs by less take turns at the ends of chunks
 
 
 def chunks_to_cut(assigner: Assigner, now: float) -> list[HeldLease]:
@@ -39,7 +39,7 @@ def _level(assigner: Assigner, holding: Mapping[int, Held], user: int, now: floa
 def _richer(
     assigner: Assigner, holding: Mapping[int, Held], level: float, now: float
 ) -> list[Slot]:
-    """Return the slots of users who used much more, those with the shortest elements first."""
+    """Return the slots of users who used much more even without them, shortest elements first."""
     levels = {user: _level(assigner, holding, user, now) for user in holding}
     slots = [
         slot
@@ -47,7 +47,7 @@ def _richer(
         if slot.holding
         and slot.leases
         and not slot.blocked
-        and levels[slot.user_id] - level > MARGIN_CORE_SECONDS
+        and levels[slot.user_id] - slot.core_seconds(now) - level > MARGIN_CORE_SECONDS
     ]
     return sorted(slots, key=lambda slot: (_element_seconds(assigner, slot), slot.slot))
 
