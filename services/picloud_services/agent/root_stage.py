@@ -143,6 +143,9 @@ def _open_overlay(
     user_namespace: int | None,
     submitter: Rights | None,
 ) -> int:
+    if submitter is not None and not os.access(source, os.R_OK | os.X_OK):
+        # Root may read less there than the user, as on NFS, and it is root who would mount the overlay.
+        return syscalls.clone_mount(source, read_only=True)
     lower, place = source, layer.at("files_root")
     if step.mapped and user_namespace is not None:
         with contextlib.suppress(OSError):  # a file system that cannot map: read as "others" do
@@ -153,11 +156,7 @@ def _open_overlay(
     mode = stat.S_IMODE(found.st_mode) | (0o700 if step.mapped else 0)
     os.chmod(step.upper, mode & 0o777)
     os.chown(step.upper, owner if step.mapped else found.st_uid, -1)
-    squashed = submitter is not None and not os.access(lower, os.R_OK | os.X_OK)
-    if squashed:  # root may read less there than the user: a home on NFS
-        os.chown(step.work, owner, -1)
-    with file_rights(submitter if squashed else None):
-        _overlay(lower, step.upper, step.work, place)
+    _overlay(lower, step.upper, step.work, place)
     return syscalls.clone_mount(place, read_only=False)
 
 
