@@ -8,6 +8,7 @@ from typing import Any
 
 from picloud_jupyter.cli.command import Command
 from picloud_jupyter.cli.exit_codes import REFUSED, ExitWith
+from picloud_jupyter.cli.gpu_words import gpu_words, gpus_of
 from picloud_jupyter.cli.output import Text
 from picloud_jupyter.cli.service import isolation_words, read_service
 from picloud_jupyter.cloud.session import session
@@ -35,6 +36,7 @@ def _run(_arguments: argparse.Namespace) -> Text | ExitWith:
     head = [
         f"The service runs (pid {service.get('pid')}, version {service.get('version')}).",
         f"Containers: {isolation_words(service)}. Limits: {service.get('limits_grade')}. Network: {service.get('network')}.",
+        f"GPUs: {gpu_words(service)}.",
     ]
     text = "\n".join(head) + "\n\n" + describe_trials(trials, service.get("container_kind"))
     return Text(
@@ -44,6 +46,7 @@ def _run(_arguments: argparse.Namespace) -> Text | ExitWith:
             "container_kind": service.get("container_kind"),
             "limits_grade": service.get("limits_grade"),
             "network": service.get("network"),
+            "gpus": gpus_of(service),
             "trials": trials,
         },
     )

@@ -33,7 +33,7 @@ _LEAVING_SECONDS = 0.2
 _STATE = (
     *("store.db", "store.db-*", "store.db.*", "metrics.db", "metrics.db-*", "metrics.db.*"),
     *("lock", "agent.lock", "service.run", "secret", "ballast"),
-    *("blobs", "code", "logs", "bundle", "layers"),
+    *("blobs", "code", "logs", "bundle", "layers", "secrets"),
     *("service.log", "service.log.*", "agent.log", "agent.log.*"),
 )
 

@@ -190,37 +190,31 @@ def test_errors_come_back_without_the_value(how):
 
 
 def test_values_are_in_no_file_argument_or_environment_outside_of_the_job(service):
-    def hold(path):
-        time.sleep(1.5)
-        return len(os.environ["TOKEN"])
+    value = "hidden-7c21e8-value"  # which no job of these tests returns
+    cloud.secret.set("HIDDEN", value=value)
 
-    jid = cloud.call(hold, "x", _secrets=["TOKEN"], _label="with a secret")
+    def hold():
+        time.sleep(1.5)
+        return len(os.environ["HIDDEN"])
+
+    jid = cloud.call(hold, _secrets=["HIDDEN"], _label="with a secret")
     eventually(lambda: cloud.status(jid) == "processing")
-    places = _processes_that_show(VALUE)
-    assert cloud.result(jid) == len(VALUE)
+    places = _processes_that_show(value)
+    assert cloud.result(jid) == len(value)
     paths = service_paths()
     files = [
         str(path)
         for folder in (paths.home, paths.run)
         for path in folder.rglob("*")
-        if path.is_file() and VALUE.encode() in path.read_bytes()
+        if path.is_file() and value.encode() in path.read_bytes()
     ]
-    shown = [
-        service.cli(*words).stdout
-        for words in (
-            ["info", str(jid)],
-            ["list"],
-            ["secret", "list"],
-            ["-o", "json", "status"],
-        )
-    ]
+    commands = (["info", str(jid)], ["list"], ["secret", "list"], ["-o", "json", "status"])
+    shown = [service.cli(*words).stdout for words in commands]
+    shown += [str(cloud.info(jid, "all")), repr(cloud.secret.list())]
     assert places == []
     assert files == [str(paths.home / "secrets" / f"{os.getuid()}.json")]
-    assert not any(
-        VALUE in text
-        for text in (*shown, str(cloud.info(jid, "all")), repr(cloud.secret.list()))
-    )
-    assert cloud.info(jid, "secrets")[jid]["secrets"] == {"TOKEN": "TOKEN"}
+    assert not any(value in text for text in shown)
+    assert cloud.info(jid, "secrets")[jid]["secrets"] == {"HIDDEN": "HIDDEN"}
 
 
 def _processes_that_show(value: str) -> list[str]:
