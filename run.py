@@ -43,8 +43,8 @@ NETWORK_VARIABLES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the word given on the command line and return its exit code."""
     words: dict[str, tuple[Callable[[list[str]], int], str]] = {
-        "primer": (primer, "run the examples in containers on this machine and print a report"),
-        "lab": (lab, "install JupyterLab into .venv and open it"),
+        "primer": (primer, "run the notebook docs/primer.ipynb and print its report"),
+        "lab": (lab, "install JupyterLab into .venv and open the primer in it"),
         "test": (
             test,
             "check the sources and run every test; as root also as an ordinary user",
@@ -179,7 +179,8 @@ def lab(rest: list[str]) -> int:
                 f"{ROOT}[lab]",
             ]
         )
-    return call([PYTHON, "-m", "jupyterlab", f"--notebook-dir={ROOT / 'docs'}", *rest])
+    words = [f"--notebook-dir={ROOT / 'docs'}", "--LabApp.default_url=/lab/tree/primer.ipynb"]
+    return call([PYTHON, "-m", "jupyterlab", *words, *rest])
 
 
 def check(rest: list[str]) -> int:

@@ -9,6 +9,7 @@ from picloud_jupyter.cloud.asynchronous import result_of, results_of
 from picloud_jupyter.cloud.information import info
 from picloud_jupyter.cloud.jid_ranges import JidRanges, describe
 from picloud_jupyter.cloud.session import DEFAULT, Service
+from picloud_jupyter.cloud.written_files import JobFiles, files_of
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import CloudException
 
@@ -46,6 +47,10 @@ class Jid(int):
         """Remove the finished job with its result and output."""
         self.service.run(results.delete, int(self))
 
+    def files(self) -> JobFiles:
+        """Return the files that the finished job wrote; see `cloud.files_of`."""
+        return self.service.run(files_of, int(self))
+
     def __await__(self) -> Generator[Any, None, Any]:
         return self.service.run(result_of, int(self)).__await__()
 
@@ -53,10 +58,17 @@ class Jid(int):
         return int, (int(self),)
 
     def _repr_html_(self) -> str:
-        return _html(f"Job {int(self)}", self.status)
+        return _html(f"Job {int(self)}", self._words)
 
     def _repr_mimebundle_(self, **_options: object) -> dict[str, str]:
         return {"text/plain": repr(int(self)), "text/html": self._repr_html_()}
+
+    def _words(self) -> str:
+        """The status; of a job that wrote files also how to get them."""
+        found = self.info(["status", "files_written"])
+        written = found["files_written"]
+        more = f", wrote {written:,} file{'' if written == 1 else 's'}: cloud.files_of({int(self)})"
+        return f"{found['status']}{more if written else ''}"
 
 
 class Jids(JidRanges):

@@ -142,27 +142,27 @@ class JobFiles(Sequence[JobFile]):
         more = f" and {len(self) - _SHOWN} more" if len(self) > _SHOWN else ""
         return ", ".join(repr(file.path) for file in self._files[:_SHOWN]) + more or "none"
 
+    def _head(self) -> str:
+        count = f"{len(self):,} file{'' if len(self) == 1 else 's'} of job {self.jid}"
+        return f"{count}. {self.note}" if self.note else count
+
+    def _rest(self) -> list[str]:
+        more = [f"... {len(self) - _SHOWN:,} more"] if len(self) > _SHOWN else []
+        return more + [f"{path} is not kept: {why}" for path, why in self.left[:_SHOWN]]
+
     def __repr__(self) -> str:
-        lines = [
-            f"{len(self)} files of job {self.jid}" + (f". {self.note}" if self.note else "")
-        ]
-        lines += [f"  {file.path}  {file.size_bytes:,} bytes" for file in self._files[:_SHOWN]]
-        if len(self) > _SHOWN:
-            lines.append(f"  ... {len(self) - _SHOWN} more")
-        lines += [f"  {path} is not kept: {why}" for path, why in self.left[:_SHOWN]]
-        return "\n".join(lines)
+        lines = [f"{file.path}  {file.size_bytes:,} bytes" for file in self._files[:_SHOWN]]
+        return "\n  ".join([self._head(), *lines, *self._rest()])
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td style='text-align:left'>{html.escape(file.path)}</td><td>{file.size_bytes:,} bytes</td></tr>"
             for file in self._files[:_SHOWN]
         )
-        head, *rest = repr(JobFiles(self.jid, (), self.left, self.note)).splitlines()
-        words = html.escape(head.replace("0 files", f"{len(self)} files", 1))
-        more = f"<div>... {len(self) - _SHOWN} more</div>" if len(self) > _SHOWN else ""
-        return f"<div>{words}</div><table>{rows}</table>{more}" + "".join(
-            f"<div>{html.escape(line)}</div>" for line in rest
+        head, *rest = (
+            f"<div>{html.escape(line)}</div>" for line in (self._head(), *self._rest())
         )
+        return f"{head}<table>{rows}</table>{''.join(rest)}"
 
 
 def files_of(jid: Any) -> JobFiles:  # noqa: ANN401  # a jid, or anything that holds one

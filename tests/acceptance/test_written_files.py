@@ -63,6 +63,8 @@ def test_written_files_are_listed_read_and_fetched(isolated, folder, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["data.txt", "results"]
     info = cloud.info(jid, ["files_written", "files_left"])[jid]
     assert info == {"files_written": 3, "files_left": 1}
+    assert f"done, wrote 3 files: cloud.files_of({int(jid)})" in jid._repr_html_()
+    assert jid.files()[1].path == "new3.txt"
     with pytest.raises(NotFound, match=r"new3\.txt"):
         files["other"]
 
