@@ -405,6 +405,30 @@ def test_nothing_of_a_cell_is_left_for_the_next_one(runner):
     assert outcome.values["state"] == ([], 30, True)
 
 
+def test_a_shell_serves_until_a_cell_changes_it(runner):
+    shell = "import gc\nshell = id(get_ipython())\n"
+    first = run(runner, f"{shell}!true").values
+    assert run(runner, f"{shell}%cd /").values == first
+    changes = (
+        "get_ipython().mark = 1",
+        "%precision 2",
+        "get_ipython().ast_node_interactivity = 'all'",
+        "get_ipython().set_hook('editor', print)",
+        "%alias say echo %s",
+        "from __future__ import annotations",
+    )
+    for change in changes:
+        assert run(runner, f"{change}\n1").element.reason == "done"
+        after = run(
+            runner,
+            "ip = get_ipython()\n"
+            "seen = (hasattr(ip, 'mark'), ip.ast_node_interactivity, 'say' in ip.magics_manager.magics['line'])\n"
+            "def f(x: int): pass\nseen += (f.__annotations__['x'] is int, _, __builtins__ is not None)\n3.14159",
+        )
+        assert after.values["seen"] == (False, "last_expr", False, True, "", True)
+        assert [d.data for d in after.displays] == [{"text/plain": "3.14159"}]
+
+
 def test_a_call_after_a_cell_finds_a_plain_interpreter(runner):
     def look():
         import builtins

@@ -9,7 +9,7 @@ _INLINE_MODULE = "matplotlib_inline.backend_inline"
 _BACKEND_SETTINGS = frozenset(("backend", "backend_fallback"))
 
 
-def show_inline(shell: Any) -> None:  # noqa: ANN401  # IPython's
+def begin(shell: Any) -> None:  # noqa: ANN401  # IPython's
     """Have ``shell`` show the figures of the cell that begins, whenever it imports matplotlib."""
     matplotlib = _loaded()
     if matplotlib is None:
@@ -17,19 +17,21 @@ def show_inline(shell: Any) -> None:  # noqa: ANN401  # IPython's
         return
     if dict.__getitem__(matplotlib.rcParams, "backend") != _INLINE:
         matplotlib.use(_INLINE)
-    if not sys.modules.keys().isdisjoint(("matplotlib.pyplot", _INLINE_MODULE)):
-        from matplotlib_inline.backend_inline import configure_inline_support
-
-        configure_inline_support(shell, _INLINE)
-        matplotlib.interactive(True)  # noqa: FBT003  # figures are shown without plt.show()
+    connect(shell)
+    matplotlib.interactive(True)  # noqa: FBT003  # figures are shown without plt.show()
 
 
-def reset() -> None:
-    """Close figures, bring back matplotlib's settings, and forget the shell they were shown in."""
+def connect(shell: Any) -> None:  # noqa: ANN401
+    """Have ``shell`` show figures, if matplotlib's inline backend is loaded already."""
     inline = sys.modules.get(_INLINE_MODULE)
-    if inline is not None:
-        inline.configure_inline_support.current_backend = "unset"
-        inline.InlineBackend.clear_instance()
+    if inline is None or getattr(inline.InlineBackend.instance(), "shell", None) is shell:
+        return
+    forget()
+    inline.configure_inline_support(shell, _INLINE)
+
+
+def end() -> None:
+    """Close figures and bring back matplotlib's settings."""
     matplotlib = _loaded()
     if matplotlib is None:
         return
@@ -44,6 +46,14 @@ def reset() -> None:
     }
     if changed:
         settings.update(changed)
+
+
+def forget() -> None:
+    """Forget the shell in which figures were shown, and its settings."""
+    inline = sys.modules.get(_INLINE_MODULE)
+    if inline is not None:
+        inline.configure_inline_support.current_backend = "unset"
+        inline.InlineBackend.clear_instance()
 
 
 def _loaded() -> Any:  # noqa: ANN401  # matplotlib, if it was imported as a whole

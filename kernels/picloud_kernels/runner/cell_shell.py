@@ -1,19 +1,23 @@
 """A cell under the IPython of the user's own Python. Import it where a cell is to be run.
 
-Each cell has a shell of its own, which takes 3 ms: magics, callbacks, aliases and settings of one
-cell never reach another. Nothing is read from or written to the user's IPython profile.
+A shell that a cell changed (magics, callbacks, aliases, settings) is not used again; making one takes
+5 ms, looking whether it was changed a tenth of that. Nothing is read from or written to the user's IPython profile.
 """
 
 import asyncio
 import atexit
 import base64
+import builtins
+import os
 import sys
+import tempfile
 import types
 from collections.abc import Coroutine
 from typing import Any
 
 from IPython.core import page
 from IPython.core.compilerop import CachingCompiler
+from IPython.core.display_functions import display
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import InputRejected, UsageError
@@ -21,33 +25,53 @@ from IPython.core.getipython import get_ipython
 from IPython.core.history import HistoryManager
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from IPython.core.prefilter import PrefilterManager
+from IPython.core.profiledir import ProfileDir
 from traitlets import Type
 
 from picloud_jupyter.protocol.displays import Display, DisplayType
 from picloud_kernels.runner import cell_figures
 from picloud_kernels.runner.cell_names import CellNames
+from picloud_kernels.runner.cell_shell_state import ShellState
 from picloud_kernels.runner.cell_source import CellSource
 from picloud_kernels.runner.display_stream import write_display
 
 _GUIS_WITHOUT_SCREEN = (None, "inline", "agg", "asyncio")
 
 
+_kept: "tuple[CellShell, ShellState] | None" = (
+    None  # the last cell's shell, if it did not change it
+)
+
+
 def execute(
     source: CellSource, module: types.ModuleType, names: CellNames
 ) -> BaseException | None:
     """Run the cell in ``module`` and return what it raised."""
-    CellShell.clear_instance()
-    shell = CellShell.instance(user_module=module, user_ns=vars(module))
-    atexit.unregister(shell.atexit_operations)  # it would keep each cell's shell for ever
+    global _kept  # noqa: PLW0603  # one per interpreter, as IPython's own is
+    (shell, state), _kept = _kept or _build(), None
+    shell.enter(source, module, names)
     try:
-        shell.attend(source, names)
-        cell_figures.show_inline(shell)
+        cell_figures.begin(shell)
         names.enter(vars(module))
         return _run(shell, source)
     finally:
-        shell.remove_temporary_files()
-        cell_figures.reset()
-        CellShell.clear_instance()
+        shell.leave()
+        cell_figures.end()
+        if state.is_unchanged():
+            _kept = shell, state
+        else:
+            cell_figures.forget()
+
+
+def _build() -> "tuple[CellShell, ShellState]":
+    module = types.ModuleType("__main__")
+    with tempfile.TemporaryDirectory() as folder:
+        profile = ProfileDir(location=os.path.join(folder, "profile"))
+        shell = CellShell(profile_dir=profile, user_module=module, user_ns=vars(module))
+    atexit.unregister(shell.atexit_operations)  # it would keep each shell for ever
+    cell_figures.connect(shell)
+    shell.leave()
+    return shell, ShellState(shell)
 
 
 def _run(shell: "CellShell", source: CellSource) -> BaseException | None:
@@ -151,10 +175,28 @@ class CellShell(InteractiveShell):
     compile: _Compiler  # type: ignore[mutable-override]
     displayhook: _Hook  # type: ignore[mutable-override]
 
-    def attend(self, source: CellSource, names: CellNames) -> None:
-        """Know the cell that this shell is for."""
+    def enter(self, source: CellSource, module: types.ModuleType, names: CellNames) -> None:
+        """Become IPython's one shell, with ``module`` as its namespace."""
+        for each in self._walk_mro():
+            each._instance = self  # type: ignore[assignment]  # noqa: SLF001  # what `instance` does for one that it makes
+        vars(builtins).update({"__IPYTHON__": True, "display": display})
         self.compile.source = self.displayhook.source = source
         self.compile.names = names
+        self.user_module, self.user_ns = self.prepare_user_module(module, vars(module))
+        sys.modules[module.__name__] = module
+        self.ns_table.update(user_global=vars(module), user_local=vars(module))
+        self._history.dir_hist[:] = self._history._dir_hist_default()  # noqa: SLF001  # for %cd
+        self.user_ns_hidden.clear()
+        self.init_user_ns()
+
+    def leave(self) -> None:
+        """Forget the cell."""
+        self.remove_temporary_files()
+        self.last_execution_result = None
+        self.last_execution_succeeded = True
+        self.displayhook.exec_result = None
+        self._history.dir_hist[:] = []
+        self.clear_instance()
 
     def __reduce__(self) -> tuple[Any, ...]:  # functions of a cell may use it
         return get_ipython, ()
@@ -162,9 +204,15 @@ class CellShell(InteractiveShell):
     def init_ipython_dir(self, _ipython_dir: object) -> None:
         """Use no folder of the user's."""
 
-    def init_profile_dir(self, _profile_dir: object) -> None:
-        """Use no profile of the user's."""
-        self.profile_dir = None
+    @property
+    def db(self) -> dict[str, Any]:
+        """What IPython keeps in the profile's folder, which is not there: see `_build`."""
+        values: dict[str, Any] = self.__dict__.setdefault("_values", {})
+        return values
+
+    @db.setter
+    def db(self, value: object) -> None:
+        """Take none: IPython 8 makes one at once."""
 
     def init_virtualenv(self) -> None:
         """Stay: the interpreter is the user's own already."""
@@ -180,7 +228,7 @@ class CellShell(InteractiveShell):
 
     def init_history(self) -> None:
         """Keep none."""
-        self.history_manager = HistoryManager(
+        self._history = self.history_manager = HistoryManager(
             shell=self, parent=self, enabled=False, hist_file=":memory:"
         )
         self.configurables.append(self.history_manager)  # type: ignore[arg-type]
@@ -188,7 +236,7 @@ class CellShell(InteractiveShell):
     def init_user_ns(self) -> None:
         """Have functions of the cell that use ``get_ipython`` work elsewhere too."""
         super().init_user_ns()
-        self.user_ns["get_ipython"] = get_ipython
+        self.user_ns.update(get_ipython=get_ipython, _="", __="", ___="")
 
     def init_hooks(self) -> None:
         """Show pages, as of ``name?``, as displays."""
