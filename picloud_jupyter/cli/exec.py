@@ -11,6 +11,7 @@ from picloud_jupyter.cli.command import Command
 from picloud_jupyter.cli.exit_codes import REFUSED, ExitWith
 from picloud_jupyter.cli.logs import read_log
 from picloud_jupyter.cli.output import Raw
+from picloud_jupyter.cli.result import present
 from picloud_jupyter.cloud import results, shell
 from picloud_jupyter.protocol.errors import JobFailed
 
@@ -36,7 +37,11 @@ def _run(arguments: argparse.Namespace) -> Any:  # noqa: ANN401  # the jid, or n
     with job_options.plain_words():
         jid = int(shell.execute(command, values, **keywords))
     if not arguments.follow:
-        return jid
+        return (
+            present([jid], results.result([jid]), arguments.output)
+            if arguments.simulate
+            else jid
+        )
     print(f"picloud: job {jid}", file=sys.stderr, flush=True)
     try:
         return _follow(jid, arguments)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from picloud_jupyter.cli import job_options
 from picloud_jupyter.cli.command import Command, WrongUsageError
-from picloud_jupyter.cloud import shell
+from picloud_jupyter.cli.output import Raw
+from picloud_jupyter.cli.result import present
+from picloud_jupyter.cloud import results, shell
 from picloud_jupyter.cloud.shell_templates import equal_length, split_values
 from picloud_jupyter.protocol.ids import to_ranges
 
@@ -39,13 +41,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     job_options.add_job_options(parser)
 
 
-def _run(arguments: argparse.Namespace) -> str:
+def _run(arguments: argparse.Namespace) -> str | Raw:
     common = job_options.one_of_each(arguments.data, "-d")
     command = job_options.command_of(arguments)
     keywords = job_options.keywords_of(arguments)
     with job_options.plain_words():
         columns, count = _columns(arguments)
         jids = shell.execute_many(command, common, columns, count, **keywords)
+    if arguments.simulate:
+        return present(jids, results.result(jids), arguments.output)
     return ",".join(f"{first}-{last}" for first, last in to_ranges(jids))
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from picloud_jupyter.cli.command import Command, add_jids, add_timeout
@@ -25,8 +26,17 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> Raw:
     jids = JidRanges.of_pairs(arguments.jids)
     values = results.result(jids, arguments.timeout, arguments.ignore_errors)
+    return present(jids, values, arguments.output)
+
+
+def present(jids: Sequence[int], values: Sequence[Any], style: str) -> Raw:
+    """Return results as they are printed: one alone as it is, several in blocks or one JSON object.
+
+    Raises:
+        NotPrintableError: one has no such form.
+    """
     by_jid = {str(int(jid)): _shown(value) for jid, value in zip(jids, values, strict=True)}
-    if arguments.output == "json":
+    if style == "json":
         return Raw(b"", by_jid)
     if len(jids) == 1:
         return Raw(as_bytes(values[0]), None)

@@ -33,6 +33,7 @@ NAMES = (
         "files",
         "script",
         "setup",
+        "host_setup",
         "wait_for",
         "secret",
         "user",
@@ -69,6 +70,12 @@ def make_parser(found: Sequence[Command]) -> argparse.ArgumentParser:
         choices=("default", "no-header", "json"),
         default="default",
         help="how results are printed",
+    )
+    parser.add_argument(
+        "-s",
+        "--simulate",
+        action="store_true",
+        help="in a service of this command alone: local processes, gone when it ends",
     )
     parser.add_argument("-u", "--url", help="of a control plane on another machine")
     parser.add_argument("-a", "--api-key", metavar="KEY", help="for that control plane")
@@ -133,6 +140,12 @@ def _run_command(arguments: argparse.Namespace) -> int:
 
 
 def _connect(arguments: argparse.Namespace) -> None:
+    if arguments.simulate:
+        if arguments.url or arguments.api_key:
+            raise WrongUsageError("-s runs jobs here, and -u and -a say elsewhere; give one")
+        from picloud_jupyter.cloud.private_service import start_simulator
+
+        start_simulator()
     if arguments.url or arguments.api_key:
         from picloud_jupyter import cloud
 

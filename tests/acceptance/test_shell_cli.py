@@ -179,3 +179,18 @@ def test_help_has_examples_and_completion_knows_the_options(service, word):
     line = next(line for line in completion.splitlines() if line.strip().startswith(f"{word})"))
     assert "--ignore-exit-status" in line
     assert "--max-runtime" in line
+
+
+def test_the_simulator_waits_and_prints_results(service):
+    """-s: a service of the command's own, gone when it ends."""
+    before = int(cloud.shell.execute("true"))
+    assert service.cli("-s", "exec", "-d", "a=x", "echo {a}").stdout == "x\n"
+    assert service.cli("-s", "exec", "-f", "echo {1..2}").stdout == "1 2\n"
+    done = service.cli("-s", "mapexec", "-n", "a=x,y", "echo {a}")
+    assert done.stdout == "Result for jid 1:\nx\n\n\nResult for jid 2:\ny\n\n"
+    failed = service.cli("-s", "exec", "exit 3", check=False)
+    assert failed.returncode == 3
+    assert "exit code 3" in failed.stderr
+    both = service.cli("-s", "-u", "https://example.org", "exec", "true", check=False)
+    assert both.returncode == 2
+    assert int(cloud.shell.execute("true")) == before + 1
