@@ -61,9 +61,19 @@ def test_a_module_that_reads_it_when_imported_finds_it(tmp_path, monkeypatch):
     (tmp_path / "reads_its_token.py").write_text("import os\nTOKEN = os.environ['TOKEN']\n")
     monkeypatch.setenv("TOKEN", "on the client")
     monkeypatch.syspath_prepend(str(tmp_path))
-    import reads_its_token
+    import reads_its_token  # type: ignore[import-not-found]
 
     assert cloud.result(cloud.call(lambda: reads_its_token.TOKEN, _secrets=["TOKEN"])) == VALUE
+
+
+def test_commands_of_the_shell_have_them_and_their_errors_do_not():
+    assert (
+        cloud.result(cloud.shell.execute('printf %s "$TOKEN"', _secrets=["TOKEN"]))
+        == VALUE.encode()
+    )
+    failed = cloud.shell.execute('echo "no access with $TOKEN" >&2; exit 3', _secrets=["TOKEN"])
+    with pytest.raises(cloud.JobFailed, match=r"no access with \[secret TOKEN\]"):
+        cloud.result(failed)
 
 
 def test_a_changed_value_reaches_new_jobs_in_a_fresh_interpreter():
@@ -175,7 +185,7 @@ def test_errors_come_back_without_the_value(how):
         if how == "exit":
             sys.exit(f"no access with {value}")
         try:
-            {}[value]
+            dict[str, int]()[value]
         except KeyError as exc:
             if how == "cause":
                 raise RuntimeError("denied") from exc

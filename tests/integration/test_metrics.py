@@ -128,3 +128,28 @@ async def test_series_when_a_thinned_job_was_not_measured_for_long_then_the_gap_
     metrics.add(later)
     stretches = await metrics.series(7, max_points=50)
     assert len(stretches) == 2
+
+
+def test_store_when_the_file_is_of_before_gpus_then_it_goes_on(tmp_path):
+    store = SampleStore(tmp_path / "metrics.db")
+    store.add(samples(7, 3))
+    for column in ("gpu_percent", "gpu_memory_bytes"):
+        store._connection.execute(f"ALTER TABLE sample DROP COLUMN {column}")
+    store.close()
+    again = SampleStore(tmp_path / "metrics.db")
+    assert again.read(7, 0.0, 10)[0] == samples(7, 3)
+    again.close()
+
+
+def test_read_when_thinned_then_use_of_gpus_is_the_mean_and_their_memory_the_most(tmp_path):
+    store = SampleStore(tmp_path / "metrics.db")
+    busy = [
+        replace(s, gpu_percent=100.0 * (i % 2), gpu_memory_bytes=i)
+        for i, s in enumerate(samples(7, 100))
+    ]
+    store.add(busy)
+    assert store.read(7, 0.0, 1000)[0] == busy
+    thinned, _ = store.read(7, 0.0, 10)
+    assert all(abs(s.gpu_percent - 50.0) < 10 for s in thinned[:-1])
+    assert max(s.gpu_memory_bytes for s in thinned) == 99
+    store.close()
