@@ -265,6 +265,25 @@ def test_only_root_stops_it(two_users: TwoUsers) -> None:
     assert "serves     every user of this machine" in two_users.bob.cli("status").stdout
 
 
+def test_doctor_tells_each_user_whom_they_talk_to(two_users: TwoUsers) -> None:
+    told = two_users.ann.cli("doctor").stdout
+    assert f"It serves every user of this machine; you are uid {two_users.ann.uid}." in told
+    assert "Containers: root." in told
+    assert json.loads(two_users.cli("-o", "json", "doctor").stdout)["scope"] == "system"
+
+
+def test_doctor_when_the_service_crashed_then_in_words_and_no_job_goes_elsewhere(
+    two_users: TwoUsers,
+) -> None:
+    gone = two_users.place / "gone"
+    (gone / "private").mkdir(parents=True)
+    variables = {"PICLOUD_SYSTEM_RUN": str(gone)}
+    done = two_users.ann.cli("doctor", env=variables)
+    assert done.returncode == 3
+    assert "The service of this machine does not run" in done.stdout
+    assert "sudo picloud up --system" in done.stdout
+
+
 def test_a_user_chooses_a_service_of_their_own(two_users: TwoUsers) -> None:
     code = "print(json.dumps(cloud.connection_info()['server_url']))"
     assert two_users.ann.run(code) == f"unix://{two_users.socket}"
@@ -339,5 +358,9 @@ def test_plain_processes_cannot_serve_every_user(tmp_path_factory) -> None:
         assert "no containers yet: `picloud doctor` says why" in done.stdout
         log = place / "state" / "agent.log"
         eventually(lambda: "needs containers of the kind root" in log.read_text())
+        doctor = root_cli(variables, "doctor")
+        assert doctor.returncode == 3
+        assert "no agent does" in doctor.stdout
+        assert "needs containers of the kind root" in doctor.stdout
     finally:
         root_cli(variables, "down", "--system", "--purge")
