@@ -90,6 +90,24 @@ def test_output_and_displays_come_in_order(runner):
     assert last.data == {"text/plain": "'seven'"}
 
 
+def test_displays_of_threads_are_whole_and_streams_may_be_replaced(runner):
+    outcome = run(
+        runner,
+        "import threading\nfrom IPython.display import HTML\nout = get_ipython().display_pub\n"
+        "def talk():\n    for _ in range(200): print('x' * 500)\n"
+        "threads = [threading.Thread(target=talk) for _ in range(3)]\n"
+        "for thread in threads: thread.start()\n"
+        "for _ in range(20): display(HTML('y' * 200_000))\n"
+        "for thread in threads: thread.join()\n",
+        outputs=(),
+    )
+    assert len(outcome.displays) == 20
+    assert outcome.text.count("x") == 300_000
+    outcome = run(runner, "import sys\nsys.stdout = sys.stderr = None\n!echo fine\n1")
+    assert outcome.text == "fine\n"
+    assert outcome.displays[0].data == {"text/plain": "1"}
+
+
 def test_updates_and_clear(runner):
     shown = run(
         runner,
@@ -169,8 +187,20 @@ def test_magics_commands_and_await(runner):
     outcome = run(runner, "%%time\nx = 3\nx")
     assert outcome.values == {"x": 3}
     assert outcome.displays[-1].data == {"text/plain": "3"}
+    assert run(runner, "%%bash\necho from bash").text == "from bash\n"
     captured = run(runner, "%%capture got\nprint('hid')\ndisplay(1)").pieces
     assert captured == []
+
+
+def test_commands_see_variables_and_never_wait_for_input(runner):
+    outcome = run(
+        runner,
+        "import sys\nword = 'global'\ndef f(word):\n    !echo $word {word.upper()} $$HOME\nf('{local}')\n"
+        '!read answer; echo "got:$answer"\n!echo err >&2; sh -c "kill -9 \\$PPID"\nended = _exit_code',
+    )
+    assert outcome.text == f"{{local}} {{LOCAL}} {runner.home}\ngot:\n"
+    assert outcome.err == "err\n"
+    assert outcome.values["ended"] == -9
 
 
 # --------------------------------------------------------------------------------------- names

@@ -9,6 +9,7 @@ import atexit
 import base64
 import builtins
 import os
+import subprocess
 import sys
 import tempfile
 import types
@@ -33,7 +34,7 @@ from picloud_kernels.runner import cell_figures
 from picloud_kernels.runner.cell_names import CellNames
 from picloud_kernels.runner.cell_shell_state import ShellState
 from picloud_kernels.runner.cell_source import CellSource
-from picloud_kernels.runner.display_stream import write_display
+from picloud_kernels.runner.display_stream import flush_printed, write_display
 
 _GUIS_WITHOUT_SCREEN = (None, "inline", "agg", "asyncio")
 
@@ -281,13 +282,21 @@ class CellShell(InteractiveShell):
         """End the cell, as ``quit()`` asks."""
         raise SystemExit
 
-    def system_raw(self, cmd: str) -> None:
-        """Run ``cmd`` in a shell; its output follows what was printed before."""
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        super().system_raw(cmd)
+    def system(self, cmd: str) -> None:
+        """Run ``cmd`` in sh, through pipes: where it asks something it finds the end of its input.
 
-    system = system_raw
+        With a terminal, as IPython gives one, it would wait for ever for an answer.
+        """
+        command = self.var_expand(cmd, depth=1)
+        flush_printed()
+        environment = {
+            "PYTHONUNBUFFERED": "1",
+            **os.environ,
+        }  # its output is seen while it runs
+        code = subprocess.call(command, shell=True, stdin=subprocess.DEVNULL, env=environment)  # noqa: S602  # that is what `!` means
+        self.user_ns["_exit_code"] = code if code <= 128 else 128 - code  # as IPython has it
+        if code and getattr(self, "system_raise_on_error", False):  # IPython 9
+            raise subprocess.CalledProcessError(code, command)
 
     def remove_temporary_files(self) -> None:
         """Remove what `%edit` and its like left."""

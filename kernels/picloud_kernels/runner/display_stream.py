@@ -20,10 +20,17 @@ def write_display(display: Display) -> None:
     except DisplayTooLargeError as exc:
         words = {"text/plain": f"[{exc}]"}
         sequence = encode(dataclasses.replace(display, data=words, metadata={}))
-    for printed in (sys.stdout, sys.stderr):
-        printed.flush()
+    flush_printed()
     stream = sys.__stdout__
     assert stream is not None
     stream.flush()
     stream.buffer.write(sequence)  # its lock keeps other threads' text out of the sequence
     stream.buffer.flush()
+
+
+def flush_printed() -> None:
+    """Write what Python holds back, so that what is written without it comes after."""
+    for printed in (sys.stdout, sys.stderr):
+        flush = getattr(printed, "flush", None)  # the cell may have put anything there
+        if flush is not None:
+            flush()
