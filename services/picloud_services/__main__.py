@@ -6,6 +6,7 @@ from pathlib import Path
 
 from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.base.collector import without_collector
+from picloud_services.base.core_dumps import forbid_core_dumps
 
 USAGE = """usage: python -m picloud_services control|agent --home FOLDER --run FOLDER [--public FOLDER] [--NAME=VALUE ...]
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as exc:
         sys.stderr.write(f"{exc}\n\n{USAGE.splitlines()[0]}\n")
         return 2
+    forbid_core_dumps()
     # Each role imports its own half: neither pays for the other's memory.
     if role == "agent":
         return _run_agent(paths)
@@ -62,7 +64,11 @@ def _parse(arguments: Sequence[str]) -> tuple[str, ServicePaths, list[str]]:
     for name in {"--home", "--run", *folders}:
         if name not in folders or not folders[name].is_absolute():
             raise ValueError(f"{name} must name a folder by its absolute path")
-    return role, ServicePaths(folders["--home"], folders["--run"], folders.get("--public")), options
+    return (
+        role,
+        ServicePaths(folders["--home"], folders["--run"], folders.get("--public")),
+        options,
+    )
 
 
 if __name__ == "__main__":

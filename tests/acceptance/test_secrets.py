@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import resource
 import subprocess
 import sys
 import time
@@ -225,6 +226,20 @@ def test_values_are_in_no_file_argument_or_environment_outside_of_the_job(servic
     assert files == [str(paths.home / "secrets" / f"{os.getuid()}.json")]
     assert not any(value in text for text in shown)
     assert cloud.info(jid, "secrets")[jid]["secrets"] == {"HIDDEN": "HIDDEN"}
+
+
+def test_nothing_that_holds_values_leaves_a_core_dump(service):
+    status = service.status()
+    for pid in (status["pid"], status["agent_pid"]):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        line = next(
+            line for line in limits.splitlines() if line.startswith("Max core file size")
+        )
+        assert line.split()[4] in ("0", "1")
+    assert cloud.result(cloud.call(lambda: resource.getrlimit(resource.RLIMIT_CORE))) in (
+        (0, 0),
+        (1, 1),
+    )
 
 
 def _processes_that_show(value: str) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from picloud_services.agent.container import ContainerError
+from picloud_services.base.core_dumps import forbid_core_dumps
 
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
@@ -86,8 +87,7 @@ def _settle(stdout_fd: int, stderr_fd: int, keep: set[int], until_exec: set[int]
     for number in _RESTORED:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    # 1 and not 0: a program that takes dumps from the kernel by a pipe gets none either (core(5)).
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    forbid_core_dumps()
 
 
 def _close_others(keep: set[int]) -> None:
