@@ -8,7 +8,7 @@ from typing import Any
 from picloud_jupyter.cli.command import WrongUsageError, jids_type
 from picloud_jupyter.cloud.jid_ranges import JidRanges
 from picloud_jupyter.protocol.errors import CloudException
-from picloud_jupyter.protocol.jobs import CORE_TYPES
+from picloud_jupyter.protocol.jobs import CORE_TYPES, NetworkPolicy
 
 CORE_COUNTS = (1, 2, 4, 8, 16)
 
@@ -91,12 +91,31 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--not-restartable", action="store_true", help="never start it a second time")
     add("--priority", type=int, default=5, help="lower runs earlier; default 5")
+    add("--gpu", metavar="N", type=int, help="GPUs of its own")
+    add(
+        "--secret",
+        metavar="[VARIABLE=]NAME",
+        action="append",
+        default=[],
+        help="a secret as a variable; may be repeated",
+    )
+    add("--retries", metavar="N", type=int, help="run it again so often if it fails")
+    add("--network", choices=tuple(NetworkPolicy), help="what it reaches; default internet")
 
 
 def keywords_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what `cloud.shell.execute` and `execute_map` get from these options."""
     depends_on = arguments.depends_on
+    pairs = [text.partition("=") for text in arguments.secret]
+    optional = {
+        "_gpu": arguments.gpu,
+        "_secrets": one_of_each([(var, name or var) for var, _, name in pairs], "--secret")
+        or None,
+        "_retries": arguments.retries,
+        "_network": arguments.network,
+    }
     return {
+        **{name: value for name, value in optional.items() if value is not None},
         "return_file": arguments.return_file,
         "ignore_exit_status": arguments.ignore_exit_status,
         "cwd": arguments.cwd,

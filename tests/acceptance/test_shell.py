@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from picloud_jupyter.protocol.shell import CommandFailed
 from tests.tools.service_under_test import eventually
 
 pytestmark = [pytest.mark.isolation, pytest.mark.usefixtures("service")]
+
+NUMBERS: dict[str, Any] = {"a": 1}  # no strings
 
 
 def field(jid, name):
@@ -153,7 +156,7 @@ def test_a_map_has_a_job_for_each_value(folder):
     [
         (lambda: cloud.shell.execute("echo {a}"), ValueError, r"needs a value for \{a\}"),
         (lambda: cloud.shell.execute("echo", {"a": "1"}), ValueError, "does not use 'a'"),
-        (lambda: cloud.shell.execute("echo {a}", {"a": 1}), TypeError, "must be a string"),
+        (lambda: cloud.shell.execute("echo {a}", NUMBERS), TypeError, "must be a string"),
         (lambda: cloud.shell.execute(""), ValueError, "empty"),
         (lambda: cloud.shell.execute(5), TypeError, "must be a string"),
         (lambda: cloud.shell.execute("true", label="x"), ValueError, "reserved keywords"),
@@ -275,7 +278,7 @@ def test_keywords_of_jobs_work_for_commands():
     variables = cloud.shell.execute("echo $COLOUR", _os_env_vars={"COLOUR": "red"})
     after = cloud.shell.execute("echo after", _depends_on=variables, _priority=1)
     assert cloud.result([variables, after]) == [b"red\n", b"after\n"]
-    called = []
+    called: list[int] = []
     cloud.shell.execute("true", _callback=called.append)
     eventually(lambda: called)
     with pytest.raises(cloud.JobError):

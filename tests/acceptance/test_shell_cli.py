@@ -70,6 +70,24 @@ def test_every_option_of_a_job(service, tmp_path):
     assert "no_such_environment" in refused.stderr
 
 
+def test_options_of_newer_keywords(service):
+    cloud.secret.set("SHELL_TOKEN", value="open sesame")
+    words = ("--secret", "SHELL_TOKEN", "--secret", "OTHER=SHELL_TOKEN", "--retries", "1")
+    command = 'test $PICLOUD_ATTEMPT = 2 && echo "$SHELL_TOKEN, $OTHER"'
+    assert cloud.result(jid_of(service.cli("exec", *words, command))) == (
+        b"open sesame, open sesame\n"
+    )
+    refused = service.cli("exec", "--secret", "NONE_SUCH", "true", check=False)
+    assert refused.returncode == 3
+    assert "NONE_SUCH" in refused.stderr
+    many = service.cli("exec", "--gpu", "64", "true", check=False)
+    assert many.returncode == 3
+    assert "GPU" in many.stderr
+    if service.kind != "plain":
+        words = ("--network", "none", "tail -n +3 /proc/net/dev | cut -d: -f1")
+        assert cloud.result(jid_of(service.cli("exec", *words))).split() == [b"lo"]
+
+
 def test_a_runtime_in_minutes(service):
     jid = jid_of(service.cli("exec", "-m", "0.01", "sleep 600"))
     cloud.join(jid, ignore_errors=True)
@@ -108,6 +126,7 @@ def test_output_is_live_and_the_job_outlives_the_watcher(service):
         text=True,
     ) as watcher:
         begun = time.monotonic()
+        assert watcher.stdout is not None
         assert watcher.stdout.readline() == "first\n"
         assert time.monotonic() - begun < 15
         watcher.send_signal(signal.SIGINT)

@@ -19,7 +19,6 @@ from picloud_jupyter.serialize.payload import load
 from picloud_kernels.runner.pump import Pump
 from picloud_kernels.runner.result_file import Collector, take_copy, use_folder
 from tests.tools.runner_harness import RunnerHarness
-from tests.tools.service_under_test import eventually
 
 
 def command(text, **fields):
@@ -162,7 +161,7 @@ def test_large_output_takes_no_memory_of_the_runner(runner):
 
 def _peak_kilobytes(runner):
     status = Path(f"/proc/{runner.process.pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
 
 
 def test_files_lie_in_the_folder_while_it_runs(runner):
@@ -227,8 +226,7 @@ def test_the_surroundings_of_a_command(runner):
 def test_python_programs_print_at_once(runner):
     text = f"{sys.executable} -c 'import time; print(1); time.sleep(60)'"
     runner.start_chunk(*_payload(command(text)))
-    seen = bytearray()
-    eventually(lambda: seen.extend(os.read(runner.out, 100)) or b"1\n" in seen, seconds=10)
+    assert os.read(runner.out, 1) == b"1"  # comes before the program's end, or never
 
 
 def _payload(made):

@@ -54,7 +54,19 @@ def test_every_option_becomes_a_keyword():
         "1-3,7",
     ]
     words += ["--depends-on-errors", "ignore", "--not-restartable", "--priority", "2", "true"]
-    found = job_options.keywords_of(parse("exec", *words))
+    more = [
+        "--gpu",
+        "1",
+        "--secret",
+        "TOKEN",
+        "--secret",
+        "KEY=OTHER",
+        "--retries",
+        "2",
+        "--network",
+        "none",
+    ]
+    found = job_options.keywords_of(parse("exec", *more, *words))
     assert list(found.pop("_depends_on")) == [1, 2, 3, 7]
     assert found == {
         "return_file": "out",
@@ -69,6 +81,10 @@ def test_every_option_becomes_a_keyword():
         "_depends_on_errors": "ignore",
         "_restartable": False,
         "_priority": 2,
+        "_gpu": 1,
+        "_secrets": {"TOKEN": "TOKEN", "KEY": "OTHER"},
+        "_retries": 2,
+        "_network": "none",
     }
 
 

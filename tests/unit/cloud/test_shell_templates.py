@@ -104,7 +104,7 @@ def test_values_must_be_strings(value):
     with pytest.raises(TypeError, match=r"\{a\} must be a string"):
         check_values({"a": value})
     with pytest.raises(TypeError, match="names"):
-        check_values({value if not isinstance(value, list) else 7: "x"})
+        check_values({7: "x"})  # type: ignore[dict-item]
 
 
 def test_a_command_longer_than_linux_takes_is_refused_with_the_way_out():
