@@ -372,6 +372,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "status": job["status"],
                 "runtime": 0.5,
                 "created": 1e9,
+                "files_written": 0,
                 "memory.max_usage": 5,
                 "attributes": job["spec"],
             }

@@ -48,7 +48,7 @@ async def read_file(services: Services, request: Request) -> Reply:
 
 async def _find(services: Services, request: Request) -> tuple[BlobRef | None, Listing]:
     jid = read_int({"jid": request.names[0]}, "jid", low=1)
-    blob = await services.jobs.written_files(request.caller.user_id, jid)
+    blob = (await services.jobs.result(request.caller.user_id, jid)).files
     if blob is None:
         return None, Listing()
     path = await services.blobs.local_path(blob)

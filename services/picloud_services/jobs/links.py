@@ -61,8 +61,15 @@ def unlink_blob(tx: Transaction, blob: str, at: float) -> None:
 def blobs_of(extra: Mapping[str, Any] | None) -> Iterator[BlobRef]:
     """Yield the blobs that an item's ``extra`` names: a large result, and the files that it wrote."""
     for holder in (extra, extra.get("files")) if extra else ():
-        if holder and holder.get("blob"):
-            yield BlobRef(holder["blob"], holder["size"], holder["digest"])
+        if (ref := blob_of(holder)) is not None:
+            yield ref
+
+
+def blob_of(holder: Mapping[str, Any] | None) -> BlobRef | None:
+    """Return the blob that ``holder`` names, a large result or written files."""
+    if not holder or not holder.get("blob"):
+        return None
+    return BlobRef(holder["blob"], holder["size"], holder["digest"])
 
 
 def link_function(tx: Transaction, function: Function) -> None:

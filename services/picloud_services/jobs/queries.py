@@ -10,10 +10,9 @@ from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import MAX_RESULT_COUNT, EndReason, Status
 from picloud_services.base import codec
 from picloud_services.base.sql import Row, Statement, Transaction
-from picloud_services.blobs.store import BlobRef
+from picloud_services.jobs.links import blob_of
 from picloud_services.jobs.words import ResultItem
 
-_JOB_RESULT = Statement("SELECT status, result FROM jobs WHERE jid = :jid")
 _COUNT = Statement(
     "SELECT COUNT(*) FROM jobs WHERE jid BETWEEN :first AND :last AND user_id = :user_id"
 )
@@ -181,17 +180,17 @@ class ResultReader:
         if record is None:
             gone = "Its result was removed: it was older than is kept (see picloud status)."
             return ResultItem(jid, status, reason, f"{message} {gone}".strip())
-        extra = record.item(jid)[6]
-        if extra and extra.get("blob"):
-            ref = BlobRef(extra["blob"], extra["size"], extra["digest"])
+        extra = record.item(jid)[6] or {}
+        files = blob_of(extra.get("files"))
+        ref = blob_of(extra)
+        if ref is not None:
             return ResultItem(
-                jid, status, reason, message, ref.size_bytes, ref.digest, blob=ref
+                jid, status, reason, message, ref.size_bytes, ref.digest, blob=ref, files=files
             )
         body = record.body(jid)
         has_body = bool(body) or status == Status.DONE
-        return ResultItem(
-            jid, status, reason, message, len(body), body=body if has_body else None
-        )
+        kept = body if has_body else None
+        return ResultItem(jid, status, reason, message, len(body), body=kept, files=files)
 
 
 def read_results(
@@ -264,15 +263,3 @@ def failed_jids(
     """Return the newest jobs in a failed status."""
     rows = tx.all(_FAILED_JIDS, user_id=user_id, status=status, before=before, limit=limit)
     return [row[0] for row in rows]
-
-
-def written_files(tx: Transaction, jid: int) -> tuple[BlobRef | None, set[int]] | None:
-    """Return (what holds the files that ``jid`` wrote, records read), None if it is not finished."""
-    status, result = tx.one(_JOB_RESULT, jid=jid)
-    if status in (Status.WAITING, Status.QUEUED):
-        return None
-    reader = ResultReader(tx)
-    record = reader.row(result) if result is not None else None
-    files = (record.item(jid)[6] or {}).get("files") if record is not None else None
-    blob = BlobRef(files["blob"], files["size"], files["digest"]) if files else None
-    return blob, reader.touched

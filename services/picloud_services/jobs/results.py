@@ -7,7 +7,6 @@ from picloud_jupyter.protocol.errors import Conflict
 from picloud_jupyter.protocol.jobs import Status
 from picloud_services.base.database import Database
 from picloud_services.base.sql import Statement, Transaction
-from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs import queries
 from picloud_services.jobs.outcomes import Outcome
 from picloud_services.jobs.waiting import Waiting
@@ -71,20 +70,6 @@ class Results:
                 hint="wait for it (cloud.join or picloud join)",
             )
         return answer.items[0]
-
-    async def written_files(self, user_id: int, jid: int) -> BlobRef | None:
-        """Return what holds the files that a job wrote; see `JobService.written_files`."""
-        await self._waiting.require(user_id, [(jid, jid)])
-        found = await self._database.read(partial(queries.written_files, jid=jid))
-        if found is None:
-            raise Conflict(
-                f"Job {jid} is not finished; the files that it writes are kept when it ends.",
-                jid=jid,
-                hint="wait for it (cloud.join or picloud join)",
-            )
-        blob, touched = found
-        self._read |= touched
-        return blob
 
     async def flush_read(self) -> None:
         """Note what was read since the last time; losing this only keeps results longer."""

@@ -274,15 +274,6 @@ class JobService:
         """Return the pickled function of a job."""
         return await self._database.read(partial(_function, user_id, jid))
 
-    async def written_files(self, user_id: int, jid: int) -> BlobRef | None:
-        """Return the value that holds what a finished job wrote in its folder; None for nothing.
-
-        Raises:
-            Conflict: it is not finished.
-            NotFound: it is not the user's.
-        """
-        return await self._results.written_files(user_id, jid)
-
     async def output_place(self, user_id: int, jid: int) -> OutputPlace | None:
         """Return where the output of a job's last attempt is; None if it never started."""
         return await self._information.output_place(user_id, jid)

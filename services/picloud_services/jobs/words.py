@@ -62,6 +62,7 @@ class ResultItem:
 
     ``body`` holds the result (done) or the failure frame (error, see docs/internals.md 2), unless
     it is large: then ``blob`` names it. Neither is set for a job that ended without either.
+    ``files`` holds what the job wrote in its folder.
     """
 
     jid: int
@@ -72,6 +73,7 @@ class ResultItem:
     digest: str = ""
     body: bytes | None = None
     blob: BlobRef | None = None
+    files: BlobRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
