@@ -76,7 +76,7 @@ class LiveView:
         threading.Thread(target=self._run, name=f"picloud-view-{jid}", daemon=True).start()
 
     def _run(self) -> None:
-        feed = JobFeed(lambda: self._jid)
+        feed = JobFeed(lambda: self._jid, may_repeat=True)
         feed_seconds: float = _REDRAW_SECONDS
         drawn_at = 0.0
         fresh = True

@@ -21,6 +21,7 @@ from picloud_jupyter.magics.arguments import Request, in_words_of_line
 from picloud_jupyter.magics.capture import Names, capture
 from picloud_jupyter.magics.feed import Broken, Ended, JobFeed, Submitted, Written
 from picloud_jupyter.magics.names import (
+    HISTORY,
     Inputs,
     Received,
     choose_inputs,
@@ -93,6 +94,11 @@ def read_inputs(shell: Any, names: Names, request: Request) -> Inputs:  # noqa: 
     inputs = choose_inputs(names, shell.user_ns, shell.user_ns_hidden, request.inputs)
     if inputs.undefined:
         raise refusal("NameError", _undefined_words(inputs.undefined, shell.user_ns, request))
+    if history := sorted(HISTORY.intersection(inputs.values)):
+        raise refusal(
+            "NameError",
+            f"{history[0]} is the history of this notebook, which is not sent; write _3 for the value of Out[3]",
+        )
     return inputs
 
 
@@ -159,7 +165,8 @@ def run_cell(
         Exception: what the cell raised, shown with the frames of the job.
     """
     while True:
-        feed = JobFeed(make_submit(jobs, source, names, inputs, request))
+        submit = make_submit(jobs, source, names, inputs, request)
+        feed = JobFeed(submit, may_repeat=request.options.cache)
         try:
             outcome = follow(jobs, feed, cancels=True)
         except pickle.PicklingError as exc:
@@ -232,7 +239,8 @@ def fetch_files(jid: int, folder: str) -> None:
         say(f"{path} was not kept: {why}")
     if files.note:
         say(files.note)
-    say(f"fetched {len(paths)} files into {folder}" if paths else "the cell wrote no files")
+    count = f"{len(paths)} file{'s' if len(paths) > 1 else ''}"
+    say(f"fetched {count} into {folder}" if paths else "the cell wrote no files")
 
 
 def _say_what_is_missing(received: Received) -> None:
@@ -295,7 +303,7 @@ class _Follower:
         """Show the next event; return whether there was one and others may follow."""
         event = self._feed.next(seconds)
         if isinstance(event, Submitted):
-            self._output.jid = event.jid
+            self._output.jid = event.written_by
             if event.jid not in self._jobs.jids:
                 self._jobs.jids.append(event.jid)
         elif isinstance(event, Written):

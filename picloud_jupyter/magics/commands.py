@@ -98,7 +98,7 @@ def _result(jobs: CellJobs, text: str) -> Any:  # noqa: ANN401
 def _attach(jobs: CellJobs, text: str) -> None:
     jid = _jid(jobs, text)
     cloud.status(jid)  # refuses one that is not yours before anything is shown
-    take_back(jobs.shell, follow(jobs, JobFeed(lambda: jid), cancels=False))
+    take_back(jobs.shell, follow(jobs, JobFeed(lambda: jid, may_repeat=True), cancels=False))
 
 
 def _cancel(jobs: CellJobs, text: str) -> None:

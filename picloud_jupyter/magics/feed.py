@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from picloud_jupyter.cloud.information import info
 from picloud_jupyter.cloud.outcomes import Outcome, fetch
 from picloud_jupyter.cloud.results import kill
 from picloud_jupyter.cloud.session import session
@@ -26,9 +27,10 @@ _QUEUED_EVENTS = 16  # slices: a reader does not run ahead of who shows them
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The job exists."""
+    """The job exists; it repeats the output of ``written_by`` where that is another."""
 
     jid: int
+    written_by: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +115,14 @@ class _Reader:
 
 
 class JobFeed:
-    """The events of one job: `Submitted`, any number of `Written`, then `Ended` or `Broken`."""
+    """The events of one job: `Submitted`, any number of `Written`, then `Ended` or `Broken`.
 
-    def __init__(self, submit: Callable[[], int]) -> None:
+    ``may_repeat`` says that its result may be the kept one of another job, whose output is shown then.
+    """
+
+    def __init__(self, submit: Callable[[], int], *, may_repeat: bool = False) -> None:
         self._submit = submit
+        self._may_repeat = may_repeat
         self._events: queue.Queue[Event] = queue.Queue(_QUEUED_EVENTS)
         self._lock = threading.Lock()
         self._readers: list[_Reader] = []
@@ -183,16 +189,22 @@ class JobFeed:
     def _run(self) -> None:
         try:
             jid = int(self._submit())
+            source = _repeated_by(jid) if self._may_repeat else jid
             with self._lock:
-                self._readers = [_Reader(jid, stream) for stream in STREAMS]
+                self._readers = [_Reader(source, stream) for stream in STREAMS]
                 self.jid = jid
                 cancelled = self._cancelled
             if cancelled:
                 kill(jid)
-            self._put(Submitted(jid))
+            self._put(Submitted(jid, source))
             self._put(Ended(_wait(jid)))
         except BaseException as exc:  # noqa: BLE001  # raised again where the events are read
             self._put(Broken(exc))
+
+
+def _repeated_by(jid: int) -> int:
+    """The job whose kept result is that of ``jid``; itself where it ran."""
+    return int(info(jid, ["cached_from"])[jid].get("cached_from") or jid)
 
 
 def _wait(jid: int) -> Outcome:

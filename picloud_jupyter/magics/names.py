@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from picloud_jupyter.cloud.settings import config
-from picloud_jupyter.magics.adoption import NotebookUnpickler
 from picloud_jupyter.magics.capture import Names
 from picloud_jupyter.protocol.cells import CellResult
+from picloud_jupyter.serialize.adoption import loads_into
 from picloud_jupyter.serialize.payload import dump, load
 
-_HISTORY = frozenset(("In", "Out", "_ih", "_oh", "_dh"))
+HISTORY = frozenset(("In", "Out", "_ih", "_oh", "_dh"))
 _AMBIENT = frozenset(
     ("get_ipython", "display", "exit", "quit", "open", "__name__", "__builtins__")
 )
@@ -62,7 +62,7 @@ def choose_inputs(
 
 def _is_ipythons(name: str, namespace: Mapping[str, Any], hidden: Mapping[str, Any]) -> bool:
     """Whether IPython there has its own; the history of this notebook stays here."""
-    if name in _HISTORY:
+    if name in HISTORY:
         return False
     if name not in namespace:
         return name in _AMBIENT
@@ -73,11 +73,6 @@ def unsendable(values: Mapping[str, Any]) -> dict[str, str]:
     """Return {name: why} of those of ``values`` that cannot be sent."""
     found = {}
     for name, value in values.items():
-        if name in _HISTORY:
-            found[name] = (
-                f"{name} is the history of this notebook, which stays here; write _3 for the value of Out[3]"
-            )
-            continue
         try:
             dump(value, root=name, file_limit_bytes=config.max_transmit_data)
         except Exception as exc:  # noqa: BLE001  # any __reduce__ of the user's
@@ -118,10 +113,7 @@ def receive(result: CellResult, namespace: dict[str, Any]) -> Received:
     Functions and classes that the cell defined use ``namespace`` as their globals, as if they had been
     defined there.
     """
-
-    def loads(data: bytes | memoryview, *, buffers: Any = None) -> Any:  # noqa: ANN401  # as pickle's
-        return NotebookUnpickler(data, namespace, buffers).load()
-
+    loads = loads_into(namespace)
     found = Received(not_received=dict(result.not_sent), plain=result.plain)
     for name, module in result.modules.items():
         _take(found, name, lambda module=module: importlib.import_module(module))

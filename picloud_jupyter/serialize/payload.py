@@ -133,9 +133,11 @@ def load(data: Buffer, *, loads: Callable[..., Any] = pickle.loads) -> Any:  # n
     )
 
 
-def load_call(data: Buffer) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return (args, kwargs) as `dump_call` wrote them."""
-    args, kwargs = load(data)
+def load_call(
+    data: Buffer, *, loads: Callable[..., Any] = pickle.loads
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return (args, kwargs) as `dump_call` wrote them; ``loads`` as for `load`."""
+    args, kwargs = load(data, loads=loads)
     return args, kwargs
 
 

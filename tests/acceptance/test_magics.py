@@ -152,7 +152,7 @@ def test_the_notebooks_folder_and_modules_are_there(kernel, folder):
         ("x = (1", "SyntaxError", ["never closed", "x = (1"]),
         ("list(gen)", "PicklingError", ["gen: generator", "send list"]),
         ("written.write('x')", "PicklingError", ["written"]),
-        ("Out[1]", "PicklingError", ["history", "_3"]),
+        ("Out[1]", "NameError", ["history", "_3"]),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_submitted(kernel, folder, code, name, words):
@@ -415,7 +415,7 @@ def test_completion(kernel, folder):
     assert "--max-runtime" in kernel.complete("%%picloud --max")
     assert set(kernel.complete("%%picloud --type ")) >= {"c1", "c2", "f2", "m1", "s1"}
     assert kernel.complete("%%picloud -t f") == ["f2"]
-    assert set(kernel.complete("%%picloud -t c2 -c ")) == {"1", "2", "4", "8"}
+    assert set(kernel.complete("%%picloud -t c2 -c ")) >= {"1", "2", "4", "8"}
     assert "table.csv" in kernel.complete("%%picloud --file ta")
     assert "looked-for" in kernel.complete("%%picloud --label lo")
     assert "attach" in kernel.complete("%picloud at")

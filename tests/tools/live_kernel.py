@@ -24,7 +24,7 @@ class Ran:
 
     def stream(self, name: str) -> str:
         return "".join(
-            content["text"]
+            str(content["text"])
             for kind, content in self.messages
             if kind == "stream" and content["name"] == name
         )

@@ -164,7 +164,8 @@ class CallRunner:
         if call is None:
             return Outcome("input_undeserializable", [function.failure])
         try:
-            args, kwargs = load_call(self._record(chunk, position))
+            load = getattr(call, "load_call", load_call)  # cells have a way of their own
+            args, kwargs = load(self._record(chunk, position))
         except BaseException as exc:  # noqa: BLE001  # loading user values may raise anything
             failure = load_failure_body(exc, "The arguments", function.header)
             return Outcome("input_undeserializable", [failure])

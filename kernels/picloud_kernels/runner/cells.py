@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from picloud_jupyter.protocol.cells import Cell, CellResult, cell_name
+from picloud_jupyter.protocol.frames import Buffer
+from picloud_jupyter.serialize.adoption import loads_into
+from picloud_jupyter.serialize.payload import load_call
 from picloud_jupyter.transport.inside import current_job
 from picloud_kernels.runner import cell_plain
 from picloud_kernels.runner.cell_names import CellNames, NotSentError
@@ -21,8 +24,25 @@ from picloud_kernels.runner.words import ElementEnded, describe_raised
 _last_names: list[str] = []  # of the cells whose lines linecache still has
 
 
-def run(cell: Cell, inputs: dict[str, Any]) -> CellResult:
-    """Run ``cell`` with ``inputs`` in its namespace and return what it left there.
+class CellCall:
+    """A cell as a function of its inputs; functions of the notebook share the cell's globals."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._module = types.ModuleType("__main__")
+
+    def load_call(self, data: Buffer) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments in ``data``; what their functions bring along enters the namespace."""
+        self._module = types.ModuleType("__main__")
+        return load_call(data, loads=loads_into(vars(self._module)))
+
+    def __call__(self, inputs: dict[str, Any]) -> CellResult:
+        """Run the cell; see `run`."""
+        return run(self._cell, inputs, self._module)
+
+
+def run(cell: Cell, inputs: dict[str, Any], module: types.ModuleType) -> CellResult:
+    """Run ``cell`` with ``inputs`` in the namespace of ``module`` and return what it left there.
 
     Raises:
         ElementEnded: the cell raised, or a name that was asked for cannot be sent back.
@@ -30,7 +50,6 @@ def run(cell: Cell, inputs: dict[str, Any]) -> CellResult:
     job = current_job()
     source = CellSource.of(cell, cell_name(cell, None if job is None else job.jid))
     _show_lines_of(source)
-    module = types.ModuleType("__main__")
     names = CellNames(cell, inputs)
     try:
         with cell_surroundings(module), _files_of(cell):

@@ -42,9 +42,9 @@ def callable_of(loaded: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _cell(loaded: Any) -> Callable[..., Any]:  # noqa: ANN401
-    from picloud_kernels.runner.cells import run  # not every runner runs cells
+    from picloud_kernels.runner.cells import CellCall  # not every runner runs cells
 
-    return functools.partial(run, loaded)
+    return CellCall(loaded)
 
 
 def _shell(loaded: Any) -> Callable[..., Any]:  # noqa: ANN401

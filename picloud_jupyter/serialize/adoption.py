@@ -1,9 +1,9 @@
-"""Functions and classes that come back from a job, as if they had been defined in the notebook."""
+"""Functions and classes of a notebook, loaded as if they had been defined where they are used."""
 
 import io
 import pickle
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import cloudpickle.cloudpickle as by_value
@@ -11,11 +11,20 @@ import cloudpickle.cloudpickle as by_value
 _NOTEBOOK = "__main__"
 
 
+def loads_into(namespace: dict[str, Any]) -> Callable[..., Any]:
+    """Return a `pickle.loads` whose functions of a notebook have ``namespace`` as their globals."""
+
+    def loads(data: bytes | memoryview, *, buffers: Any = None) -> Any:  # noqa: ANN401  # as pickle's
+        return NotebookUnpickler(data, namespace, buffers).load()
+
+    return loads
+
+
 class NotebookUnpickler(pickle.Unpickler):
     """Loads functions of a notebook with ``namespace`` as their globals.
 
-    What they bring along that ``namespace`` lacks is added there; what it has is kept. A class that the
-    notebook knows already gets the methods that the job had.
+    What they bring along that ``namespace`` lacks is added there; what it has is kept. A class that is
+    known here already gets the methods that it had there.
     """
 
     def __init__(
