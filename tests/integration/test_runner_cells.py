@@ -188,6 +188,7 @@ def test_magics_commands_and_await(runner):
     assert outcome.values == {"x": 3}
     assert outcome.displays[-1].data == {"text/plain": "3"}
     assert run(runner, "%%bash\necho from bash").text == "from bash\n"
+    assert run(runner, "mine = 1\n%who").text == "mine\t \n"
     captured = run(runner, "%%capture got\nprint('hid')\ndisplay(1)").pieces
     assert captured == []
 
@@ -367,6 +368,8 @@ def test_syntax_errors_name_the_line_in_the_notebook(kind, source, line, text, r
         ("quit()", "SystemExit", "must not end its interpreter"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt", "SIGINT"),
         ("input('name? ')", "EOFError", "has no keyboard"),
+        ("breakpoint()", "RuntimeError", "has no keyboard"),
+        ("quit", "SystemExit", "must not end its interpreter"),
         ("%nosuchmagic", "UsageError", "not found"),
         ("await nothing", "NameError", "nothing"),
         (
@@ -383,6 +386,25 @@ def test_ends_of_all_kinds_are_told(runner, source, type_name, words):
     assert words in failure.message
     assert 'File "<picloud J7>"' in failure.traceback
     assert run(runner, "1").displays
+
+
+def test_errors_of_a_cell_within_the_cell_are_shown(runner):
+    outcome = run(
+        runner,
+        "ip = get_ipython()\nip.run_cell('1/0')\nip.run_cell('return 1')\nip.run_cell('x = (')\n'end';",
+    )
+    assert outcome.element.reason == "done"
+    for words in ("ZeroDivisionError", "outside function", "incomplete input"):
+        assert words in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("source", "line"), [("%time 1/0", "%time 1/0"), ("%%time\n1/0", "%%time")]
+)
+def test_errors_in_magics_show_the_line_as_typed(runner, source, line):
+    traceback = run(runner, source).failure.traceback
+    assert f'File "<picloud J7>", line 1, in <module>\n    {line}\n' in traceback
+    assert traceback.endswith("ZeroDivisionError: division by zero\n")
 
 
 def test_a_screen_is_refused_in_words(runner):

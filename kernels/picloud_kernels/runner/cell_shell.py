@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from IPython.core import page
+from IPython.core.autocall import ExitAutocall
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.display_functions import display
 from IPython.core.displayhook import DisplayHook
@@ -155,6 +156,8 @@ class _Hook(DisplayHook):
     source: CellSource
 
     def __call__(self, result: object = None) -> None:
+        if isinstance(result, ExitAutocall):  # `quit` without parentheses
+            result()
         if result is None or self.quiet():
             return
         data, metadata = self.compute_format_data(result)
@@ -237,7 +240,9 @@ class CellShell(InteractiveShell):
     def init_user_ns(self) -> None:
         """Have functions of the cell that use ``get_ipython`` work elsewhere too."""
         super().init_user_ns()
-        self.user_ns.update(get_ipython=get_ipython, _="", __="", ___="")
+        names = {"get_ipython": get_ipython, "_": "", "__": "", "___": ""}
+        self.user_ns_hidden.update(names)
+        self.user_ns.update(names)
 
     def init_hooks(self) -> None:
         """Show pages, as of ``name?``, as displays."""
@@ -251,7 +256,7 @@ class CellShell(InteractiveShell):
         *,
         async_: bool = False,
     ) -> bool:
-        """Return whether ``code_obj`` raised; what it raised is in ``result``, nothing is printed."""
+        """Return whether ``code_obj`` raised; what the cell raised is in ``result``, and not printed."""
         try:
             value = eval(code_obj, self.user_global_ns, self.user_ns)  # noqa: S307
             if async_:
@@ -259,6 +264,8 @@ class CellShell(InteractiveShell):
         except BaseException as exc:  # noqa: BLE001  # the job's failure, SystemExit too
             if result is not None:
                 result.error_in_exec = exc
+            if code_obj.co_filename != self.compile.source.name:  # of a cell within the cell
+                super().showtraceback(running_compiled_code=True)
             return True
         return False
 
@@ -266,12 +273,19 @@ class CellShell(InteractiveShell):
         """Print the traceback, unless it is the cell's own: that one ends the job."""
         error = sys.exc_info()[1]
         running = self.displayhook.exec_result
-        is_cells = running is not None and running.error_before_exec is error
+        is_cells = (
+            running is not None
+            and running.error_before_exec is error
+            and running.info.raw_cell == self.compile.source.text
+        )
         if not is_cells and not isinstance(error, InputRejected):
             super().showtraceback(*arguments, **keywords)
 
-    def showsyntaxerror(self, *_arguments: Any, **_keywords: Any) -> None:  # noqa: ANN401
-        """Print nothing: it ends the job."""
+    def showsyntaxerror(self, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401
+        """Print a syntax error, unless it is the cell's own."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, SyntaxError) or error.filename != self.compile.source.name:
+            super().showsyntaxerror(*arguments, **keywords)
 
     def enable_gui(self, gui: str | None = None) -> None:
         """Refuse what needs a screen."""
@@ -321,8 +335,8 @@ class _NoPrefilter(PrefilterManager):
         self._esc_handlers = {}
 
     def prefilter_lines(self, lines: str, *_continue_prompt: object, **_keyword: object) -> str:
-        """Return ``lines``."""
-        return lines
+        """Return ``lines`` without the end of the last one, which IPython adds."""
+        return lines.rstrip("\n")
 
 
 def _as_json(data: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class CellSource:
     def install(self, transformed: str | None = None) -> None:
         """Have linecache show the lines: as typed, or ``transformed`` where those are other ones."""
         lines = _lines(self.text)
-        if transformed is not None and len(_lines(transformed)) != len(lines):
+        is_moved = transformed is not None and len(_lines(transformed)) != len(lines)
+        if transformed is not None and is_moved and not self.text.startswith("%%"):
             lines = _lines(transformed)
         shown = ["\n"] * self.before + lines
         # no time of change: linecache then never looks for the file

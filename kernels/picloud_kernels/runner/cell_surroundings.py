@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 
 _HOOKS = (
+    (sys, "breakpointhook"),
     (sys, "displayhook"),
     (sys, "excepthook"),
     (sys, "unraisablehook"),
@@ -26,6 +27,7 @@ def cell_surroundings(module: types.ModuleType) -> Iterator[None]:
     handlers, level = logging.root.handlers[:], logging.root.level
     sys.modules["__main__"] = module
     builtins.input = _refuse_input
+    sys.breakpointhook = _refuse_breakpoint
     try:
         with warnings.catch_warnings():
             yield
@@ -42,6 +44,13 @@ def _refuse_input(prompt: object = "", /) -> str:
     raise EOFError(
         f"input({prompt!r}) was called in a cell that runs as a job, which has no keyboard; "
         "assign the value to a variable before, the cell takes it along"
+    )
+
+
+def _refuse_breakpoint(*_arguments: object, **_keywords: object) -> None:
+    raise RuntimeError(
+        "breakpoint() was called in a cell that runs as a job, which has no keyboard; "
+        "run the cell here to debug it (--local)"
     )
 
 
