@@ -7,8 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from picloud_jupyter.cloud.job_table import format_columns
-
 
 class NotPrintableError(ValueError):
     """Raised when a value has no text form; the message says what to do."""
@@ -68,6 +66,8 @@ def to_text(value: object, *, header: bool) -> str:
 
 def format_table(table: Table, *, header: bool) -> str:
     """Return the table, columns left-justified and padded to the widest cell plus four."""
+    from picloud_jupyter.cloud.job_table import format_columns  # with all of the API
+
     return "\n".join(format_columns([table.columns, *table.rows] if header else table.rows))
 
 
