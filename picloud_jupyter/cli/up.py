@@ -1,13 +1,15 @@
 """`picloud up`."""
 
 import argparse
+import os
 
 from picloud_jupyter.cli.command import Command
 from picloud_jupyter.cli.output import Text
 from picloud_jupyter.cli.service import read_service, refuse_inside_a_job
 from picloud_jupyter.cli.system_service import require_root, start_system, uses_systemd
+from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.transport.embedded import embedded_client, ensure_running, stop
-from picloud_jupyter.transport.paths import ServicePaths, service_paths, system_paths
+from picloud_jupyter.transport.paths import ServicePaths, is_set_up, service_paths, system_paths
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,15 @@ def _run(arguments: argparse.Namespace) -> Text:
     refuse_inside_a_job("up")
     if arguments.system:
         return _run_system(replace=arguments.replace)
+    system = system_paths()
+    if is_set_up(system) and not os.environ.get("PICLOUD_HOME"):
+        if arguments.replace:
+            raise InvalidRequest(
+                "the service that serves you is that of every user of this machine",
+                hint="sudo picloud up --system --replace",
+            )
+        words = "the service of every user of this machine serves you (PICLOUD_HOME chooses one of your own)"
+        return _describe(system, words)
     paths = service_paths()
     replaced = arguments.replace and stop(paths, kill_jobs=False)
     started = ensure_running(paths)

@@ -3,11 +3,13 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from picloud_jupyter.transport.paths import ServicePaths, is_set_up
+from picloud_services.agent.uids import POOL_FIRST
 from tests.tools.service_under_test import eventually
 from tests.tools.two_users import TwoUsers, root_cli
 
@@ -284,6 +286,38 @@ def test_doctor_when_the_service_crashed_then_in_words_and_no_job_goes_elsewhere
     assert "sudo picloud up --system" in done.stdout
 
 
+def test_up_when_the_system_s_service_is_there_then_no_other_is_started(
+    two_users: TwoUsers,
+) -> None:
+    done = two_users.ann.cli("up")
+    assert done.returncode == 0, done.stderr
+    assert "the service of every user of this machine serves you" in done.stdout
+    refused = two_users.ann.cli("up", "--replace")
+    assert refused.returncode == 3
+    assert "sudo picloud up --system --replace" in refused.stderr
+    assert not (two_users.ann.home / ".local/share/picloud").exists()
+
+
+def test_root_s_own_jobs_run_as_nobody_of_the_machine(two_users: TwoUsers) -> None:
+    code = (
+        "import json, os\nfrom picloud_jupyter import cloud\n"
+        "jid = cloud.call(lambda data: [os.getuid(), len(data)], bytes(200_000))\n"
+        "print(json.dumps([*cloud.result(jid), int(jid)]))"
+    )
+    variables = {k: v for k, v in os.environ.items() if k != "PICLOUD_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**variables, **two_users.variables},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    uid, size, jid = json.loads(done.stdout)
+    assert (uid >= POOL_FIRST, size) == (True, 200_000)
+    assert two_users.ann.cli("result", str(jid)).returncode == 3
+
+
 def test_a_user_chooses_a_service_of_their_own(two_users: TwoUsers) -> None:
     code = "print(json.dumps(cloud.connection_info()['server_url']))"
     assert two_users.ann.run(code) == f"unix://{two_users.socket}"
@@ -346,6 +380,7 @@ def test_down_leaves_nothing_and_the_users_find_their_own_again(tmp_path_factory
     assert not (place / "state").exists()
 
 
+@pytest.mark.timeout(120)
 def test_plain_processes_cannot_serve_every_user(tmp_path_factory) -> None:
     place = tmp_path_factory.mktemp("system")
     variables = {
