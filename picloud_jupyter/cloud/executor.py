@@ -38,6 +38,8 @@ class JobFuture(Future[Any]):
         super().__init__()
         self.jid: int | None = None
         self.service = of
+        self.is_ending = False  # its job was killed by `cancel_all`
+        self._ending = threading.Lock()
 
     def running(self) -> bool:
         """Return whether the job runs now; asks the service."""
@@ -62,6 +64,9 @@ class JobFuture(Future[Any]):
             return
 
     def _settle(self, outcome: Outcome) -> None:
+        if self.is_ending and outcome.status == Status.KILLED:
+            self.cancel_here()
+            return
         try:
             value = outcome.value()
         except JobError as exc:
@@ -73,8 +78,9 @@ class JobFuture(Future[Any]):
 
     def cancel_here(self) -> None:
         """Become cancelled, if there is no outcome yet, and wake who waits."""
-        if not self.cancelled() and super().cancel():
-            self.set_running_or_notify_cancel()
+        with self._ending:  # the thread that collects may see the end at the same time
+            if not self.done() and super().cancel():
+                self.set_running_or_notify_cancel()
 
 
 def original_of(error: JobError) -> BaseException:
@@ -116,6 +122,8 @@ def cancel_all(futures: Sequence[JobFuture], *, running: bool = False) -> None:
         ]
     if not jids:
         return
+    for jid in jids:
+        by_jid[jid].is_ending = True
     run(results.kill, jids)
     for jid, status in zip(jids, run(results.status, jids), strict=True):
         if status == Status.KILLED:

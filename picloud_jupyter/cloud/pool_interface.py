@@ -105,7 +105,7 @@ def apply_async(
     return found
 
 
-def map(
+def map(  # noqa: A001  # multiprocessing's name
     func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None
 ) -> list[Any]:
     """Return ``func`` of each element; waits for all. ``chunksize`` has no effect: each is a job."""

@@ -4,6 +4,8 @@ Behind `cloud.mp` and `cloud.start_simulator`. Within a job it is the service of
 submits runs where the job itself runs.
 """
 
+import atexit
+import contextlib
 import os
 import tempfile
 import threading
@@ -32,7 +34,15 @@ def _home() -> ServicePaths:
     with _lock:
         if _paths is None:
             _paths = service_paths(Path(tempfile.mkdtemp(prefix="picloud-private-")))
+            atexit.register(_remove_unused, _paths.home, os.getpid())
         return _paths
+
+
+def _remove_unused(home: Path, process_id: int) -> None:
+    """Remove the home of a service that was never started; one that was removes its own."""
+    if os.getpid() == process_id:
+        with contextlib.suppress(OSError):
+            home.rmdir()
 
 
 def _start(paths: ServicePaths) -> bool:
