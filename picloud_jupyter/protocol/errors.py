@@ -124,7 +124,7 @@ class PayloadTooLarge(RequestError):
 
 
 class QuotaExceeded(RequestError):
-    """Raised when a cap of yours is reached; the message names it."""
+    """Raised when a quota of yours is reached; the message names it and its number."""
 
     code = "quota_exceeded"
     http_status = 429

@@ -65,7 +65,7 @@ class EndReason(StrEnum):
     CRASHED = "crashed"  # a signal or an exit from inside ended the interpreter
     ABANDONED = "abandoned"  # its map was never finished by the client
     INCOMPATIBLE = "incompatible"  # client and runner do not understand each other
-    CAP_REACHED = "cap_reached"
+    CAP_REACHED = "cap_reached"  # a quota of the user: more is refused
     START_FAILED = "start_failed"  # the container could not be started
     SECRET_MISSING = "secret_missing"  # noqa: S105  # one of its secrets was deleted before it began
 

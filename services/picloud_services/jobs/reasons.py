@@ -152,8 +152,8 @@ REASONS: dict[EndReason, ReasonText] = {
     ),
     _R.CAP_REACHED: ReasonText(
         _S.STALLED,
-        "Your cap on spending is reached{detail}.",
-        "Raise the cap (setting cost_cap), then call it again.",
+        "Your quota is reached{detail}.",
+        "Delete what you do not need, or have the quota raised (picloud user quota), then call it again.",
     ),
     _R.START_FAILED: ReasonText(
         _S.STALLED,
