@@ -101,7 +101,8 @@ def test_primer_runs_on_a_machine_with_python_and_git_alone(bare_debian):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "pi is about 3.14" in done.stdout
     assert "ZeroDivisionError" in done.stdout
-    assert "same scores both ways" in done.stdout
+    assert "GridSearchCV agrees" in done.stdout
+    assert "[a picture, image/png" in done.stdout
 
 
 @pytest.mark.timeout(3000)
