@@ -10,6 +10,7 @@ from picloud_jupyter.cli.quota_words import number_type, size_type, used_of
 from picloud_jupyter.cloud.session import session
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.frames import encode_json
+from picloud_jupyter.protocol.jobs import FINISHED_STATUSES
 
 COLUMNS = ("uid", "name", "jobs", "cores", "memory", "disk", "cost")
 _LIMITS = {"cores": "cores", "memory": "memory_bytes", "disk": "disk_bytes", "cost": "cost"}
@@ -92,7 +93,11 @@ def _name(user_id: int) -> str:
 
 
 def _row(user: dict[str, Any]) -> tuple[object, ...]:
-    jobs = ", ".join(f"{number:,} {status}" for status, number in user["counts"].items())
+    jobs = ", ".join(
+        f"{number:,} {status}"
+        for status, number in user["counts"].items()
+        if status not in FINISHED_STATUSES
+    )
     return (user["user_id"], _name(user["user_id"]), jobs, *used_of(user).values())
 
 

@@ -12,7 +12,7 @@ async def list_users(services: Services, request: Request) -> Reply:  # as all h
     """GET /v1/users."""
     reports = await services.accounts.users(services.held())
     users = [
-        replace(report, counts=services.jobs.unfinished(report.user_id)) for report in reports
+        replace(report, counts=await services.jobs.counts(report.user_id)) for report in reports
     ]
     return json_reply({"users": users})
 

@@ -184,10 +184,6 @@ class JobService:
         return await self._maps.seal(user_id, map_id, count, parts, short=short)
 
     # ---------------------------------------------------------------------------------- reading
-    def unfinished(self, user_id: int) -> dict[str, int]:
-        """Return how many unfinished jobs of the user are in each status."""
-        return {str(s): n for s, n in self._live.unfinished(user_id).items()}
-
     async def counts(self, user_id: int) -> dict[str, int]:
         """Return how many jobs of the user are in each status."""
         counts = await self._database.read(lambda tx: finished_counts(tx, user_id))
