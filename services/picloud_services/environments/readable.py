@@ -1,6 +1,7 @@
 """Looks whether a user may read what a job of theirs shall see."""
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections import Counter
@@ -78,7 +79,7 @@ class Looks:
                     found = find_refused(places, may)
             except Exception as exc:  # noqa: BLE001  # raised where the answer is awaited
                 found = exc
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the service has ended meanwhile
                 loop.call_soon_threadsafe(end, found)
 
         self._running[user_id] += 1
