@@ -103,9 +103,10 @@ def test_start_when_the_folder_is_for_root_alone_then_the_job_owns_what_it_sees(
 
     def during(container, running, request):
         os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
-        return sorted(overlay.written_files(request.layer_dir)), overlay.layer_bytes(
-            request.layer_dir
-        )
+        top = Path(request.layer_dir, "files")
+        files = [path for path in sorted(top.rglob("*")) if path.is_file()]
+        found = [(str(path.relative_to(top)), path.stat().st_size) for path in files]
+        return found, overlay.layer_bytes(request.layer_dir)
 
     ended = lab.run(code, folder=str(base), during=during)
     assert ended.words == ["x", "xy", True, False]

@@ -59,18 +59,6 @@ def _accounts(path: str, number: int, rest: str) -> bytes:
     return b"\n".join([*kept, (USER + rest).encode(), b""])
 
 
-def written_files(layer_dir: str) -> Iterator[tuple[str, int]]:
-    """Yield (path below the submitting folder, size in bytes) of each file that the job wrote."""
-    top = Layer(layer_dir).at("files")
-    for folder, _, names in os.walk(top):
-        for name in sorted(names):
-            path = f"{folder}/{name}"
-            with contextlib.suppress(FileNotFoundError):
-                found = os.lstat(path)
-                if stat.S_ISREG(found.st_mode):
-                    yield os.path.relpath(path, top), found.st_size
-
-
 def layer_bytes(layer_dir: str) -> int:
     """Return how much disk the layer occupies, in bytes; files that go meanwhile count as none."""
     total = 0
