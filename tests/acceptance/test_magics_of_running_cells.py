@@ -171,14 +171,15 @@ def test_result_of_a_call_is_its_value(kernel):
 
 def test_config_holds_for_the_cells_of_this_notebook(kernel):
     try:
-        assert "--type c2" in kernel.run("%picloud config --type c2 --cores 2").check().stdout
+        ran = kernel.run("%picloud config --type s1 --label all")
+        assert "--type s1 --label all" in ran.check().stdout
         kernel.run("%%picloud\n1").check()
-        assert last_info(kernel, "core_type", "cores") == ["c2", 2]
-        kernel.run("%%picloud --type c1 --cores 1\n1").check()
-        assert last_info(kernel, "core_type") == ["c1"]
+        assert last_info(kernel, "core_type", "label") == ["s1", "all"]
+        kernel.run("%%picloud --type c1\n1").check()
+        assert last_info(kernel, "core_type", "label") == ["c1", "all"]
         assert "belongs to one cell" in kernel.run("%picloud config --input a").stderr
         assert "--type must be" in kernel.run("%picloud config --type x").stderr
-        assert "--type c2" in kernel.run("%picloud config").check().stdout
+        assert "--type s1" in kernel.run("%picloud config").check().stdout
     finally:
         assert kernel.run("%picloud config --reset").check().stdout == "%%picloud\n"
 

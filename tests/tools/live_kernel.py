@@ -77,7 +77,7 @@ class LiveKernel:
 
     def start(self, code: str) -> str:
         """Begin to execute ``code``; return the id of the request."""
-        request = self.client.execute(code, allow_stdin=False)
+        request: str = self.client.execute(code, allow_stdin=False)
         self.ran[request] = Ran()
         return request
 
