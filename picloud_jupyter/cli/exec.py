@@ -13,6 +13,7 @@ from picloud_jupyter.cli.logs import read_log
 from picloud_jupyter.cli.output import Raw
 from picloud_jupyter.cli.result import present
 from picloud_jupyter.cloud import results, shell
+from picloud_jupyter.cloud.session import running_on_cloud
 from picloud_jupyter.protocol.errors import JobFailed
 
 _OUT, _ERR = 1, 2
@@ -57,6 +58,10 @@ def _follow(jid: int, arguments: argparse.Namespace) -> Any:  # noqa: ANN401  # 
     """Show both streams live; stdout of the job goes to ours only where it is the result."""
     is_json = arguments.output == "json"
     is_result = arguments.return_file is None and not is_json
+    if (
+        running_on_cloud()
+    ):  # who waits for a job gives it the cores; who reads its output does not
+        threading.Thread(target=_give_way, args=(jid,), daemon=True).start()
     other = threading.Thread(target=_copy, args=(jid, "stderr", _ERR), daemon=True)
     other.start()
     _copy(jid, "stdout", _OUT if is_result else _ERR)
@@ -73,6 +78,10 @@ def _follow(jid: int, arguments: argparse.Namespace) -> Any:  # noqa: ANN401  # 
         print(f"picloud: {str(exc.parameter).splitlines()[0]}", file=sys.stderr)
         return ExitWith(REFUSED, None)
     return {"jid": jid, "result": value} if is_json else Raw(value, None)
+
+
+def _give_way(jid: int) -> None:
+    results.join(jid, ignore_errors=True)
 
 
 def _copy(jid: int, stream: str, target: int) -> None:
