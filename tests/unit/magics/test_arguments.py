@@ -15,7 +15,7 @@ def test_every_word_reaches_its_option(tmp_path):
     (tmp_path / "a b.csv").write_text("")
     request = read(
         "-e sci -t c2 -c 4 -v /a:/b -v /c:/d:rw --label 'two words' --max-runtime 1.5 --cache --input a,b "
-        f"--output '' -f '{tmp_path}/a b.csv' -f '{tmp_path}/a b.csv:z.csv' --nowait --fetch out"
+        f"--output '' -f '{tmp_path}/a b.csv' -f '{tmp_path}/a b.csv:z.csv' --nowait --fetch nowhere"
     )
     options = request.options
     assert options.kind is Kind.CELL
@@ -33,7 +33,7 @@ def test_every_word_reaches_its_option(tmp_path):
         True,
         False,
         False,
-        "out",
+        "nowhere",
     )
 
 

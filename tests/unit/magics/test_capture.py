@@ -134,7 +134,7 @@ def test_ipython():
     assert needed("data?") == {"data"}
     assert needed("%matplotlib inline") == set()
     assert needed("%%bash\necho $HOME") == set()
-    assert wanted("def f():\n    !ls $here") == {"here"}
+    assert wanted("def f():\n    !ls $here") == {"here", "get_ipython"}
 
 
 def test_syntax_errors_are_raised():
