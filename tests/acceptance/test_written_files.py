@@ -218,3 +218,40 @@ def test_nothing_is_left_of_a_spent_container(isolated, folder):
         return [path for path in layers.glob("*/files/*") if path.name == "data.txt"]
 
     eventually(lambda: not whiteouts(), what="the layer of a spent container is removed")
+
+
+def test_files_of_a_killed_job_are_kept(isolated, folder):
+    def search():
+        Path("data.txt").unlink()
+        Path("made/deep").mkdir(parents=True)
+        Path("made/deep/best.txt").write_text("best so far")
+        Path("made/link").symlink_to("/etc")
+        Path("link").symlink_to("/etc/passwd")
+        print("written", flush=True)
+        time.sleep(60)
+
+    jid = cloud.call(search)
+    eventually(lambda: "written" in jid.info("stdout")["stdout"])
+    jid.kill()
+    assert jid.status() == "killed"
+    files = jid.files()
+    assert [file.path for file in files] == ["made/deep/best.txt"]
+    assert files[0].read() == b"best so far"
+    assert {path for path, _ in files.left} == {"link", "made/link"}
+    assert (folder / "data.txt").read_text() == "data\n"
+
+
+def test_files_of_a_job_that_ran_too_long_or_crashed_are_kept(isolated, folder):
+    def too_long():
+        Path("so_far").write_text("half")
+        time.sleep(60)
+
+    def crash():
+        Path("so_far").write_text("all")
+        os.kill(os.getpid(), 11)
+
+    late = cloud.call(too_long, _max_runtime=0.01)
+    crashed = cloud.call(crash, _restartable=False)
+    cloud.join([late, crashed], ignore_errors=True)
+    assert late.files()["so_far"].read() == b"half"
+    assert crashed.files()["so_far"].read() == b"all"

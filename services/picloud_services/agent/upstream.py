@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from picloud_jupyter.protocol.frames import decode_header, encode_json, pack_raw
 from picloud_services.agent.containers import Containers
 from picloud_services.agent.control_link import ControlServer
-from picloud_services.agent.incoming import move_results
+from picloud_services.agent.incoming import blob_name, move_results
+from picloud_services.agent.left_files import has_files, keep_files
 from picloud_services.agent.outbox import FILE, Outbox, without_items
 from picloud_services.agent.supervisor_client import SupervisorClient
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FULL_BYTES = 64 * 1024 * 1024  # of unacknowledged events: supervisors keep what comes then
 BATCH = b'{"t":"batch"'
+EXITED = b'{"t":"exited"'
 
 
 LOST = {
@@ -140,14 +142,13 @@ class Upstream:
         """Take one frame of a supervisor; frames behind a result on its way wait for it."""
         if client.moving is not None:
             client.moving.append((data, body))
+        elif data.startswith(EXITED) and has_files(_written_in(client)):
+            self._begin_move(client, data, body)
         elif not data.startswith(BATCH):
             header = decode_header(data)
             self._handlers[header["t"]](client, header, data, body)
         elif FILE in data:
-            client.moving = deque([(data, body)])
-            task = asyncio.create_task(self._move(client, client.moving))
-            self._moves.add(task)
-            task.add_done_callback(self._moves.discard)
+            self._begin_move(client, data, body)
         else:
             self._batch(client, without_items(data), data, body)
 
@@ -159,6 +160,12 @@ class Upstream:
         if header["end"]:
             self._books.lease_over(client, header["lease"], header["usage"])
 
+    def _begin_move(self, client: SupervisorClient, data: bytes, body: bytes) -> None:
+        client.moving = deque([(data, body)])
+        task = asyncio.create_task(self._move(client, client.moving))
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+
     async def _move(
         self, client: SupervisorClient, waiting: deque[tuple[bytes, bytes]]
     ) -> None:
@@ -168,6 +175,9 @@ class Upstream:
             header = decode_header(data)
             if FILE in data and header["t"] == "batch":
                 body = await asyncio.to_thread(self._take_files, client, header, body)
+                data = encode_json(header)
+            elif header["t"] == "exited" and header["position"] is not None:
+                await asyncio.to_thread(self._keep_left, client, header)
                 data = encode_json(header)
             self._handlers[header["t"]](client, header, data, body)
         client.moving = None
@@ -181,6 +191,17 @@ class Upstream:
             *(header["lease"], header["items"], body),
             *(Path(request.out_dir), self._incoming, owners),
         )
+
+    def _keep_left(self, client: SupervisorClient, header: dict[str, Any]) -> None:
+        """Keep what the element wrote that went with its container."""
+        target = self._incoming / blob_name(header["lease"], header["position"], "files")
+        try:
+            files = keep_files(_written_in(client), target)
+        except OSError as exc:
+            log.warning("the files of a job in %s cannot be kept: %s", client.container, exc)
+            return
+        if files is not None:
+            header["files"] = files
 
     def _returned(
         self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
@@ -245,3 +266,8 @@ class Upstream:
         self, _client: SupervisorClient, _header: dict[str, Any], data: bytes, body: bytes
     ) -> None:
         self._control.send_volatile(pack_raw(data, body))
+
+
+def _written_in(client: SupervisorClient) -> Path:
+    """Return where the container keeps what is written in its folder; a plain process has no such place."""
+    return Path(client.order.request.layer_dir) / "files"

@@ -175,7 +175,11 @@ class _Lane:
     # ---------------------------------------------------------------------------- large results
     async def _adopt_and_write(self) -> None:
         for event in self._writing:
-            if _names_files(event):
+            if not _names_files(event):
+                continue
+            if event.name == "exited":
+                event.fields["files"] = await self._kept(event.fields["files"])
+            else:
                 for item in event.fields["items"]:
                     await self._adopt(item)
         self._write()
@@ -183,7 +187,7 @@ class _Lane:
     async def _adopt(self, item: list[Any]) -> None:
         """Make the file that holds a large result a blob, durable before a row names it."""
         extra = item[7]
-        if extra and "files" in extra:
+        if extra and "file" in extra.get("files", ()):
             item[7] = extra = dict(extra)
             kept = await self._kept(extra["files"])
             if kept is None:
@@ -275,9 +279,12 @@ def _exit_report(step: _Step) -> Report:
     started_at = step.started_at or at
     text = exit_text(wait_status)
     note = str(fields.get("message") or "")
+    extra = {"exit": text, "note": note}
+    if fields.get("files"):
+        extra["files"] = fields["files"]
     item = [
         *(fields["position"], str(reason), started_at, max(at - started_at, 0.0)),
-        *(0.0, 0.0, 0, {"exit": text, "note": note}),
+        *(0.0, 0.0, 0, extra),
     ]
     return Report(
         step.event.lease,
@@ -298,8 +305,12 @@ def _start_reason(word: object) -> EndReason:
 
 
 def _names_files(event: EngineEvent) -> bool:
+    """Return whether a file of ``event`` is not a blob yet."""
+    if event.name == "exited":
+        return "file" in (event.fields.get("files") or ())
     return event.name == "batch" and any(
-        item[7] and ("file" in item[7] or "files" in item[7]) for item in event.fields["items"]
+        item[7] and ("file" in item[7] or "file" in item[7].get("files", ()))
+        for item in event.fields["items"]
     )
 
 
