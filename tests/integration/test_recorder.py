@@ -49,6 +49,30 @@ async def test_record_when_a_result_cannot_be_adopted_then_it_is_tried_again(
         assert system.blobs.adopted == ["0123456789abcdef"]
 
 
+def writes_files(_chunk, _position, _argument) -> Does:
+    files = {"file": "fedcba9876543210", "size": 5, "count": 1, "left": 0}
+    return Does(extra={"file": "0123456789abcdef", "size": 5, "digest": "", "files": files})
+
+
+async def test_record_when_an_element_wrote_files_then_both_blobs_are_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("picloud_services.dispatch.recorder.RETRY_SECONDS", 0.01)
+    async with running_system(tmp_path, behaviour=writes_files) as system:
+        write, failures = system.database.write, [OSError(errno.ENOSPC, "full")]
+
+        def fail_once(work, *rest, **options):
+            if system.blobs.adopted and failures:
+                raise failures.pop()  # the blobs are there by then; they are not adopted again
+            return write(work, *rest, **options)
+
+        monkeypatch.setattr(system.database, "write", fail_once)
+        jid = await system.call()
+        await system.join(jid, seconds=5)
+        assert system.blobs.adopted == ["fedcba9876543210", "0123456789abcdef"]
+        assert not failures
+
+
 @dataclass
 class Recording:
     """A recorder on a true store, and what came of what it took, in order."""
