@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def limited(service):
     )
 
 
-def quota(service: ServiceUnderTest, *words: str) -> dict:
+def quota(service: ServiceUnderTest, *words: str) -> dict[str, Any]:
     return json.loads(service.cli("-o", "json", "user", "quota", *words).stdout)
 
 
@@ -40,7 +41,7 @@ def why(jid: int) -> str:
     return line["why"]
 
 
-def _jobs() -> list[dict]:
+def _jobs() -> list[dict[str, Any]]:
     from picloud_jupyter.cloud.session import session
     from picloud_jupyter.protocol import routes
 
@@ -117,7 +118,7 @@ def test_quota_of_cost_refuses_new_jobs_in_words(limited):
     with pytest.raises(QuotaExceeded, match="have cost .* your quota is") as caught:
         cloud.call(time.sleep, 0)
     assert caught.value.reason == "cap_reached"
-    assert "picloud user quota" in caught.value.hint
+    assert "picloud user quota" in str(caught.value.hint)
     quota(limited, "--cost", "none")
     assert cloud.result(cloud.call(lambda: 5)) == 5
 
@@ -158,11 +159,24 @@ def test_what_jobs_print_counts_and_goes_with_them(limited):
 
 
 def test_map_with_an_element_that_cannot_be_sent_ends_in_its_own_error(limited):
-    elements = [*range(3000), (i for i in ())]
+    elements = [*range(3000), (i for i in range(3))]
     with pytest.raises(Exception, match="generator") as caught:
         cloud.map(abs, elements)
     assert not isinstance(caught.value, CloudException)
     eventually(lambda: not any(line["status"] == "queued" for line in _jobs()))
+
+
+def test_deletion_whose_answer_was_lost_may_be_asked_for_again(limited):
+    from picloud_jupyter.cloud.session import session
+    from picloud_jupyter.protocol import routes
+
+    jids = cloud.map(abs, range(-5, 0))
+    cloud.join(jids)
+    asked = {"jids": [[jids[0], jids[-1]]], "key": os.urandom(16).hex()}
+    for _ in range(2):
+        assert session().client.post(routes.DELETE, asked) == {"deleted": 5}
+    with pytest.raises(CloudException, match="exists"):
+        cloud.delete(jids)
 
 
 def test_a_job_may_not_change_quotas(limited):
