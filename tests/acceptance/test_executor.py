@@ -72,7 +72,7 @@ def test_exceptions_are_of_their_own_type_with_the_remote_traceback(executor):
 def test_a_chain_of_exceptions_stays(executor):
     def chained():
         try:
-            {}["x"]
+            dict[str, int]()["x"]
         except KeyError as exc:
             raise ValueError("outer") from exc
 
@@ -162,7 +162,7 @@ def test_map_raises_at_the_element_and_timeouts(executor):
 def test_cancel_of_what_has_not_begun():
     with cloud.Executor(_depends_on=(gate := cloud.call(time.sleep, 60))) as executor:
         future = executor.submit(pow, 2, 2)
-        seen = []
+        seen: list[object] = []
         future.add_done_callback(seen.append)
         assert future.cancel()
         assert future.cancel()

@@ -1,5 +1,6 @@
 """The joblib backend: registered without importing joblib, contract of `Parallel`, scikit-learn."""
 
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -115,7 +116,7 @@ def test_what_cannot_be_sent_raises_and_does_not_hang(backend):
 
 
 def test_timeout(backend):
-    with pytest.raises(TimeoutError):
+    with pytest.raises(multiprocessing.TimeoutError):  # joblib's
         Parallel(timeout=0.5)(delayed(time.sleep)(30) for _ in range(2))
 
 
