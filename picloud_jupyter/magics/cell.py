@@ -175,6 +175,8 @@ def run_cell(
         except PayloadTooLarge as exc:
             raise _with_sizes(exc, inputs) from None
         except CloudException as exc:
+            if feed.jid is not None:
+                say(f"job {feed.jid} was submitted and goes on: %picloud attach {feed.jid}")
             raise plainly(exc) from None
         take_back(jobs.shell, outcome)
         if request.fetch is not None:
@@ -321,7 +323,10 @@ class _Follower:
     def _explain(self, jid: int) -> None:
         """Say why the job has not begun, if it has not."""
         request = {"jids": [(jid, jid)], "timeout_seconds": 0, "until": "all"}
-        answer = session().client.post(routes.WAIT, request)
+        try:
+            answer = session().client.post(routes.WAIT, request)
+        except CloudException:  # who waits for the result hears of it too, and says it
+            return
         waits = [s for s in (Status.WAITING, Status.QUEUED) if answer["counts"].get(s)]
         if waits:
             why = answer.get("why", {}).get(str(jid), "")

@@ -60,6 +60,20 @@ class TextWindow:
         return text + tail.decode("utf-8", "replace")
 
 
+class RemoteValue:
+    """Shows the value of a cell's last expression, which stayed in its job: to have it, assign it."""
+
+    def __init__(self, data: dict[str, Any], metadata: dict[str, Any]) -> None:
+        self._data = data
+        self._metadata = metadata
+
+    def __repr__(self) -> str:
+        return str(self._data.get("text/plain", "<a value that stayed in its job>"))
+
+    def _repr_mimebundle_(self, **_options: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self._data, self._metadata
+
+
 class CellOutput:
     """Writes to the cell that is being executed; used by that thread alone."""
 
@@ -105,11 +119,7 @@ class CellOutput:
             self._shell.display_pub.clear_output(wait=display.wait)
             self._windows = {stream: TextWindow() for stream in STREAMS}
         elif display.type is DisplayType.RESULT:
-            hook = self._shell.displayhook
-            hook.start_displayhook()
-            hook.write_output_prompt()
-            hook.write_format_data(display.data, display.metadata)
-            hook.finish_displayhook()
+            sys.displayhook(RemoteValue(display.data, display.metadata))
         else:
             self._shell.display_pub.publish(
                 data=display.data,

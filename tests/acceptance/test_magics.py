@@ -49,7 +49,8 @@ def test_output_streams_live_and_apart(kernel):
     assert "two" not in ran.stdout
     ran = kernel.finish(request).check()
     assert ran.stdout == "one\ntwo\n"
-    assert ran.stderr == "bad\n"
+    assert ran.stderr.endswith("bad\n")
+    assert "one" not in ran.stderr
 
 
 def test_displays_come_in_their_order(kernel):
@@ -60,6 +61,14 @@ def test_displays_come_in_their_order(kernel):
     assert ran.kinds == ["stdout", "display_data", "stdout", "execute_result"]
     assert ran.bundles("display_data")[0]["text/html"] == "<b>x</b>"
     assert ran.value == "'last'"
+    assert kernel.run("_").value == "'last'"
+
+
+def test_output_can_be_captured(kernel):
+    kernel.run(
+        "%%capture held\nget_ipython().run_cell_magic('picloud', '', 'print(1)\\n2')"
+    ).check()
+    assert kernel.value("[held.stdout, len(held.outputs)]") == ["1\n", 1]
 
 
 def test_a_display_is_updated_and_cleared(kernel):
