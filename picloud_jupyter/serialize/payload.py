@@ -186,9 +186,8 @@ def dump_function(
     Raises:
         pickle.PicklingError: something it uses cannot be pickled; the message names its path.
     """
-    return b"".join(
-        dump_function_parts(function, references=references, file_limit_bytes=file_limit_bytes)
-    )
+    limit = file_limit_bytes
+    return b"".join(dump_function_parts(function, references=references, file_limit_bytes=limit))
 
 
 def dump_function_parts(
@@ -307,8 +306,9 @@ def _dump_any(
 ) -> list[Buffer]:
     if pickler is None and (fast >= 2 or _is_plain(value)):
         return _dump_with(value, functools.partial(pickle.Pickler, protocol=PROTOCOL))
-    make: Callable[..., Pickler] = pickler or Pickler
-    make = functools.partial(make, references=references, file_limit_bytes=file_limit_bytes)
+    make: Callable[..., Pickler] = functools.partial(
+        pickler or Pickler, references=references, file_limit_bytes=file_limit_bytes
+    )
     return _dump_with(value, make)
 
 
