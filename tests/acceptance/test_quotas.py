@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from typing import Any
 
@@ -149,13 +150,19 @@ def test_what_jobs_print_counts_and_goes_with_them(limited):
     def talk():
         print("x" * 3_000_000)
 
-    before = quota(limited)["use"]["disk_bytes"]
-    jid = cloud.call(talk)
-    cloud.join(jid)
-    grown = quota(limited)["use"]["disk_bytes"] - before
-    assert 3_000_000 < grown < 3_200_000
-    cloud.delete(jid)
-    assert quota(limited)["use"]["disk_bytes"] == before
+    def crash():
+        talk()
+        sys.stdout.flush()
+        os._exit(3)
+
+    for printing in (talk, crash):
+        before = quota(limited)["use"]["disk_bytes"]
+        jid = cloud.call(printing, _kill_process=True)
+        cloud.join(jid, ignore_errors=True)
+        grown = quota(limited)["use"]["disk_bytes"] - before
+        assert 3_000_000 < grown < 3_200_000, printing
+        cloud.delete(jid)
+        assert quota(limited)["use"]["disk_bytes"] == before
 
 
 def test_map_with_an_element_that_cannot_be_sent_ends_in_its_own_error(limited):
