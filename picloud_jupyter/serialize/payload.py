@@ -96,10 +96,7 @@ def dump_call(
 
 
 def bytes_prefix(size_bytes: int) -> bytes:
-    """Return what, followed by ``size_bytes`` bytes, is a payload whose value those bytes are.
-
-    It is of the same length for all sizes.
-    """
+    """Return what ``size_bytes`` bytes follow to be a payload of them; of one length for all sizes."""
     file = io.BytesIO()
     pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=lambda _buffer: None)
     pickler.dump(_Bytes())
