@@ -40,7 +40,7 @@ KillMode=process
 OOMPolicy=continue
 Delegate=yes
 TasksMax=infinity
-LimitNOFILE=524288
+LimitNOFILE=16384:524288
 
 [Install]
 WantedBy=multi-user.target

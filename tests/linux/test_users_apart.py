@@ -144,7 +144,7 @@ def test_outside_containers_a_user_cannot_touch_another_user_s_job(
         try:
             os.kill(pid, 0)
             done.append(f'kill {pid}')
-        except PermissionError:
+        except (PermissionError, ProcessLookupError):
             pass
         if libc.ptrace(0x4206, pid, 0, 0) == 0:  # PTRACE_SEIZE
             done.append(f'ptrace {pid}')
@@ -234,7 +234,7 @@ def test_file_rights_of_an_ordinary_process_are_refused() -> None:
         try:
             with file_rights(Rights(1, 1)):
                 return "done"
-        except PermissionError:
+        except (PermissionError, ProcessLookupError):
             return "refused"
 
     assert as_user(54_321, attempt) == "refused"
@@ -339,6 +339,31 @@ def test_the_socket_of_users_takes_their_word_for_nothing(two_users: TwoUsers) -
         )
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["user_id"] == 0
+
+
+def test_a_user_who_opens_connections_without_end_keeps_nobody_else_out(
+    two_users: TwoUsers,
+) -> None:
+    code = """
+    import socket, time
+    kept, closed = [], 0
+    for _ in range(300):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(given[0])
+        kept.append(sock)
+    end = time.monotonic() + 20
+    while closed < 44 and time.monotonic() < end:
+        closed = 0
+        for sock in kept:
+            sock.setblocking(False)
+            try:
+                closed += sock.recv(1) == b''
+            except BlockingIOError:
+                pass
+        time.sleep(0.05)
+    print(json.dumps([closed, cloud.connection_info()['connection_type']]))"""
+    assert two_users.bob.run(code, str(two_users.socket)) == [44, "UNIX"]
+    assert two_users.ann.run("print(json.dumps(cloud.result(cloud.call(lambda: 1))))") == 1
 
 
 def test_users_cannot_remove_or_replace_the_socket(two_users: TwoUsers) -> None:

@@ -111,6 +111,11 @@ class Containers:
         )
         return client
 
+    @property
+    def _hidden(self) -> tuple[str, ...]:
+        paths = self._settings.paths
+        return tuple(str(path) for path in (paths.home, paths.run, paths.public) if path)
+
     def _order(self, container: str, sandbox: Sandbox) -> StartOrder:
         kind = self._facts.report.container_kind
         folder = self._settings.run / "c" / container
@@ -134,7 +139,7 @@ class Containers:
                     **self._surroundings.variables(sandbox.spec),
                     **gpus.variables((), any_here=bool(self._facts.gpus.gpus), isolated=True),
                 },
-                hidden=(str(self._settings.home), str(self._settings.run)),
+                hidden=self._hidden,
             ),
             logs=self._facts.report.logs,
             program=self._facts.program,

@@ -3,12 +3,11 @@
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from picloud_services.agent import syscalls
 from picloud_services.agent.binds import Bind, Hide, Layer, Link, Overlay, Step
 from picloud_services.agent.container import ContainerError
-from picloud_services.agent.mounts import is_under_any
 from picloud_services.base.user_rights import Rights, file_rights, may_open
 
 _FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
@@ -47,7 +46,7 @@ def build(
     _overlay("/", layer.at("upper"), layer.at("work"), root)
     syscalls.mount_at("tmpfs", layer.at("empty"), "tmpfs", _FLAGS, "mode=755,size=1m")
     opened = [_open(step, layer, owner, user_namespace, submitter) for step in steps]
-    users_own = [step.target for step in steps if isinstance(step, Bind) and step.writable]
+    by_target = {step.target: step for step in steps}
     # For bwrap alone, which covers them with those of the container.
     kernel = {
         path: syscalls.clone_mount(path, read_only=False, devices=True)
@@ -70,8 +69,18 @@ def build(
                 os.symlink(step.text, step.target)
         elif tree is not None:
             # A place to mount at that is missing is made in a folder of the user by the user.
-            is_users = is_under_any(os.path.dirname(step.target), users_own)
+            around = _step_around(step.target, by_target)
+            is_users = isinstance(around, Bind) and around.writable
             _attach(tree, step.target, submitter if is_users else None)
+
+
+def _step_around(target: str, by_target: Mapping[str, Step]) -> Step | None:
+    """The step that shows the folder which ``target`` is in, None if that is the base."""
+    while target != "/":
+        target = os.path.dirname(target)
+        if target in by_target:
+            return by_target[target]
+    return None
 
 
 def _open(

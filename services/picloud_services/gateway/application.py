@@ -29,6 +29,7 @@ from picloud_services.gateway.words import Reply, Request, Route
 MIB = 1024**2
 JSON_BYTES = 16 * MIB  # a quarter of a million ranges of jids
 SUBMIT_BYTES = 16 * MIB
+MOST_CONNECTIONS = 256  # of one user of a system service, so that nobody takes all descriptors
 
 
 def make_routes(services: Services) -> list[Route]:
@@ -123,11 +124,12 @@ class Gateway:
             OSError: a socket cannot be made there.
         """
         door = Door(self._router, self._check_key, os.getuid(), everybody=everybody)
-        await self._serve(api_socket, door, 0o666 if everybody else 0o600)
+        most = MOST_CONNECTIONS if everybody else None
+        await self._serve(api_socket, door, 0o666 if everybody else 0o600, most)
         await self._serve(jobs_socket, Door(self._router, self._check_key, None), 0o600)
 
-    async def _serve(self, path: Path, door: Door, mode: int) -> None:
-        server = HttpServer(partial(Exchange, door))
+    async def _serve(self, path: Path, door: Door, mode: int, most: int | None = None) -> None:
+        server = HttpServer(partial(Exchange, door), most)
         await server.listen(path, mode)
         self._servers.append(server)
 

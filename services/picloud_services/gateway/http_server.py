@@ -72,7 +72,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self._uid = peer_uid(transport.get_extra_info("socket"))
+        self.uid = peer_uid(transport.get_extra_info("socket"))
         self._task = self._loop.create_task(self._run())
         self._server.add(self)
 
@@ -152,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
         except CloudException as exc:
             await self._send(error_reply(exc), "1.1", keep_alive=False)
             return False
-        exchange = self._server.open_exchange(request.head, self._uid)
+        exchange = self._server.open_exchange(request.head, self.uid)
         try:
             reply = await self._reply(exchange, request)
             keep_alive = request.whole and request.keep_alive
@@ -284,10 +284,11 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class HttpServer:
-    """Listens on one unix socket."""
+    """Listens on one unix socket. ``most_of_a_user``: connections of one uid, root's not counted."""
 
-    def __init__(self, open_exchange: OpenExchange) -> None:
+    def __init__(self, open_exchange: OpenExchange, most_of_a_user: int | None = None) -> None:
         self.open_exchange = open_exchange
+        self._most_of_a_user = most_of_a_user
         self.connections: set[Connection] = set()
         self.buffer = memoryview(bytearray(READ_BYTES))
         self._server: asyncio.AbstractServer | None = None
@@ -319,10 +320,18 @@ class HttpServer:
     def add(self, connection: Connection) -> None:
         """Keep ``connection`` in view until it is lost."""
         self.connections.add(connection)
-        if self._closed:
+        if self._closed or self._is_too_many(connection.uid):
             connection.end()
         elif self._sweeper is None:
             self._plan_sweep()
+
+    def _is_too_many(self, uid: int) -> bool:
+        if self._most_of_a_user is None or uid == 0:
+            return False
+        if sum(other.uid == uid for other in self.connections) <= self._most_of_a_user:
+            return False
+        _log.warning("uid %d has %d connections; more are closed", uid, self._most_of_a_user)
+        return True
 
     def _plan_sweep(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
