@@ -150,10 +150,7 @@ def digest(parts: Iterable[Buffer]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LoadedFunction:
-    """A function as it came, with what its sender said of itself.
-
-    ``packages`` are the versions of the packages that the function mentions.
-    """
+    """A function as it came, with what its sender said of itself; ``packages`` are versions."""
 
     call: Callable[..., Any]
     name: str
@@ -183,8 +180,9 @@ def dump_function(
     Raises:
         pickle.PicklingError: something it uses cannot be pickled; the message names its path.
     """
-    limit = file_limit_bytes
-    return b"".join(dump_function_parts(function, references=references, file_limit_bytes=limit))
+    return b"".join(
+        dump_function_parts(function, references=references, file_limit_bytes=file_limit_bytes)
+    )
 
 
 def dump_function_parts(
