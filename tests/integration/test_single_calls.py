@@ -132,3 +132,21 @@ async def test_counts_are_the_same_after_a_restart(tmp_path):
         counts = await system.service.counts(USER)
         assert counts.pop("queued", 0) + counts.pop("processing", 0) == 1
         assert counts == {"done": 1, "waiting": 1}
+
+
+async def test_results_of_several_come_when_any_has_ended(system):
+    slow, quick = await system.call(b"5"), await system.call(b"0.05")
+    asked = system.service.results(
+        USER, [(slow, slow), (quick, quick)], limit_bytes=100, wait_seconds=30
+    )
+    assert [item.jid for item in (await asked).items] == [quick]
+    again = system.service.results(
+        USER, [(slow, slow), (quick, quick)], limit_bytes=100, wait_seconds=30
+    )
+    assert [item.jid for item in (await asyncio.wait_for(again, 3)).items] == [quick]
+    none = system.service.results(
+        USER, [(slow, slow), (slow + 9, slow + 9)], limit_bytes=100, wait_seconds=0.05
+    )
+    with pytest.raises(NotFound):
+        await none
+    assert watchers(system, slow) == []
