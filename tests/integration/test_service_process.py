@@ -387,7 +387,7 @@ def test_home_of_256_mb_when_it_fills_then_submits_are_refused_and_taken_again_w
 
 def is_below_floor(place: Place) -> bool:
     disk = place.ask("GET", "/v1/service")[1]["disk"]
-    return disk["free_bytes"] < disk["floor_bytes"]
+    return bool(disk["free_bytes"] < disk["floor_bytes"])
 
 
 def submit(place: Place) -> tuple[int, Any]:
