@@ -6,11 +6,13 @@ not loaded yet, a finder waits for its module of backends and leaves when that w
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader  # would be a third of our import time
 
 NAME = "picloud"
 _MODULE = "joblib.parallel"
@@ -36,7 +38,7 @@ def _make(**options: Any) -> Any:  # noqa: ANN401  # joblib ships no types
     return PiCloudBackend(**options)
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds nothing itself: it has the others find joblib.parallel, and looks on as it is loaded."""
 
     def find_spec(
@@ -51,14 +53,14 @@ class _Finder(MetaPathFinder):
             sys.meta_path.remove(self)
         spec = find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]  # it is one by its methods
         return spec
 
 
-class _Loader(Loader):
+class _Loader:
     """Loads as ``loader`` does, and registers the backend then."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: "Loader") -> None:
         self._loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
