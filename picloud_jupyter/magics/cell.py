@@ -46,6 +46,7 @@ from picloud_jupyter.protocol.shell import UploadedFile
 _QUIET_SECONDS = 0.02  # a job that ends sooner is read when it has ended
 _PATIENT_SECONDS = 1.0  # a longer wait for the first output is explained
 _CANCEL_SECONDS = 5.0
+_GLANCE_SECONDS = 0.05
 _FIRST_LINE = 2  # of the cell: the first is the magic's own
 _AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
@@ -314,11 +315,14 @@ class _Follower:
         elif isinstance(event, Broken):
             raise event.error
         elif isinstance(event, Ended):
-            for written in self._feed.rest():
-                self._output.write(written.stream, written.data, now=False)
-            self._output.finish()
+            self._show_rest()
             self._outcome = event.outcome
         return event is not None and self._outcome is None
+
+    def _show_rest(self) -> None:
+        for written in self._feed.rest():
+            self._output.write(written.stream, written.data, now=False)
+        self._output.finish()
 
     def _explain(self, jid: int) -> None:
         """Say why the job has not begun, if it has not."""
@@ -336,15 +340,18 @@ class _Follower:
         """End the job; return what became of it, in words."""
         self._feed.cancel()
         deadline = time.monotonic() + _CANCEL_SECONDS
-        while self._outcome is None and (left := deadline - time.monotonic()) > 0:
+        while self._feed.outcome is None and time.monotonic() < deadline:
             # a second interrupt asks for what is being done already
             with contextlib.suppress(KeyboardInterrupt):
-                self._take(left)
-        jid = self._feed.jid
-        if self._outcome is None:
+                self._take(_GLANCE_SECONDS)
+        jid, outcome = self._feed.jid, self._feed.outcome
+        if outcome is None:
             name = "the job" if jid is None else f"job {jid}"
             return f"{name} is being cancelled; %picloud status tells when it has ended"
-        if self._outcome.status == Status.DONE:
+        if self._outcome is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                self._show_rest()
+        if outcome.status == Status.DONE:
             return f"job {jid} was done already; %picloud result {jid} brings its names back"
         return f"job {jid} was cancelled"
 

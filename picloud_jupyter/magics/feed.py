@@ -117,6 +117,7 @@ class _Reader:
 class JobFeed:
     """The events of one job: `Submitted`, any number of `Written`, then `Ended` or `Broken`.
 
+    ``outcome`` is there as soon as the job has ended, for who loses an event to an interrupt.
     ``may_repeat`` says that its result may be the kept one of another job, whose output is shown then.
     """
 
@@ -130,6 +131,7 @@ class JobFeed:
         self._cancelled = False
         self._closed = False
         self.jid: int | None = None
+        self.outcome: Outcome | None = None
         threading.Thread(target=self._run, name="picloud-cell", daemon=True).start()
 
     def next(self, timeout_seconds: float | None = None) -> Event | None:
@@ -197,7 +199,8 @@ class JobFeed:
             if cancelled:
                 kill(jid)
             self._put(Submitted(jid, source))
-            self._put(Ended(_wait(jid)))
+            self.outcome = _wait(jid)
+            self._put(Ended(self.outcome))
         except BaseException as exc:  # noqa: BLE001  # raised again where the events are read
             self._put(Broken(exc))
 
