@@ -29,7 +29,9 @@ if __name__ == "__main__":
 def run(service, tmp_path):
     """Run a script of this text by `picloud run` in its folder."""
 
-    def run(text: str, *arguments: str, name: str = "script.py") -> subprocess.CompletedProcess:
+    def run(
+        text: str, *arguments: str, name: str = "script.py"
+    ) -> subprocess.CompletedProcess[str]:
         (tmp_path / name).write_text(text)
         return service.cli("run", name, *arguments, check=False, cwd=tmp_path)
 
