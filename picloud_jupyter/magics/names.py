@@ -120,9 +120,9 @@ def receive(result: CellResult, namespace: dict[str, Any]) -> Received:
     for name, data in result.values.items():
         _take(found, name, lambda data=data: load(data, loads=loads))
     namespace.update(found.values)
-    found.deleted = tuple(
-        name for name in result.deleted if namespace.pop(name, None) is not None
-    )
+    found.deleted = tuple(name for name in result.deleted if name in namespace)
+    for name in found.deleted:
+        del namespace[name]
     return found
 
 
