@@ -77,7 +77,12 @@ def _without_agent(service: dict[str, Any]) -> ExitWith:
     else:
         trials, problem = _try_kinds()
         lines += [_indent(_last_error(log)), "", describe_trials(trials, None) + problem]
-    value = {"running": True, "scope": service.get("scope"), "container_kind": None, "trials": trials}
+    value = {
+        "running": True,
+        "scope": service.get("scope"),
+        "container_kind": None,
+        "trials": trials,
+    }
     return ExitWith(REFUSED, Text("\n".join(lines), value))
 
 

@@ -68,12 +68,6 @@ async def find_facts(settings: Settings) -> NodeFacts:
             "a service of every user needs containers of the kind root, where jobs run as the user "
             f"who submits them; here that kind does not work: {why or 'another one was demanded'}"
         )
-    if settings.paths.public is not None and chosen.kind is not ContainerKind.ROOT:
-        why = next(t.why for t in tried.trials if t.kind is ContainerKind.ROOT)
-        raise ContainerError(
-            "a service of every user needs containers of the kind root, where jobs run as the user "
-            f"who submits them; here that kind does not work: {why or 'another one was demanded'}"
-        )
     report = NodeReport(
         node=os.uname().nodename,
         boot_id=secrets.token_hex(8),
