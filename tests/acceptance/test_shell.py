@@ -66,7 +66,7 @@ def test_exit_codes_can_be_ignored():
     assert "exit code 3" in field(jid, "stderr")
 
 
-def test_the_result_may_be_a_file():
+def test_the_result_may_be_a_file(folder):
     jid = cloud.shell.execute(
         "echo shown; echo kept > {name}", {"name": "out"}, return_file="out"
     )

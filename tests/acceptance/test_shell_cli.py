@@ -94,12 +94,12 @@ def test_a_runtime_in_minutes(service):
     assert field(jid, "reason") == "timeout"
 
 
-def test_exec_follows_what_a_job_writes(service):
+def test_exec_follows_what_a_job_writes(service, tmp_path):
     done = service.cli("exec", "-f", "echo out; echo err >&2; printf '\\303\\274'")
     assert done.stdout == "out\nü"
     assert done.stderr.splitlines()[0].startswith("picloud: job ")
     assert "err\n" in done.stderr
-    done = service.cli("exec", "-f", "-r", "x", "echo shown; printf kept > x")
+    done = service.cli("exec", "-f", "-r", "x", "echo shown; printf kept > x", cwd=tmp_path)
     assert done.stdout == "kept"
     assert "shown\n" in done.stderr
     done = service.cli("-o", "json", "exec", "-f", "echo a")
