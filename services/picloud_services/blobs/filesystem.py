@@ -145,7 +145,11 @@ class FileBlobStore:
 
     async def verify(self, ref: BlobRef) -> None:
         """See `BlobStore`."""
-        if ref.digest and self._hashed.get(ref.blob) == ref.digest and ref.blob in self._verified:
+        if (
+            ref.digest
+            and self._hashed.get(ref.blob) == ref.digest
+            and ref.blob in self._verified
+        ):
             self._check_size(ref)  # many calls share one function
             return
         self._remember(ref.blob, await asyncio.to_thread(self._verify, ref))

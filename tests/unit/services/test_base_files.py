@@ -155,7 +155,9 @@ class StoppedClock:
         return self.seconds
 
 
-async def test_check_when_a_path_is_missing_then_env_missing_and_a_new_look_after_a_while(tmp_path):
+async def test_check_when_a_path_is_missing_then_env_missing_and_a_new_look_after_a_while(
+    tmp_path,
+):
     clock = StoppedClock()
     service = EnvironmentService(clock)
     python = replace(PYTHON, paths=(str(tmp_path / "lib"),))
