@@ -42,7 +42,7 @@ def test_wanted_names_are_needless():
 
 
 def test_what_cannot_be_sent_is_named_each():
-    found = unsendable({"good": 1, "gen": (i for i in ()), "deep": {"k": [(i for i in ())]}})
+    found = unsendable({"good": 1, "gen": (i for i in [0]), "deep": {"k": [(i for i in [0])]}})
     assert set(found) == {"gen", "deep"}
     assert "deep['k'][0]: generator" in found["deep"]
     assert "gen: generator" in found["gen"]
