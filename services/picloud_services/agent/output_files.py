@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from picloud_services.agent.output_ring import OutputRing
 
-HEAD_BYTES = 64 * 1024 * 1024
+HEAD_BYTES = 128 * 1024 * 1024
 RECORD = struct.Struct(">IQQ")
 STREAMS = ("stdout", "stderr")
 _ENDED = 1 << 31
