@@ -53,6 +53,14 @@ def own_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Serv
     started.end()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_jobs_left() -> Iterator[None]:
+    """End what a module left running: it would hold the cores that other services wait for."""
+    yield
+    for running in tuple(ServiceUnderTest.running):
+        running.kill_all()
+
+
 @pytest.fixture(autouse=True)
 def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

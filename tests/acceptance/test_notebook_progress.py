@@ -11,7 +11,7 @@ import time
 from picloud_jupyter import cloud
 
 def work(i):
-    time.sleep(0.2)
+    time.sleep(0.5)  # together longer than the second that is not worth a line
     return 1 / (i - 3)
 
 jids = cloud.map(work, range(8))

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 DEADLINE_SECONDS = 20.0
@@ -41,6 +41,8 @@ def eventually(
 class ServiceUnderTest:
     """Starts, points ``cloud`` at, and ends one service."""
 
+    running: "ClassVar[list[ServiceUnderTest]]" = []
+
     def __init__(self, home: Path, kind: str) -> None:
         self.home = home
         self.kind = kind
@@ -55,6 +57,14 @@ class ServiceUnderTest:
         self._before = self._before or {n: os.environ.get(n) for n in self.environment}
         os.environ.update(self.environment)
         self.status()
+        if self not in self.running:
+            self.running.append(self)
+
+    def kill_all(self) -> None:
+        """End every job that is not finished."""
+        program = "from picloud_jupyter import cloud; cloud.kill()"
+        environment = {**os.environ, **self.environment}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
 
     def cli(
         self, *words: str, check: bool = True, **options: Any
@@ -85,6 +95,8 @@ class ServiceUnderTest:
         from picloud_jupyter import cloud
 
         cloud.close()
+        if self in self.running:
+            self.running.remove(self)
         self.cli("down", "--purge", check=False)
         for name, value in self._before.items():  # another service's, if one was in use
             os.environ.pop(name, None)

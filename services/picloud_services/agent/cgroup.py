@@ -215,15 +215,19 @@ def pids(group: Sequence[str]) -> set[int]:
 
 
 def kill(group: Sequence[str], *, within_seconds: float = 1.0) -> bool:
-    """Kill whatever is in ``group``; return whether it is empty in time."""
+    """Kill whatever is in ``group``; return whether it is empty in time.
+
+    All are stopped before one is killed: none sees the end of another and reports it as a result.
+    """
     for folder in group:
         with contextlib.suppress(OSError):
             _write(f"{folder}/cgroup.kill", "1")
     end_at = time.monotonic() + within_seconds
     while members := pids(group):
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in members:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
         if time.monotonic() > end_at:
             return False
         time.sleep(0.001)
