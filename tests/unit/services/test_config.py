@@ -10,7 +10,7 @@ from picloud_services.config.load import help_text, load
 
 
 @pytest.fixture
-def paths(tmp_path, monkeypatch: Path) -> ServicePaths:
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServicePaths:
     monkeypatch.delenv("PICLOUD_CONTAINER_KIND", raising=False)  # of a service under test
     return ServicePaths(tmp_path, tmp_path / "run")
 
