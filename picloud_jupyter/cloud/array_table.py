@@ -11,15 +11,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from picloud_jupyter.cloud.calls import send_call
 from picloud_jupyter.cloud.functions import function_name
 from picloud_jupyter.cloud.handles import Jid
 from picloud_jupyter.cloud.kept_functions import PickledFunction
 from picloud_jupyter.cloud.keywords import Options
-from picloud_jupyter.cloud.session import session, show_warnings
+from picloud_jupyter.cloud.session import session
 from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.cloud.submission import prepare
-from picloud_jupyter.cloud.uploads import check_size, place, upload
-from picloud_jupyter.protocol import routes
+from picloud_jupyter.cloud.uploads import check_size, upload
 from picloud_jupyter.protocol.frames import Buffer, encode_json
 from picloud_jupyter.protocol.jobs import INLINE_BYTES
 from picloud_jupyter.serialize.payload import digest, dump_call, dump_function_parts
@@ -68,16 +68,7 @@ class ArrayTable:
         check_size(arguments, config.max_transmit_data, "the arguments")
         current = session()
         submission = prepare(current, self._function, function, references, options)
-        reference, parts = place(current, arguments)
-        answer = current.client.send_frame(
-            "POST",
-            routes.CALLS,
-            submission.header("arguments", reference),
-            (*submission.function_parts, *parts),
-        )
-        if answer.get("warnings"):
-            show_warnings(answer["warnings"])
-        return Jid(answer["jid"])
+        return send_call(current, submission, arguments)
 
     def _dump(self, call: Any, references: References) -> list[Buffer]:  # noqa: ANN401
         """The arguments as bytes, after the arrays that come again were made part of the function."""

@@ -7,12 +7,13 @@ from typing import Any
 from picloud_jupyter.cloud.functions import Runnable, check_arguments
 from picloud_jupyter.cloud.handles import Jid
 from picloud_jupyter.cloud.keywords import Options, take_options
-from picloud_jupyter.cloud.session import session, show_warnings
+from picloud_jupyter.cloud.session import Session, session, show_warnings
 from picloud_jupyter.cloud.settings import config
-from picloud_jupyter.cloud.submission import dump_checked_function, prepare
+from picloud_jupyter.cloud.submission import Submission, dump_checked_function, prepare
 from picloud_jupyter.cloud.uploads import check_size, place
 from picloud_jupyter.cloud.watcher import run_callbacks
 from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.serialize.payload import dump_call
 from picloud_jupyter.serialize.pickler import References
 
@@ -62,6 +63,18 @@ def submit_call(
     check_size(arguments, limit, "the arguments")
     current = session()
     submission = prepare(current, func, function, references, options)
+    jid = send_call(current, submission, arguments)
+    if options.callbacks or options.callbacks_on_error:
+        run_callbacks(jid, options.callbacks, options.callbacks_on_error)
+    return jid
+
+
+def send_call(current: Session, submission: Submission, arguments: Sequence[Buffer]) -> Jid:
+    """Return the id of the job of ``submission``, committed; ``arguments`` are those of `dump_call`.
+
+    Raises:
+        CloudException: the control plane refused the job; the class says how.
+    """
     reference, parts = place(current, arguments)
     answer = current.client.send_frame(
         "POST",
@@ -71,7 +84,4 @@ def submit_call(
     )
     if answer.get("warnings"):
         show_warnings(answer["warnings"])
-    jid = Jid(answer["jid"])
-    if options.callbacks or options.callbacks_on_error:
-        run_callbacks(jid, options.callbacks, options.callbacks_on_error)
-    return jid
+    return Jid(answer["jid"])
