@@ -6,10 +6,14 @@ project and its tools there, and runs what you asked for. System packages are in
 you are root; otherwise the line to type is printed.
 """
 
+# Python 3.7 to 3.10 read this file far enough to say in a sentence that they are too old.
+from __future__ import annotations
+
 import argparse
 import hashlib
 import os
 import pwd
+import re
 import secrets
 import shlex
 import shutil
@@ -81,28 +85,40 @@ def make_venv() -> None:
     if STAMP.exists() and STAMP.read_text() == wanted and PYTHON.exists():
         return
     say(f"installing into {VENV} (once)")
-    if not PYTHON.exists():
+    if not is_usable(VENV):
         create_empty_venv()
-    run(
-        [
-            PYTHON,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--editable",
-            f"{ROOT}[dev]",
-        ]
-    )
+    install("dev")
     # pip compiles what it installs, but not what it links to.
     run([PYTHON, "-m", "compileall", "-q", *(ROOT / root for root in SOURCE_ROOTS)])
     STAMP.write_text(wanted)
 
 
+def is_usable(venv: Path) -> bool:
+    """Return whether ``venv`` is whole, and of the Python that runs this."""
+    # Its interpreter cannot be asked: an upgrade of the system puts a newer one behind the link.
+    needed = [venv / "bin" / "python", venv / "bin" / "pip", venv / "pyvenv.cfg"]
+    if not all(path.exists() for path in needed):
+        return False
+    made_for = re.search(r"^version(?:_info)? *= *(\d+\.\d+)", needed[-1].read_text(), re.M)
+    return made_for is not None and made_for[1] == sysconfig.get_python_version()
+
+
+def install(extra: str) -> None:
+    """Install this project with what its ``extra`` names, linked to these sources."""
+    pip: list[str | Path] = [
+        PYTHON,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
+    run([*pip, "--editable", f"{ROOT}[{extra}]"])
+
+
 def create_empty_venv() -> None:
     """Make an empty ``.venv``, installing Debian's python3-venv first where it is missing."""
-    make = [sys.executable, "-m", "venv", str(VENV)]
+    make = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     if subprocess.run(make, capture_output=True, check=False).returncode == 0:
         return
     shutil.rmtree(VENV, ignore_errors=True)
@@ -168,17 +184,7 @@ def primer(rest: list[str]) -> int:
 def lab(rest: list[str]) -> int:
     """Open JupyterLab with this project in it."""
     if call([PYTHON, "-c", "import jupyterlab"], quiet=True):
-        run(
-            [
-                PYTHON,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                f"{ROOT}[lab]",
-            ]
-        )
+        install("lab")
     words = [f"--notebook-dir={ROOT / 'docs'}", "--LabApp.default_url=/lab/tree/primer.ipynb"]
     return call([PYTHON, "-m", "jupyterlab", *words, *rest])
 
@@ -248,10 +254,7 @@ def test_as_ordinary_user() -> int:
         account = pwd.getpwnam(name)
         checkout = Path(account.pw_dir) / "picloud-jupyter"
         checkout.mkdir()
-        archive = subprocess.run(
-            ["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True
-        )
-        subprocess.run(["tar", "-x", "-C", str(checkout)], input=archive.stdout, check=True)
+        subprocess.run(["tar", "-x", "-C", str(checkout)], input=committed_tree(), check=True)
         run(["chown", "-R", f"{account.pw_uid}:{account.pw_gid}", str(checkout)])
         environment = {k: v for k, v in os.environ.items() if k.startswith(NETWORK_VARIABLES)}
         environment |= {
@@ -283,6 +286,13 @@ def test_as_ordinary_user() -> int:
         # All that this user may signal: its own processes, this shell among them.
         subprocess.run(["sh", "-c", "kill -KILL -1"], user=name, check=False)
         run(["userdel", "--remove", name])
+
+
+def committed_tree() -> bytes:
+    """Return the last commit as a tar archive."""
+    # git refuses root the checkout of another user unless it is told that this one is meant.
+    archive = ["git", "-c", f"safe.directory={ROOT}", "archive", "HEAD"]
+    return subprocess.run(archive, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
 
 
 def bench(rest: list[str]) -> int:
