@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -11,8 +12,12 @@ from picloud_jupyter.protocol.ids import MAX_JID, JidRange
 from picloud_services.base import codec
 
 T = TypeVar("T")
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 MAX_DEPTH = 32
 MAX_RANGES = 250_000
+MAX_COMMAS = (
+    2 * MAX_RANGES + 10_000
+)  # between values: reading many more would hold up everybody
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -28,11 +33,31 @@ def _no_constant(text: str) -> float:
     raise InvalidRequest(f"{text} is not JSON; send null or a finite number")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+def _whole_number(text: str) -> int:
+    value = int(text) if len(text) <= 20 else 2**63
+    if not -(2**63) <= value < 2**63:
+        raise InvalidRequest(f"{text[:40]} has more than 64 bits; send a smaller number")
+    return value
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):  # as JSON it would come back out of the store as null
+        raise InvalidRequest(f"{text[:40]} is too large; send a finite number")
+    return value
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates,
+    parse_constant=_no_constant,
+    parse_float=_finite_number,
+    parse_int=_whole_number,
+)
+_HALF_A_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # or a whole one, in two halves
 
 
 def read_json(data: bytes | memoryview) -> dict[str, Any]:
-    """Return the JSON object in ``data``; no duplicates, no NaN, at most 32 levels deep.
+    """Return the JSON object in ``data``: no duplicates, numbers of 64 bits, at most 32 levels deep.
 
     Raises:
         InvalidRequest: it is something else.
@@ -41,7 +66,13 @@ def read_json(data: bytes | memoryview) -> dict[str, Any]:
         return {}
     try:
         text = str(data, "utf-8")
+        if text.count(",") > MAX_COMMAS:
+            raise InvalidRequest(
+                f"the body holds more than {MAX_COMMAS} values; ask for less at once"
+            )
         value = _decoder.decode(text)
+        if _HALF_A_CHARACTER.search(text):
+            codec.encode(value)  # nothing here can store or answer half a character
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"the body is not JSON: {exc}") from exc
     if not isinstance(value, dict):
@@ -138,12 +169,7 @@ def read_int(
         InvalidRequest: it is missing and has no default, is no whole number, or out of range.
     """
     value = source.get(name, default)
-    if (
-        isinstance(value, str)
-        and value.lstrip("-").isdecimal()
-        and value.isascii()
-        and len(value) < 20
-    ):
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidRequest(

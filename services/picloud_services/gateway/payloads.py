@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.errors import InvalidRequest, PayloadTooLarge
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, JobSpec, PayloadRef
 from picloud_jupyter.protocol.secrets import check_job_secrets
 from picloud_services.base import codec
@@ -18,6 +18,8 @@ from picloud_services.jobs.words import Function, Payload
 
 MAX_KEY_CHARACTERS = 64
 KEPT_SPECS = 256
+KEPT_SPEC_BYTES = 16 * 1024  # of usual ones; many large ones would fill the memory
+MAX_SPEC_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def read_submit(data: bytes) -> tuple[SubmitHeader, Body]:
     head, body = split_frame(data)
     try:
         header = codec.read(SubmitHeader, bytes(head))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"the header of the frame: {exc}") from exc
     if not 0 < len(header.key) <= MAX_KEY_CHARACTERS:
         raise InvalidRequest(
@@ -80,10 +82,27 @@ def read_submit(data: bytes) -> tuple[SubmitHeader, Body]:
     return header, Body(body)
 
 
-@lru_cache(maxsize=KEPT_SPECS)
 def parse_spec(data: bytes) -> JobSpec:
-    """Return the spec whose JSON ``data`` is. One notebook sends the same bytes again and again."""
+    """Return the spec whose JSON ``data`` is.
+
+    Raises:
+        InvalidRequest: it is none; the message names the field.
+        PayloadTooLarge: its variables, paths and dependencies are too many to be kept with each job.
+    """
+    if len(data) > MAX_SPEC_BYTES:
+        raise PayloadTooLarge(
+            f"the spec has {len(data)} bytes, and at most {MAX_SPEC_BYTES} are taken",
+            hint="Send data as arguments, not in variables, labels or names.",
+        )
+    return _parse_usual(data) if len(data) <= KEPT_SPEC_BYTES else _parse(data)
+
+
+def _parse(data: bytes) -> JobSpec:
     return read_as(JobSpec, read_json(data), "spec")
+
+
+# One notebook sends the same bytes again and again.
+_parse_usual = lru_cache(maxsize=KEPT_SPECS)(_parse)
 
 
 async def read_spec(services: Services, caller: Caller, header: SubmitHeader) -> JobSpec:

@@ -103,8 +103,11 @@ def check_spec(spec: JobSpec, key: str) -> None:
         raise InvalidRequest(f"_label may have at most {MAX_LABEL_CHARACTERS} characters")
     if len(key) > MAX_KEY_CHARACTERS:
         raise InvalidRequest(f"_key may have at most {MAX_KEY_CHARACTERS} characters")
-    if not 0 <= spec.retries.count <= MAX_RETRIES or spec.retries.delay_seconds < 0:
+    delay_seconds = spec.retries.delay_seconds
+    if not (0 <= spec.retries.count <= MAX_RETRIES and 0 <= delay_seconds < float("inf")):
         raise InvalidRequest(f"_retries must be 0 to {MAX_RETRIES}, with a delay of 0 or more")
+    if spec.gpus < 0:
+        raise InvalidRequest(f"_gpu must be 0 or more, got {spec.gpus}")
     if spec.max_runtime_seconds is not None and not spec.max_runtime_seconds > 0:
         raise InvalidRequest("_max_runtime must be more than 0 minutes")
     if spec.depends_on_errors not in ("abort", "ignore"):

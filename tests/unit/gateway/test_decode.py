@@ -8,6 +8,7 @@ from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.frames import encode_json, pack_frame
 from picloud_jupyter.protocol.jobs import PayloadRef
 from picloud_services.gateway.decode import (
+    MAX_RANGES,
     read_as,
     read_byte_range,
     read_flag,
@@ -51,6 +52,13 @@ def test_json_when_empty_then_no_fields():
         b'{"b":{"a":1,"a":2}}',
         b'{"a":NaN}',
         b'{"a":Infinity}',
+        b'{"a":1e999}',
+        b'{"a":-1e999}',
+        b'{"a":9223372036854775808}',
+        b'{"a":' + b"9" * 5_000 + b"}",
+        b'{"a":"\\ud800"}',
+        b'{"\\uDFFF":1}',
+        b'{"a":[' + b"1," * 600_000 + b"1]}",
         b'{"a":' + b"[" * 40 + b"]" * 40 + b"}",
         b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
     ],
@@ -58,6 +66,13 @@ def test_json_when_empty_then_no_fields():
 def test_json_when_not_strict_then_refused(data):
     with pytest.raises(InvalidRequest):
         read_json(data)
+
+
+def test_json_when_at_its_limits_then_read():
+    text = '{"a":[9223372036854775807,-9223372036854775808,1e308],"b":"\\ud83d\\ude00"}'
+    assert read_json(text.encode()) == {"a": [2**63 - 1, -(2**63), 1e308], "b": "\U0001f600"}
+    ranges = [[n, n] for n in range(1, MAX_RANGES + 1)]
+    assert len(read_ranges(read_json(encode_json({"jids": ranges}))["jids"])) == MAX_RANGES
 
 
 def test_frame_when_whole_then_header_and_body():
@@ -94,7 +109,7 @@ def test_ranges_when_unsorted_then_order_is_kept():
     assert read_ranges([[5, 6], [1, 1]]) == [(5, 6), (1, 1)]
 
 
-@pytest.mark.parametrize("value", [None, "x", "", 1.5, True, -1, "-1", 11, "²", "1e3"])
+@pytest.mark.parametrize("value", [None, "x", "", 1.5, True, -1, "-1", "--5", 11, "²", "1e3"])
 def test_int_when_wrong_then_the_name_is_said(value):
     with pytest.raises(InvalidRequest, match="limit"):
         read_int({"limit": value}, "limit", high=10)
