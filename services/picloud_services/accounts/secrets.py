@@ -7,15 +7,16 @@ protects the values is the mode of the files, and that they are in no table, dum
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from picloud_jupyter.protocol.errors import NotFound
 from picloud_jupyter.protocol.secrets import SecretLine
 from picloud_services.base.filesystem import sync_folder
 
+T = TypeVar("T")
 MAX_SECRETS = 1_000  # of one user
 # What backup programs leave out (https://bford.info/cachedir/): tar, borg, restic and others.
 _NO_BACKUP = "Signature: 8a477f597d28d172789f06886806bc55\n# Secrets of picloud-jupyter: set them again.\n"
@@ -43,6 +44,7 @@ class SecretStore:
         self._now_at = now_at
         self._users: dict[int, _Keeping] = {}
         self._writing = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
         return "SecretStore(...)"
@@ -71,6 +73,9 @@ class SecretStore:
             OSError: the disk refused; nothing has changed.
             ValueError: the user has too many.
         """
+        return await self._to_its_end(self._set(user_id, name, value))
+
+    async def _set(self, user_id: int, name: str, value: str) -> SecretLine:
         async with self._writing:
             kept = self._of(user_id)
             if name not in kept.secrets and len(kept.secrets) >= MAX_SECRETS:
@@ -87,6 +92,9 @@ class SecretStore:
         Raises:
             NotFound: there is none of that name.
         """
+        await self._to_its_end(self._delete(user_id, name))
+
+    async def _delete(self, user_id: int, name: str) -> None:
         async with self._writing:
             kept = self._of(user_id)
             if name not in kept.secrets:
@@ -124,6 +132,13 @@ class SecretStore:
 
     def _of(self, user_id: int) -> _Keeping:
         return self._users.get(user_id) or _Keeping()
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Return what ``change`` gives. It is not cancelled with us: its thread would write on, unlocked."""
+        task = asyncio.get_running_loop().create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
 
     async def _write(self, user_id: int, kept: _Keeping) -> None:
         await asyncio.to_thread(_write, self._folder / f"{user_id}.json", kept)

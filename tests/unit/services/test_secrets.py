@@ -1,12 +1,15 @@
 """The store of secrets: files of their own, versions that are never used twice."""
 
+import asyncio
 import json
 import os
 import stat
+import threading
 
 import pytest
 
 from picloud_jupyter.protocol.errors import NotFound
+from picloud_services.accounts import secrets
 from picloud_services.accounts.secrets import MAX_SECRETS, SecretStore
 
 ANN, BOB = 1000, 1001
@@ -47,6 +50,34 @@ async def test_versions_when_a_secret_is_set_or_deleted_then_none_comes_twice(ho
     third = await load(home).set(ANN, "A", "1")
     assert [first.version, second.version, third.version] == [1, 2, 3]
     assert load(home).versions(ANN, ["A"]) == (3,)
+
+
+async def test_set_when_its_client_goes_then_the_next_waits_and_both_are_kept(
+    home, monkeypatch
+):
+    store = load(home)
+    begun, go_on = threading.Event(), threading.Event()
+    write = secrets._write
+
+    def slow_write(path, kept):
+        begun.set()
+        assert go_on.wait(20)
+        write(path, kept)
+
+    monkeypatch.setattr(secrets, "_write", slow_write)
+    first = asyncio.create_task(store.set(ANN, "A", "1"))
+    await asyncio.to_thread(begun.wait, 20)
+    begun.clear()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.create_task(store.set(ANN, "B", "2"))
+    await asyncio.sleep(0)
+    assert not begun.is_set()
+    go_on.set()
+    assert (await second).version == 2
+    assert load(home).lines(ANN) == store.lines(ANN)
+    assert [line.name for line in store.lines(ANN)] == ["A", "B"]
 
 
 async def test_values_when_it_is_another_users_then_it_is_unknown(home):
