@@ -12,6 +12,7 @@ import pytest
 
 from picloud_jupyter.protocol.errors import DiskFull
 from picloud_jupyter.protocol.frames import pack_frame, split_frame
+from picloud_jupyter.protocol.users import Quota
 from picloud_services.jobs.words import ResultItem
 from tests.tools.gateway_harness import GatewayUnderTest, Peer, call_frame, start_gateway
 
@@ -326,6 +327,16 @@ async def test_upload_when_not_given_by_us_then_404_and_no_file(gateway, peer):
     for name in ("0" * 32, "..%2F..%2Fx", "x"):
         assert (await peer.ask("PUT", f"/v1/uploads/{name}", b"abc")).status == 404
     assert list((gateway.root / "blobs" / "incoming").iterdir()) == []
+
+
+async def test_upload_when_it_is_nobodys_then_finishing_it_takes_nothing_of_the_quota(tmp_path):
+    limited = await start_gateway(tmp_path, Quota(disk_bytes=1000))
+    peer = await Peer.open(limited.api)
+    answer = await peer.ask("POST", "/v1/uploads/" + "0" * 32, {"size_bytes": 900})
+    assert answer.status == 404
+    assert (await peer.ask("POST", "/v1/uploads", {"size_bytes": 900})).status == 200
+    await peer.close()
+    await limited.gateway.close()
 
 
 async def test_upload_when_the_client_dies_then_nothing_is_left(gateway, peer):

@@ -1,9 +1,10 @@
 """The users of a service: their quotas and standings in memory, as of the last commit. On the loop."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.errors import InvalidRequest, QuotaExceeded
 from picloud_jupyter.protocol.jobs import Resources
 from picloud_jupyter.protocol.users import Quota, Use, UserReport
 from picloud_services.accounts import quotas, store
@@ -14,6 +15,7 @@ from picloud_services.base.sql import Transaction
 
 MAX_USER_ID = 2**32 - 2
 MAX_VALUE = 2**62
+MAX_SENDING = 10_000  # uploads of one user that no job names yet
 UPLOAD_SECONDS = 3600.0  # what was sent and named by no job is gone after this time
 
 
@@ -27,6 +29,8 @@ class Accounts:
         self._own: dict[int, Quota] = {}
         self._standings: dict[int, Standing] = {}
         self._sending: dict[str, tuple[int, int, float]] = {}  # upload -> user, bytes, until
+        self._sending_counts: Counter[int] = Counter()  # of these, by user
+        self._sending_bytes: Counter[int] = Counter()
 
     async def start(self) -> dict[int, tuple[float, float]]:
         """Read what is known of users; return what each used lately: (core-seconds, seconds ago)."""
@@ -82,28 +86,44 @@ class Accounts:
         """Return if the user may send ``size_bytes``; with ``upload`` they are taken for it.
 
         Raises:
-            QuotaExceeded: with what is stored and on its way it is more than the quota.
+            QuotaExceeded: with what is stored and on its way it is more than the quota, or too many
+                uploads wait for a job to name them.
         """
         now = self._clock.steady_seconds()
-        for key, (_, _, until) in tuple(self._sending.items()):
-            if now >= until:
-                del self._sending[key]
+        while self._sending and next(iter(self._sending.values()))[2] <= now:
+            self._forget(next(iter(self._sending)))
+        user, before_bytes, _ = self._sending.get(upload, (user_id, 0, 0.0))
+        sending_bytes = self._sending_bytes[user_id] - (before_bytes if user == user_id else 0)
         stored = self._standings.get(user_id, Standing())
-        sending = sum(
-            size
-            for key, (user, size, _) in self._sending.items()
-            if user == user_id and key != upload
-        )
-        standing = Standing(stored.cost, stored.disk_bytes + sending)
+        standing = Standing(stored.cost, stored.disk_bytes + sending_bytes)
         store.require(quotas.why_no_room(self.quota(user_id), standing, size_bytes))
-        if upload:
-            self._sending[upload] = user_id, size_bytes, now + UPLOAD_SECONDS
+        if not upload:
+            return
+        if upload not in self._sending and self._sending_counts[user_id] >= MAX_SENDING:
+            raise QuotaExceeded(
+                f"You have begun {MAX_SENDING} uploads that no job names yet.",
+                hint="Name them in a submit, or wait: they are forgotten after an hour.",
+            )
+        self._forget(upload)
+        self._sending[upload] = (
+            user_id,
+            size_bytes,
+            now + UPLOAD_SECONDS,
+        )  # the last to be stale
+        self._sending_counts[user_id] += 1
+        self._sending_bytes[user_id] += size_bytes
 
     def sent(self, uploads: Iterable[str | None]) -> None:
         """Uploads, where there are any, are named by a job now, so that its row counts them."""
         for upload in uploads:
             if upload is not None:
-                self._sending.pop(upload, None)
+                self._forget(upload)
+
+    def _forget(self, upload: str) -> None:
+        if upload in self._sending:
+            user_id, size_bytes, _ = self._sending.pop(upload)
+            self._sending_counts[user_id] -= 1
+            self._sending_bytes[user_id] -= size_bytes
 
     # ------------------------------------------------------------------------------------- people
     async def set_quota(self, user_id: int, quota: Quota) -> None:

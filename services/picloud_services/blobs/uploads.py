@@ -110,7 +110,7 @@ class Uploads:
         Raises:
             Conflict: it is finished already.
         """
-        self._require_owner(user_id, upload)
+        self.require_owner(user_id, upload)
         if await self._blobs.find(upload) is not None:
             raise Conflict("this upload is finished already; begin another one")
         path = self._blobs.incoming_path(secrets.token_hex(16))
@@ -130,7 +130,7 @@ class Uploads:
             NotFound: nothing was written.
             Corrupt: what was written has another size.
         """
-        self._require_owner(user_id, upload)
+        self.require_owner(user_id, upload)
         if file is not None:
             file.close(self._blobs.incoming_path(upload))
         return await self._blobs.adopt(upload, size_bytes=size_bytes, digest=digest)
@@ -143,7 +143,7 @@ class Uploads:
             InvalidRequest: it has another size than the payload says.
         """
         assert payload.upload is not None
-        self._require_owner(user_id, payload.upload)
+        self.require_owner(user_id, payload.upload)
         found = await self._blobs.find(payload.upload)
         if found is None:
             raise NotFound(
@@ -155,6 +155,11 @@ class Uploads:
             )
         return BlobRef(found.blob, found.size_bytes, payload.digest)
 
-    def _require_owner(self, user_id: int, upload: str) -> None:
+    def require_owner(self, user_id: int, upload: str) -> None:
+        """Return if ``upload`` was begun by the user.
+
+        Raises:
+            NotFound: it was not.
+        """
         if not self._ids.owns_upload(user_id, upload):
             raise NotFound(f"there is no upload {upload[:40]}")

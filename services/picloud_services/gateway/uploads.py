@@ -21,8 +21,10 @@ async def finish_upload(services: Services, request: Request) -> Reply:
     asked = read_json(request.body)
     digest = read_text(asked, "digest", longest=64) or ""
     size_bytes = read_int(asked, "size_bytes")
-    services.accounts.require_room(request.caller.user_id, size_bytes, request.names[0])
-    await services.uploads.finish(request.caller.user_id, request.names[0], size_bytes, digest)
+    user_id, upload = request.caller.user_id, request.names[0]
+    services.uploads.require_owner(user_id, upload)  # or any name would count as an upload
+    services.accounts.require_room(user_id, size_bytes, upload)
+    await services.uploads.finish(user_id, upload, size_bytes, digest)
     return json_reply({})
 
 
