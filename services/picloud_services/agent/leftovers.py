@@ -5,7 +5,6 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from picloud_services.agent.container import ContainerRequest
 from picloud_services.agent.kinds import make_container
 from picloud_services.agent.orders import StartOrder, read_start_frame
+from picloud_services.agent.overlay import remove_tree
 from picloud_services.agent.processes import Process, find_process
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ def find_containers(run: Path) -> Iterator[Found]:
         try:
             order = read_start_frame(json.loads((folder / "order.json").read_bytes()))
         except (OSError, ValueError):
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what cannot be removed now is tried next time
+                remove_tree(str(folder))
             continue
         yield Found(order, _supervisor(_status(folder)))
 
@@ -48,6 +49,9 @@ def clean_up(order: StartOrder) -> None:
     """End what still runs of a container without a supervisor, and remove all that it had.
 
     May be called twice, and after its supervisor cleaned up itself.
+
+    Raises:
+        OSError: something of it cannot be ended or removed yet; call it again later.
     """
     folder = Path(order.folder)
     status = _status(folder)
@@ -58,8 +62,8 @@ def clean_up(order: StartOrder) -> None:
         process.kill()
     if status:
         make_container(order.kind, order.program).clean(_request(order), None)
-    shutil.rmtree(order.request.layer_dir, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(order.request.layer_dir)
+    remove_tree(order.folder)
 
 
 def hold_layer(layer_dir: str, least: int = 3) -> int:
@@ -88,8 +92,10 @@ def remove_stray_layers(home: Path, alive: set[str]) -> None:
             continue
         with contextlib.suppress(OSError):
             layer = hold_layer(str(folder))
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(layer)
+            try:
+                remove_tree(str(folder))
+            finally:
+                os.close(layer)
 
 
 def _status(folder: Path) -> dict[str, Any]:
