@@ -10,10 +10,12 @@ import tempfile
 import venv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from picloud_services.agent import overlay
+from picloud_services.agent.container import ContainerError
 from picloud_services.agent.mounts import parse_mountinfo
 from picloud_services.agent.uids import POOL_FIRST
 from tests.tools.container_harness import Lab, describe_python, labs
@@ -160,7 +162,6 @@ def test_start_then_the_host_s_mounts_are_as_before(lab: Lab) -> None:
 
 
 def test_start_when_the_disk_is_full_then_the_reason_is_disk_full(lab: Lab) -> None:
-    from picloud_services.agent.container import ContainerError
 
     place = Path(tempfile.mkdtemp(prefix="full-", dir="/mnt"))
     subprocess.run(
@@ -179,3 +180,30 @@ def test_start_when_the_disk_is_full_then_the_reason_is_disk_full(lab: Lab) -> N
     finally:
         subprocess.run(["umount", str(place)], check=True, timeout=10)
         place.rmdir()
+
+
+def test_start_when_a_link_is_on_the_way_to_a_volume_then_root_makes_nothing_behind_it(
+    lab: Lab, place: list[Path]
+) -> None:
+    """A user's link could lead to a folder of somebody else below another volume."""
+    base = Path(tempfile.mkdtemp(prefix="shared-", dir="/opt"))
+    place.append(base)
+    base.chmod(0o755)
+    for name, mode in {"shared": 0o777, "shared/somebody_s": 0o700, "users": 0o755}.items():
+        (base / name).mkdir()
+        (base / name).chmod(mode)
+    (base / "users" / "link").symlink_to("/shared/somebody_s")
+    volumes = [(str(base / "shared"), "/shared", "rw"), (str(base / "users"), "/mnt", "ro")]
+    nobody: dict[str, Any] = {
+        "request": {"host_uid": 65_534},
+        "user_id": 65_534,
+        "host_python": describe_python("/usr/bin/python3"),
+    }
+    for source in (base / "users", "/etc/hostname"):
+        volume = (str(source), "/mnt/link/new", "ro")
+        with pytest.raises(ContainerError, match="a link or a file is on the way"):
+            lab.run("", volumes=(*volumes, volume), **nobody)
+    assert os.listdir(base / "shared" / "somebody_s") == []
+    made = (str(base / "users"), "/shared/new/inside", "ro")  # with the rights of the user
+    lab.run("", volumes=(*volumes, made), **nobody)
+    assert (base / "shared" / "new" / "inside").stat().st_uid == 65_534

@@ -1,6 +1,7 @@
 """Carries out a plan as root: a mount namespace of our own whose root is the container's."""
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,9 +65,7 @@ def build(
         _attach(file, place_of_file)
     for step, tree in zip(steps, opened, strict=True):
         if isinstance(step, Link):
-            _make_parents(step.target)
-            with contextlib.suppress(FileExistsError):
-                os.symlink(step.text, step.target)
+            _link(step)
         elif tree is not None:
             # A place to mount at that is missing is made in a folder of the user by the user.
             around = _step_around(step.target, by_target)
@@ -183,19 +182,60 @@ def _overlay(lower: str, upper: str, work: str, target: str) -> None:
 
 
 def _attach(tree: int, target: str, maker: Rights | None = None) -> None:
+    """Mount ``tree`` at ``target``, which is made with the rights of ``maker`` where it is missing.
+
+    Never through a symbolic link: one in a folder of the user could lead to where root alone may
+    write, in a folder of somebody else that is shown too.
+    """
     try:
-        syscalls.attach_mount(os.dup(tree), target)
-    except FileNotFoundError:
-        with file_rights(maker):
-            _make_parents(target)
-            if stat.S_ISDIR(os.fstat(tree).st_mode):
-                os.mkdir(target, 0o755)
-            else:
-                os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-        syscalls.attach_mount(os.dup(tree), target)
+        try:
+            place = syscalls.open_no_links(target)
+        except FileNotFoundError:
+            with file_rights(maker):
+                place = _place(target, is_folder=stat.S_ISDIR(os.fstat(tree).st_mode))
+        try:
+            syscalls.attach_mount(os.dup(tree), place)
+        except OSError as exc:
+            exc.filename = target
+            raise
+        finally:
+            os.close(place)
+    except OSError as exc:
+        if exc.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise ContainerError(
+            f"nothing can be shown at {target}: a link or a file is on the way there, "
+            "or a folder is to be shown over a file; choose another path inside"
+        ) from exc
     finally:
         os.close(tree)
 
 
-def _make_parents(path: str) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+def _place(target: str, *, is_folder: bool) -> int:
+    """A descriptor of ``target``; what is missing of it is made."""
+    try:
+        return syscalls.open_no_links(target)
+    except FileNotFoundError:
+        pass
+    folder, name = os.path.split(target)
+    above = _place(folder, is_folder=True)
+    try:
+        with contextlib.suppress(FileExistsError):
+            if is_folder:
+                os.mkdir(name, 0o755, dir_fd=above)
+            else:
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+                os.close(os.open(name, flags, 0o644, dir_fd=above))
+        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    finally:
+        os.close(above)
+
+
+def _link(step: Link) -> None:
+    folder, name = os.path.split(step.target)
+    above = _place(folder, is_folder=True)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.symlink(step.text, name, dir_fd=above)
+    finally:
+        os.close(above)

@@ -12,11 +12,12 @@ _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 0x1, os.O_CLOEXEC
-_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
+_RESOLVE_NO_SYMLINKS = 0x4
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 0x1, 0x2, 0x4
 _MOUNT_ATTR_IDMAP = 0x00100000
 # The same numbers on every architecture: these calls are younger than the common table.
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 437, 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MNT_DETACH = 0x2
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
@@ -83,13 +84,23 @@ def clone_mount(
     return int(tree)
 
 
-def attach_mount(tree: int, target: str) -> None:
-    """Mount the tree of `clone_mount` at ``target`` and close its descriptor."""
+def open_no_links(path: str) -> int:
+    """Return an O_PATH descriptor of ``path``; with a symbolic link anywhere in it: OSError ELOOP."""
+    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
+    result = _libc.syscall(_SYS_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how))
+    return _checked(result, path)
+
+
+def attach_mount(tree: int, target: str | int) -> None:
+    """Mount the tree of `clone_mount` at ``target``, a path or a descriptor; close ``tree``."""
+    path, folder, flags = b"", _AT_FDCWD, _MOVE_MOUNT_F_EMPTY_PATH
+    if isinstance(target, str):
+        path = os.fsencode(target)
+    else:
+        folder, flags = target, flags | _MOVE_MOUNT_T_EMPTY_PATH
     try:
-        result = _libc.syscall(
-            _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
-        )
-        _checked(result, target)
+        result = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", folder, path, flags)
+        _checked(result, str(target))
     finally:
         os.close(tree)
 
