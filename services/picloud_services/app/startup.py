@@ -138,21 +138,24 @@ def load_settings(paths: ServicePaths, options: Sequence[str]) -> Settings:
     """Return the settings; traitlets is imported only where a file or options need it.
 
     Raises:
-        ValueError: one of them is wrong; the message names it.
+        InvalidRequest: one of them is wrong; the message names it.
     """
-    if options or any((paths.home / name).exists() for name in _CONFIG_FILES):
-        from picloud_services.config.load import load
+    try:
+        if options or any((paths.home / name).exists() for name in _CONFIG_FILES):
+            from picloud_services.config.load import load
 
-        return load(paths, options)
-    return from_environment(paths)
+            return load(paths, options)
+        return from_environment(paths)
+    except ValueError as exc:
+        raise InvalidRequest(f"a setting of the service is wrong: {exc}") from exc
 
 
 def as_startup_error(error: CloudException | OSError | ValueError) -> CloudException:
     """Return ``error`` as one that a client can raise."""
     if isinstance(error, CloudException):
         return error
-    if isinstance(error, ValueError):
-        return InvalidRequest(f"a setting of the service is wrong: {error}")
+    if isinstance(error, ValueError):  # a file of the home is damaged: the words name it
+        return PlatformError(f"the service cannot start: {error}")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(
             f"the disk is full ({error.filename or 'the home folder'})",

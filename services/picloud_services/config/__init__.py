@@ -1,8 +1,8 @@
 """Settings of the control plane and the agent: plain values, light to import.
 
 `picloud_services.config.load` fills them from file, environment and command line. The control
-plane exports what differs from the defaults into its environment, so that the processes it starts
-(the agent, and through it a restarted control plane) run with the same values without reading the file.
+plane exports them all into its environment, so that the processes it starts (the agent, and through
+it a restarted control plane) run with the same values without reading the file.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ ENVIRONMENT_PREFIX = "PICLOUD_"
 Value = int | float | str | bool
 
 
-def _setting(default: Value, explanation: str) -> Any:  # noqa: ANN401  # as dataclasses.field
-    return field(default=default, metadata={"help": explanation})
+def _setting(default: Value, explanation: str, *choices: str) -> Any:  # noqa: ANN401  # as dataclasses.field
+    return field(default=default, metadata={"help": explanation, "choices": choices})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,14 @@ class Settings:
     paths: ServicePaths
 
     container_kind: str = _setting(
-        "", "Container kind to use: root, rootless or plain. Empty: the best one that works."
+        "",
+        "Container kind to use: root, rootless or plain. Empty: the best one that works.",
+        *("", "root", "rootless", "plain"),
     )
     network: str = _setting(
         "",
         "How containers reach the network: pasta, proxy or none. Empty: the best one that works.",
+        *("", "pasta", "proxy", "none"),
     )
     cores: int = _setting(
         0, "Cores that jobs may use together. 0: all that this process may use."
@@ -122,27 +125,33 @@ class Settings:
         return self.paths.run
 
     def exported(self) -> dict[str, str]:
-        """Return the environment variables that carry what differs from the defaults."""
+        """Return the environment variables that carry every setting.
+
+        Also those with their default: another value in our own environment may have been overruled.
+        """
         return {
-            environment_name(setting.name): _to_text(value)
+            environment_name(setting.name): _to_text(getattr(self, setting.name))
             for setting in list_settings()
-            if (value := getattr(self, setting.name)) != setting.default
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One field of `Settings` that a user may set. Its kind is that of its default."""
+    """One field of `Settings` that a user may set. Its kind is that of its default.
+
+    ``choices`` are the only values that it may have, if there are any.
+    """
 
     name: str
     default: Value
     explanation: str
+    choices: tuple[str, ...] = ()
 
 
 def list_settings() -> list[Setting]:
     """Return what a user may set."""
     return [
-        Setting(f.name, f.default, f.metadata["help"])
+        Setting(f.name, f.default, f.metadata["help"], f.metadata["choices"])
         for f in dataclasses.fields(Settings)
         if "help" in f.metadata and isinstance(f.default, int | float | str)
     ]
@@ -190,8 +199,20 @@ def parse_value(setting: Setting, text: str, name: str) -> Value:
         value: Value = kind(text)
     except ValueError:
         raise ValueError(f"{name} must be of the kind {kind.__name__}, got {text!r}") from None
+    return check_value(setting, value, name)
+
+
+def check_value(setting: Setting, value: Value, name: str) -> Value:
+    """Return ``value`` if ``setting`` may have it; ``name`` is what the user calls it.
+
+    Raises:
+        ValueError: it may not.
+    """
     if isinstance(value, int | float) and not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be 0 or more, got {text!r}")
+        raise ValueError(f"{name} must be a finite number, 0 or more, got {value!r}")
+    if setting.choices and value not in setting.choices:
+        words = ", ".join(choice or "empty" for choice in setting.choices)
+        raise ValueError(f"{name} must be one of {words}, got {value!r}")
     return value
 
 

@@ -16,6 +16,7 @@ from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.config import (
     Setting,
     Settings,
+    check_value,
     environment_name,
     list_settings,
     parse_value,
@@ -65,8 +66,11 @@ def load(paths: ServicePaths, arguments: Sequence[str] = ()) -> Settings:
         )
     try:
         traits = PiCloud(config=config)
-        values = {name: getattr(traits, name) for name in known}
-    except TraitError as exc:
+        values = {
+            name: check_value(setting, getattr(traits, name), name)
+            for name, setting in known.items()
+        }
+    except (TraitError, ValueError) as exc:
         raise ValueError(f"{FILE_NAME} in {paths.home}: {exc}") from exc
     for name, setting in known.items():
         variable = environment_name(name)

@@ -42,6 +42,9 @@ def test_load_when_json_file_then_read(paths):
         ("c.PiCloud.retentoin_days = 1", "retentoin_days"),
         ("c.PiCloud.cores = -1", "cores"),
         ("c.PiCloud.cores = 'many'", "cores"),
+        ("c.PiCloud.retention_days = float('inf')", "retention_days must be a finite number"),
+        ("c.PiCloud.retention_days = float('nan')", "retention_days must be a finite number"),
+        ("c.PiCloud.container_kind = 'docker'", "container_kind must be one of empty, root"),
         ("1/0", "division by zero"),
         ("c.PiCloud.cores =", "picloud_config.py"),
     ],
@@ -54,7 +57,15 @@ def test_load_when_the_file_is_wrong_then_its_fault_is_named(paths, text, words)
 
 @pytest.mark.parametrize(
     "argument",
-    ["--nonsense=1", "cores=1", "--cores", "--cores=x", "--cores=-1", "--restart=maybe"],
+    [
+        "--nonsense=1",
+        "cores=1",
+        "--cores",
+        "--cores=x",
+        "--cores=-1",
+        "--restart=maybe",
+        "--network=host",
+    ],
 )
 def test_load_when_an_option_is_wrong_then_refused(paths, argument):
     with pytest.raises(ValueError, match=argument.strip("-").partition("=")[0]):
@@ -69,7 +80,15 @@ def test_exported_when_read_again_then_the_same_settings(paths):
     exported = settings.exported()
     assert exported["PICLOUD_RESTART"] == "false"
     assert from_environment(paths, exported) == settings
-    assert Settings(paths).exported() == {}
+
+
+def test_exported_when_a_default_overrules_the_environment_then_it_does_so_for_all(
+    paths, monkeypatch
+):
+    monkeypatch.setenv("PICLOUD_CORES", "2")
+    settings = load(paths, ["--cores=0"])
+    assert settings.cores == 0
+    assert from_environment(paths, {"PICLOUD_CORES": "2", **settings.exported()}) == settings
 
 
 def test_help_when_printed_then_every_setting_has_its_words():

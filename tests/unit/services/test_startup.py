@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from picloud_jupyter.protocol.errors import DiskFull
+from picloud_jupyter.protocol.errors import DiskFull, InvalidRequest
 from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.app import startup
 from picloud_services.base.filesystem import DiskSpace
@@ -67,7 +67,7 @@ def test_prepare_when_space_is_short_then_disk_full_and_256_mb_are_enough(
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "platform_error"),
         (PermissionError("words only"), "platform_error"),
-        (ValueError("cores must be"), "invalid_request"),
+        (ValueError("/home/secret is damaged"), "platform_error"),
         (DiskFull("as it is"), "disk_full"),
     ],
 )
@@ -79,6 +79,14 @@ def test_startup_error_when_raised_then_one_that_a_client_knows(error, code):
         assert text in found.parameter
     if getattr(error, "filename", None):
         assert error.filename in found.parameter
+
+
+def test_settings_when_one_is_wrong_then_it_is_named_and_nothing_else_is_called_a_setting(
+    paths,
+):
+    with pytest.raises(InvalidRequest, match="a setting of the service is wrong: --cores"):
+        startup.load_settings(paths, ["--cores=x"])
+    assert "setting" not in startup.as_startup_error(ValueError("a file is damaged")).parameter
 
 
 def test_failure_when_run_cannot_be_written_then_at_least_printed(paths, capsys):
