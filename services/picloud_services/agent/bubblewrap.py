@@ -23,7 +23,7 @@ from picloud_services.agent.binds import (
     Planner,
     Step,
 )
-from picloud_services.agent.bubblewrap_arguments import isolation, layout, seal
+from picloud_services.agent.bubblewrap_arguments import isolation, layout, packed, seal
 from picloud_services.agent.container import ContainerError, ContainerRequest, RunningContainer
 from picloud_services.agent.job_environment import job_environment
 from picloud_services.agent.mounts import parse_mountinfo
@@ -163,7 +163,7 @@ class BubblewrapContainer:
         filter_fd = _memory_file("seccomp", seccomp.program(os.uname().machine))
         numbers = {"--info-fd": report_fd, "--block-fd": gate_fd, "--seccomp": filter_fd}
         arguments = self._arguments(request, steps, numbers)
-        arguments_fd = _memory_file("arguments", b"\0".join(arguments))
+        arguments_fd = _memory_file("arguments", packed(arguments))
         command = ["bwrap", "--args", str(arguments_fd), "--"]
         command += [request.spec.host_python.executable, *request.command_tail]
         os.execve(self._program, command, {})  # noqa: S606
@@ -197,7 +197,7 @@ class BubblewrapContainer:
 
     def _arguments(
         self, request: ContainerRequest, steps: Sequence[Step], numbers: dict[str, int]
-    ) -> list[bytes]:
+    ) -> list[str]:
         """What bwrap is told; through a descriptor, so that a job does not see it."""
         spec = request.spec
         variables = job_environment(
@@ -212,7 +212,7 @@ class BubblewrapContainer:
         ]
         for name, file in numbers.items():
             arguments += [name, str(file)]
-        return [os.fsencode(argument) for argument in arguments]
+        return arguments
 
 
 def _end(pid: int) -> None:

@@ -1,8 +1,10 @@
 """The words for bwrap. Pure."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from picloud_services.agent.binds import Bind, Hide, Overlay, Step
+from picloud_services.agent.container import ContainerError
 
 NAMESPACES = (
     "--unshare-user",
@@ -64,3 +66,17 @@ def isolation(
     for name, value in variables.items():
         words += ["--setenv", name, value]
     return words
+
+
+def packed(words: Sequence[str]) -> bytes:
+    """Return ``words`` as bwrap reads them from a descriptor: each ends where a NUL character is.
+
+    Raises:
+        ContainerError: one has such a character, so that its rest would be words of its own.
+    """
+    for word in words:
+        if "\0" in word:
+            raise ContainerError(
+                f"a path or a variable of this job has a NUL character in it: {word[:200]!r}"
+            )
+    return b"\0".join(os.fsencode(word) for word in words)

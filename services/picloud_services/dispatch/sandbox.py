@@ -15,6 +15,9 @@ from picloud_services.base import codec
 
 Volume = tuple[str, str, str]
 MODES = ("ro", "rw")
+# Inside, these are each container's own and would cover a volume; _OWN_TREES with all below them.
+_OWN_FOLDERS = ("/", "/home", "/home/picloud", "/run", "/tmp", "/var/tmp")  # noqa: S108
+_OWN_TREES = ("/dev", "/proc", "/sys", "/run/picloud")
 _REUSED_KINDS = (Kind.CALL, Kind.CELL, Kind.SHELL)
 
 
@@ -50,6 +53,14 @@ def check_spec(spec: JobSpec, kinds: set[ContainerKind]) -> None:
             hint="leave _env out: jobs see the Python that you submit from",
         )
     volumes = [parse_volume(text) for text in spec.volumes]
+    for _, inside, _ in volumes:
+        _check_inside(inside)
+    for name, value in spec.variables:
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidRequest(
+                f"{name[:80]!r} cannot be an environment variable of a job",
+                hint="a name has at least one letter and no =; names and values have no NUL character",
+            )
     if kinds != {ContainerKind.PLAIN}:
         return
     if volumes:
@@ -61,6 +72,15 @@ def check_spec(spec: JobSpec, kinds: set[ContainerKind]) -> None:
         raise InvalidRequest(
             "_network='none' needs a container, and jobs here are plain processes on the host's network",
             hint="picloud doctor says why, and what mends it",
+        )
+
+
+def _check_inside(inside: str) -> None:
+    place = "/" + inside.lstrip("/")
+    if place in _OWN_FOLDERS or f"{place}/".startswith(tuple(f"{t}/" for t in _OWN_TREES)):
+        raise InvalidRequest(
+            f"a volume cannot be shown at {inside[:200]!r}: that place is the container's own",
+            hint="choose another path inside, like /data",
         )
 
 

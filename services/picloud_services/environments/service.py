@@ -68,6 +68,10 @@ class EnvironmentService:
                 raise InvalidRequest(
                     f"{place.what} must be an absolute path, got {place.path[:200]!r}"
                 )
+            if "\0" in place.path:
+                raise InvalidRequest(
+                    f"{place.what} must be a path without NUL characters, got {place.path[:200]!r}"
+                )
         refused = await self._looks.first_refused(user_id, places)
         if refused is not None:
             place, problem = refused

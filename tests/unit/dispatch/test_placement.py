@@ -1,5 +1,7 @@
 """What fits where, and the words where it fits nowhere."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +92,28 @@ def test_volumes_are_paths_of_this_machine():
     for text in ("datasets", "a:/b", "/a:b", "/a:/b:w"):
         with pytest.raises(InvalidRequest, match="volume"):
             parse_volume(text)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["/", "//", "/tmp", "/home/picloud", "//proc/1/root/x", "/dev/shm/x", "/run/picloud"],
+)
+def test_a_volume_at_a_place_of_the_container_s_own_is_refused(inside):
+    with pytest.raises(InvalidRequest, match="the container's own"):
+        check_spec(replace(SPEC, volumes=(f"/a:{inside}",)), {ContainerKind.ROOT})
+
+
+@pytest.mark.parametrize("inside", ["/tmp/x", "/home/picloud/x", "/process", "/run/x"])
+def test_a_volume_beside_them_is_not(inside):
+    check_spec(replace(SPEC, volumes=(f"/a:{inside}",)), {ContainerKind.ROOT})
+
+
+@pytest.mark.parametrize(
+    "variable", [("A", "x\0--share-net"), ("A\0", "x"), ("", "x"), ("A=", "")]
+)
+def test_what_cannot_be_a_variable_is_refused(variable):
+    with pytest.raises(InvalidRequest, match="cannot be an environment variable"):
+        check_spec(replace(SPEC, variables=(variable,)), {ContainerKind.ROOT})
 
 
 @pytest.mark.parametrize(

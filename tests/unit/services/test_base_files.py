@@ -173,7 +173,7 @@ async def test_check_when_a_path_is_missing_then_env_missing_and_a_new_look_afte
         await service.check(0, python)
 
 
-@pytest.mark.parametrize("folder", ["relative", "/nowhere"])
+@pytest.mark.parametrize("folder", ["relative", "/nowhere", "/proc/x\0y"])
 async def test_check_when_the_folder_is_wrong_then_refused(folder):
-    with pytest.raises(InvalidRequest, match=folder):
+    with pytest.raises(InvalidRequest, match=folder.partition("\0")[0]):
         await EnvironmentService(StoppedClock()).check(0, PYTHON, folder)
