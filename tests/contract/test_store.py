@@ -111,6 +111,19 @@ async def test_map_runs_each_element_once_in_order(system, known):
     await counters_agree(system)
 
 
+async def test_key_of_a_call_is_none_of_a_map(system):
+    await system.call(key="call")
+    made = await system.service.create_map(USER, spec(), "map", None, function())
+    with pytest.raises(Conflict, match="named a map before"):
+        await system.call(key="map")
+    with pytest.raises(Conflict, match="named a call before"):
+        await system.service.create_map(USER, spec(), "call", None, function())
+    again = await system.service.create_map(USER, spec(), "map", None, function())
+    assert again.map == made.map
+    await system.service.seal_map(USER, made.map, 0, 0)
+    await system.join(1)
+
+
 async def test_repeated_requests_make_nothing_twice(system):
     service = system.service
     first = await service.submit_call(USER, spec(), "key", function(), b"x")

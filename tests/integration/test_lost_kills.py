@@ -6,9 +6,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from picloud_jupyter.protocol.jobs import RetryPolicy
+from picloud_services.base.sql import Statement
 from picloud_services.jobs import killing
-from tests.tools.fake_engine import Does
+from tests.tools.fake_engine import Does, FakeEngine
 from tests.tools.job_system import USER, System, running_system
+
+_WISHED = Statement("UPDATE jobs SET kill_wished = 1")
+_LEFT_OPEN = Statement(
+    "SELECT batch FROM batches WHERE open <> 0 OR queued <> 0 OR killed <> 1"
+)
 
 
 @pytest.fixture
@@ -65,3 +71,17 @@ async def test_killed_job_that_waits_for_its_next_attempt_is_ended(system, monke
     await _running(system)
     assert await system.service.kill(USER, [(jid, jid)]) == 1
     assert await system.status(jid) == "killed"
+
+
+async def test_kills_that_no_node_carried_out_are_ended_each_in_its_own_batch(tmp_path):
+    """Calls have neighbouring jids, and each its own counters."""
+    away = FakeEngine()
+    away._nodes["n1"].connected = False
+    async with running_system(tmp_path, engine=away) as system:
+        jids = [await system.call(user_id=user) for user in (USER, USER + 1)]
+        await system.database.write(lambda tx: tx.run(_WISHED))
+    async with running_system(tmp_path, engine=away) as system:
+        for jid, user in zip(jids, (USER, USER + 1), strict=True):
+            assert await system.status(jid, user_id=user) == "killed"
+            assert await system.service.counts(user) == {"killed": 1}
+        assert await system.database.read(lambda tx: tx.all(_LEFT_OPEN)) == []

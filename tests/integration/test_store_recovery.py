@@ -48,6 +48,20 @@ async def test_job_that_ended_while_the_service_was_down_is_told_again(tmp_path,
     assert len(slow.submitted) == 1
 
 
+async def test_map_without_jobs_yet_still_waits_for_its_dependencies_after_a_restart(tmp_path):
+    away = FakeEngine()
+    away._nodes["n1"].connected = False
+    async with running_system(tmp_path, engine=away) as system:
+        first = await system.call()
+        fields = spec(depends_on=((first, first),))
+        made = await system.service.create_map(USER, fields, "", None, function())
+    async with running_system(tmp_path) as system:
+        pack = pack_records([b"a", b"b"])
+        part = await system.service.put_part(USER, made.map, 0, 0, 2, pack)
+        await system.service.seal_map(USER, made.map, 2, 1)
+        assert await system.join([(part.first_jid, part.first_jid + 1)]) == {"done": 2}
+
+
 async def test_queued_jobs_run_after_a_restart(tmp_path):
     away = FakeEngine()
     away._nodes["n1"].connected = False

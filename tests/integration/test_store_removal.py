@@ -1,9 +1,12 @@
 """What goes with the jobs that are removed: specs with their variables, and output of every attempt."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
+from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.ids import MAX_JID, JidRange
 from picloud_services.base.sql import Statement
 from picloud_services.jobs import links, retention
 from picloud_services.jobs.retention import Limits, Retention
@@ -114,7 +117,49 @@ async def test_output_of_a_lost_lease_goes_with_its_job(system):
     assert held.lease in system.engine.deleted
 
 
+async def _half_done(system: System) -> tuple[JidRange, str]:
+    """Return jobs that are finished, and the lease of the chunk whose other jobs still run."""
+    system.engine.behaviour = lambda _chunk, _at, argument: Does(
+        seconds=60 if argument == b"slow" else 0
+    )
+    await system.join(await system.call())  # how long such a job takes is known now
+    system.dispatcher._assigner.estimates.learn((function().digest, "c1"), 100, 0.001)
+    ((first, last),) = await system.map([b"x", b"x", b"slow", b"x"])
+    async with asyncio.timeout(10):
+        while (chunk := system.engine.submitted[-1]).jids != ((first, last),):
+            await asyncio.sleep(0.005)
+    await system.join([(first, first + 1)])
+    return (first, first + 1), chunk.lease
+
+
+async def test_delete_keeps_the_output_of_jobs_that_share_a_chunk_and_still_run(system):
+    ended, lease = await _half_done(system)
+    assert await system.service.delete(USER, [ended]) == 2
+    assert lease not in system.engine.deleted
+    _, last = ended
+    await system.service.kill(USER, [(last + 1, last + 2)])
+    await system.service.delete(USER, [(last + 1, last + 2)])
+    assert lease in system.engine.deleted
+
+
+async def test_retention_keeps_the_output_of_a_chunk_that_still_runs(system):
+    _, lease = await _half_done(system)
+    await make_retention(system, retention_seconds=-1, unread_seconds=-1).prune()
+    assert system.engine.deleted
+    assert lease not in system.engine.deleted
+
+
 # -------------------------------------------------------------------------------------- rows
+async def test_repeated_deletion_of_more_than_anybody_has_is_refused(system):
+    jid = await system.call()
+    await system.join(jid)
+    assert await system.service.delete(USER, [(jid, jid)], "key") == 1
+    async with asyncio.timeout(10):
+        with pytest.raises(InvalidRequest, match="at most"):
+            await system.service.delete(USER, [(1, MAX_JID)], "key")
+    assert await system.service.delete(USER, [(jid, jid)], "key") == 1
+
+
 async def test_old_map_that_never_had_a_job_goes_too(system):
     made = await system.service.create_map(USER, spec(), "", 0, function())
     await system.service.seal_map(USER, made.map, 0, 0)

@@ -74,8 +74,9 @@ class Killing:
         """End jobs that were to end, and that no node holds any more; ``leased`` are the others."""
         moves = [
             _move(span.batch, first, last)
-            for first, last in to_ranges(sorted(self._live.killing - leased))
-            for span in self._live.overlapping(first, last)
+            for asked in to_ranges(sorted(self._live.killing - leased))
+            for span in self._live.overlapping(*asked)
+            for first, last, _ in self._live.runs(span, *span.cut(*asked))
         ]
         await self._end(moves)
 

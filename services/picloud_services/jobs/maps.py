@@ -265,7 +265,7 @@ def _check_part(rows: store.PartRows) -> None:
 def _enter_map(
     new: store.NewBatch, book: links.SpecBook, count: int | None, tx: Transaction
 ) -> store.Entered:
-    known = store.admit(tx, new.user_id, new.key, new.default_quota)
+    known = store.admit(tx, new.user_id, new.key, new.default_quota, is_map=True)
     if known is not None:
         return known
     return store.insert_batch(tx, new, book, size=count, is_map=True)

@@ -9,11 +9,11 @@ from picloud_services.base.sql import Row, Statement, Transaction
 from picloud_services.jobs.links import SpecBook
 from picloud_services.jobs.live import LiveJobs, Ready
 from picloud_services.jobs.spans import CODE_OF, LiveBatch
-from picloud_services.jobs.store import lease_text
+from picloud_services.jobs.store import WAITING, lease_text
 
 _BATCHES = Statement(
     """SELECT batch, user_id, spec, function_digest, label, priority, depends_on, size, first_jid,
-      state, created_at, is_map, waiting
+      state, created_at, is_map, waiting, dependencies
     FROM batches WHERE open > 0 OR state = 'open' ORDER BY batch"""
 )
 _PARTS = Statement(
@@ -118,7 +118,7 @@ def _lease(row: Row) -> KnownLease:
 
 def _batch(row: Row, spec: JobSpec) -> LoadedBatch:
     batch, user_id, number, function, label, priority, depends_on, size, first_jid, *rest = row
-    state, created_at, is_map, waiting = rest
+    state, created_at, is_map, waiting, dependencies = rest
     live = LiveBatch(
         batch=batch,
         user_id=user_id,
@@ -132,7 +132,9 @@ def _batch(row: Row, spec: JobSpec) -> LoadedBatch:
         depends_on=tuple(tuple(pair) for pair in codec.decode(depends_on or "[]")),
         is_map=bool(is_map),
     )
-    return LoadedBatch(live, number, first_jid, waiting > 0)
+    # An open map may have none that wait yet; one that is let go may have some that still do.
+    waits = waiting > 0 or dependencies == WAITING
+    return LoadedBatch(live, number, first_jid, waits)
 
 
 def _part(

@@ -37,12 +37,15 @@ _TO_DELETE = Statement(
 _DELETE_JOBS = Statement(
     "DELETE FROM jobs WHERE jid BETWEEN :first AND :last AND user_id = :user_id"
 )
-_DELETE_CACHE_KEYS = Statement("DELETE FROM cache_keys WHERE jid BETWEEN :first AND :last")
+_DELETE_CACHE_KEYS = Statement(
+    "DELETE FROM cache_keys WHERE jid BETWEEN :first AND :last AND user_id = :user_id"
+)
 _UNLINK_RESULT = Statement(
     """UPDATE results SET links = links - :count WHERE result = :result
     RETURNING links, node, lease, files, items, user_id, bytes"""
 )
 _LEASE_IN_USE = Statement("SELECT 1 FROM results WHERE lease = :lease LIMIT 1")
+_LEASE_IS_LIVE = Statement("SELECT 1 FROM leases WHERE lease = :lease")
 _DELETE_RESULT = Statement("DELETE FROM results WHERE result = :result")
 _PARTS = Statement(
     """SELECT first_jid, count, links, files, LENGTH(arguments) FROM parts
@@ -118,6 +121,8 @@ class Removal:
         known = await self._database.read(partial(_deleted, user_id, key))
         if known is None:
             await self._waiting.require(user_id, jids)
+        else:  # those that are gone are nobody's; but as many at most
+            self._waiting.split(user_id, jids)
         for first, last in jids:
             for span in self._live.overlapping(first, last):
                 start, stop = span.cut(first, last)
@@ -188,7 +193,7 @@ def delete_jobs(user_id: int, first: int, last: int, at: float, tx: Transaction)
         if result is not None:
             unlink_result(tx, result, count, at, removed)
     tx.run(_DELETE_JOBS, first=first, last=last, user_id=user_id)
-    tx.run(_DELETE_CACHE_KEYS, first=first, last=last)
+    tx.run(_DELETE_CACHE_KEYS, first=first, last=last, user_id=user_id)
     _unlink_parts(tx, user_id, (first, last), at, removed)
     for batch, delta in deltas.items():
         add_to_user(tx, user_id, delta)
@@ -213,12 +218,18 @@ def remove_if_empty(tx: Transaction, batch: int, at: float, removed: Removed) ->
 def unlink_result(
     tx: Transaction, result: int, count: int, at: float, removed: Removed
 ) -> None:
-    """Drop ``count`` links to a record; the last one removes it with its blobs and output."""
+    """Drop ``count`` links to a record; the last one removes it with its blobs and output.
+
+    One of a chunk that still runs stays, without links, until its batch goes or it is too old: other
+    jobs of the chunk are writing into the same files.
+    """
     row = tx.one(_UNLINK_RESULT, result=result, count=count)
     if row is None or row[0] > 0:
         return
-    tx.run(_DELETE_RESULT, result=result)
     _, node, lease, files, items, user_id, size = row
+    if lease and tx.one(_LEASE_IS_LIVE, lease=lease):
+        return
+    tx.run(_DELETE_RESULT, result=result)
     removed.freed[user_id] += size
     _removed_result(tx, node, lease, files, items, at, removed)
 

@@ -33,6 +33,7 @@ _TOTAL = Statement("SELECT COALESCE(SUM(bytes), 0) FROM results")
 _OLDEST = Statement(
     """SELECT result, user_id, node, lease, files, items, bytes FROM results
     WHERE seen_seconds < :before AND (unread = 0 OR seen_seconds < :unread_before)
+      AND NOT EXISTS (SELECT 1 FROM leases WHERE leases.lease = results.lease)
     ORDER BY seen_seconds LIMIT :limit"""
 )
 _DELETE_RESULT = Statement("DELETE FROM results WHERE result = :result")

@@ -1,9 +1,11 @@
 """How new jobs enter the store: calls, maps, their parts, and the leases under which they run."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from picloud_jupyter.protocol.errors import NotFound
+from picloud_jupyter.protocol.errors import Conflict, NotFound
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.jobs import EndReason, JobSpec, Status
 from picloud_jupyter.protocol.users import Quota
@@ -27,12 +29,12 @@ DEPENDENCIES_OF = {Status.QUEUED: MET, Status.WAITING: WAITING, Status.STALLED: 
 STATUS_BY_DEPENDENCIES = {text: status for status, text in DEPENDENCIES_OF.items()}
 
 _STANDING_AND_KEY = Statement(
-    """SELECT u.cost, u.disk_bytes, u.max_cost, u.max_disk_bytes, b.batch, b.first_jid FROM users u
-    LEFT JOIN batches b ON b.user_id = u.user_id AND b.request_key = :key
+    """SELECT u.cost, u.disk_bytes, u.max_cost, u.max_disk_bytes, b.batch, b.first_jid, b.is_map
+    FROM users u LEFT JOIN batches b ON b.user_id = u.user_id AND b.request_key = :key
     WHERE u.user_id = :user_id"""
 )
 _BY_KEY = Statement(
-    "SELECT batch, first_jid FROM batches WHERE user_id = :user_id AND request_key = :key"
+    "SELECT batch, first_jid, is_map FROM batches WHERE user_id = :user_id AND request_key = :key"
 )
 _NUMBERS = Statement(
     "UPDATE sequences SET jid = jid + :jids, batch = batch + :batches RETURNING jid, batch"
@@ -163,22 +165,36 @@ def lease_text(number: int) -> str:
     return f"{number:016x}"
 
 
-def admit(tx: Transaction, user_id: int, key: str, default: Quota) -> Entered | None:
+def admit(
+    tx: Transaction, user_id: int, key: str, default: Quota, *, is_map: bool
+) -> Entered | None:
     """Return what an earlier request with the same key made, or None: the user may submit.
 
     Raises:
+        Conflict: that made a map and this is a call, or the other way round.
         QuotaExceeded: what the user's jobs may cost, or occupy on the disk, is reached.
     """
     row = tx.one(_STANDING_AND_KEY, user_id=user_id, key=key)
     if row is None:  # before a user's first job
         known = tx.one(_BY_KEY, user_id=user_id, key=key)
-        return Entered(known[0], known[1], repeated=True) if known else None
-    cost, disk_bytes, max_cost, max_disk_bytes, batch, first_jid = row
-    if batch is not None:
-        return Entered(batch, first_jid, repeated=True)
+        return _repeated(known, is_map=is_map) if known else None
+    cost, disk_bytes, max_cost, max_disk_bytes, *known = row
+    if known[0] is not None:
+        return _repeated(known, is_map=is_map)
     quota = quotas.in_force(Quota(cost=max_cost, disk_bytes=max_disk_bytes), default)
     accounts.require(quotas.why_paused(quota, Standing(cost, disk_bytes)))
     return None
+
+
+def _repeated(known: Sequence[Any], *, is_map: bool) -> Entered:
+    batch, first_jid, was_map = known
+    if bool(was_map) != is_map:
+        raise Conflict(
+            f"This _key named a {'map' if was_map else 'call'} before, and this is a "
+            f"{'map' if is_map else 'call'}; nothing was submitted.",
+            hint="give each call and each map a _key of its own",
+        )
+    return Entered(batch, first_jid, repeated=True)
 
 
 def take_numbers(tx: Transaction, *, jids: int, batches: int) -> tuple[int, int]:

@@ -196,7 +196,7 @@ class _Call:
     def enter(self, tx: Transaction) -> store.Entered:
         """Write the job, and its lease if there is one."""
         new, lease = self._new, self._lease
-        known = store.admit(tx, new.user_id, new.key, new.default_quota)
+        known = store.admit(tx, new.user_id, new.key, new.default_quota, is_map=False)
         if known is not None:
             return known
         digests = []
