@@ -6,18 +6,28 @@ The standard library's client costs four times as much per request; a call is tw
 import contextlib
 import functools
 import os
+import re
 import socket
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from picloud_jupyter.protocol.errors import InvalidRequest, NotAllowed
 from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.transport.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    import ssl
 
 CONNECT_SECONDS = 10.0
 MAX_HEAD_BYTES = 64 * 1024
 _BUFFERS_AT_ONCE = 512  # the kernel takes at most 1,024 in one call
 _RECEIVE_BYTES = 64 * 1024  # above 128 KiB each receive would map fresh memory
+_LONGEST_NUMBER = 16  # digits of a size: more than any answer has
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,%d}" % _LONGEST_NUMBER)
+_PEER = struct.Struct("3i")  # pid, uid, gid
 
 
 class ConnectionLostError(OSError):
@@ -65,16 +75,19 @@ class Connection:
 
         Raises:
             OSError: nothing listens there, or not in time.
+            NotAllowed: somebody else listens where this user's own service would.
+            InvalidRequest: $PICLOUD_CA_FILE cannot be used.
         """
         if endpoint.socket_path:
-            return cls(_open_unix(endpoint.socket_path))
+            sock = _open_unix(endpoint.socket_path)
+            if endpoint.embedded is not None:
+                _refuse_stranger(sock, endpoint)
+            return cls(sock)
+        wrap = _tls_context().wrap_socket if endpoint.tls else None
         sock = socket.create_connection((endpoint.host, endpoint.port), CONNECT_SECONDS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if endpoint.tls:
-            import ssl  # slow to load, and needed for remote control planes only
-
-            context = ssl.create_default_context(cafile=os.environ.get("PICLOUD_CA_FILE"))
-            sock = context.wrap_socket(sock, server_hostname=endpoint.host)
+        if wrap is not None:
+            sock = wrap(sock, server_hostname=endpoint.host)
         return cls(sock, tls=endpoint.tls)
 
     def close(self) -> None:
@@ -126,6 +139,8 @@ class Connection:
             self.reusable = False
         whole = head.body_bytes == len(rest)
         body = rest if whole else self._receive_body(head, rest)
+        if self._rest:  # nobody asked for it: it must not answer the next request
+            self.reusable = False
         return Response(head.status, head.headers, body)
 
     def _set_timeout(self, seconds: float) -> None:
@@ -182,11 +197,13 @@ class Connection:
         body = bytearray()
         while True:
             while (end := data.find(b"\r\n")) < 0:
+                if len(data) > MAX_HEAD_BYTES:
+                    raise BadAnswerError("a chunk of the answer has no size")
                 data += self._more()
-            try:
-                size = int(data[:end].split(b";")[0], 16)
-            except ValueError as exc:
-                raise BadAnswerError("a chunk of the answer has no size") from exc
+            digits = data[:end].partition(b";")[0].strip()
+            if not _CHUNK_SIZE.fullmatch(digits):
+                raise BadAnswerError(f"the size of a chunk of the answer is {digits[:60]!r}")
+            size = int(digits, 16)
             data = data[end + 2 :]
             while len(data) < size + 2:
                 data += self._more()
@@ -210,6 +227,35 @@ def _open_unix(path: str) -> socket.socket:
     return sock
 
 
+def _refuse_stranger(sock: socket.socket, endpoint: Endpoint) -> None:
+    """Close ``sock`` and raise unless this user or root listens there.
+
+    The folder may be one that anybody could make first, and what answers is believed: its results
+    are unpickled here.
+    """
+    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    user_id = _PEER.unpack(found)[1]
+    if user_id not in (os.getuid(), 0):
+        sock.close()
+        raise NotAllowed(
+            f"user {user_id} listens at {endpoint.socket_path}, where your own service would; nothing was sent",
+            hint="ask that user or root to remove the folder, or set XDG_RUNTIME_DIR or PICLOUD_HOME to another place",
+        )
+
+
+def _tls_context() -> "ssl.SSLContext":
+    import ssl  # slow to load, and needed for remote control planes only
+
+    name = os.environ.get("PICLOUD_CA_FILE")
+    try:
+        return ssl.create_default_context(cafile=name)
+    except OSError as exc:
+        raise InvalidRequest(
+            f"the certificates of $PICLOUD_CA_FILE cannot be read: {name}: {exc}",
+            hint="name a readable PEM file, or unset the variable to trust what the system trusts",
+        ) from exc
+
+
 @functools.lru_cache(maxsize=64)  # most answers begin with the same bytes
 def _parse_head(data: bytes) -> _Head:
     first, *lines = data.decode("latin-1").split("\r\n")
@@ -227,8 +273,8 @@ def _parse_head(data: bytes) -> _Head:
 def _head(status: int, headers: dict[str, str]) -> _Head:
     chunked = headers.get("transfer-encoding", "").lower() == "chunked"
     length = headers.get("content-length")
-    if length is not None and not length.isdecimal():
-        raise BadAnswerError(f"Content-Length is {length!r}")
+    if length is not None and not (length.isdecimal() and len(length) <= _LONGEST_NUMBER):
+        raise BadAnswerError(f"Content-Length is {length[:60]!r}")
     size = None if chunked or length is None else int(length)
     if status < 200 or status in (204, 304):
         size, chunked = 0, False

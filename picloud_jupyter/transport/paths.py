@@ -43,6 +43,11 @@ class ServicePaths:
         return self.run / "record.json"
 
     @property
+    def agent_record(self) -> Path:
+        """JSON of the running agent: pid, start time."""
+        return self.run / "agent.json"
+
+    @property
     def whereabouts(self) -> Path:
         """Holds the ``run`` of the service that has the lock of ``home``."""
         return self.home / "service.run"
@@ -101,7 +106,7 @@ def is_set_up(paths: ServicePaths) -> bool:
 
 
 def _where_it_listens(paths: ServicePaths) -> ServicePaths:
-    if paths.api_socket.exists():
+    if _is_ours(paths.run) and paths.api_socket.exists():
         return paths
     try:
         run = Path(os.fsdecode(paths.whereabouts.read_bytes()))
@@ -143,7 +148,7 @@ def make_private(folder: Path) -> None:
 def _is_ours(folder: Path) -> bool:
     try:
         found = folder.lstat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a damaged file named it
         return False
     return (
         stat.S_ISDIR(found.st_mode)

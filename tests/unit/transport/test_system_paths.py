@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from picloud_jupyter.transport.endpoint import find_endpoint
-from picloud_jupyter.transport.paths import ServicePaths, is_set_up, make_run, system_paths
+from picloud_jupyter.transport.paths import (
+    ServicePaths,
+    is_set_up,
+    make_run,
+    service_paths,
+    system_paths,
+)
 
 
 @pytest.fixture
@@ -75,3 +81,12 @@ def test_is_set_up_when_others_may_write_there_or_made_it_then_not(machine, tmp_
     machine.run.rmdir()
     assert not is_set_up(machine)
     assert not is_set_up(ServicePaths(tmp_path, tmp_path))
+
+
+def test_service_paths_when_the_file_that_names_its_folder_is_damaged_then_the_usual_ones(
+    tmp_path: Path,
+) -> None:
+    usual = service_paths(tmp_path)
+    for damaged in (b"\0" * 40, b"\xff\n", b""):
+        usual.whereabouts.write_bytes(damaged)
+        assert service_paths(tmp_path) == usual
