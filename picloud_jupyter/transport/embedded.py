@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import (
@@ -39,13 +38,16 @@ _STATE = (
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceState:
-    """What is known of a service without asking it; ``process_id`` 0 = it does not run."""
+class ServiceProcess:
+    """A process of a service; ``start_ticks`` tell it from a later one that got its pid."""
 
-    paths: ServicePaths
-    process_id: int = 0
-    agent_process_id: int = 0
-    record: dict[str, Any] | None = None
+    pid: int
+    start_ticks: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs still."""
+        return _start_ticks(self.pid) == self.start_ticks
 
 
 def endpoint_of(paths: ServicePaths) -> Endpoint:
@@ -107,21 +109,19 @@ def stop(paths: ServicePaths, *, kill_jobs: bool, purge: bool = False) -> bool:
 
     Raises:
         Unreachable: its processes did not leave within 20 seconds.
+        CloudException: an agent runs alone, and the control plane that could end it does not start.
     """
-    found = state(paths)
-    ran = listens(paths)
-    if ran:
-        if kill_jobs:
-            _write_intent(paths)
-        client = embedded_client(paths, start=False)
-        try:
-            client.post(routes.STOP, {"kill_jobs": kill_jobs, "purge": purge})
-        finally:
-            client.close()
-    processes = [found.process_id, found.agent_process_id if kill_jobs else 0]
+    if kill_jobs and agent_process(paths) and not control_process(paths):
+        ensure_running(paths)  # what the agent has is recorded, and only this one can end it
+    processes: set[ServiceProcess] = set()
+    asked = False
     deadline_at = time.monotonic() + STOP_SECONDS
     for pause in _growing_pauses():
-        left = [pid for pid in processes if pid and _is_alive(pid)]
+        if not asked:  # it may be about to listen
+            found = (control_process(paths), agent_process(paths) if kill_jobs else None)
+            processes.update(process for process in found if process is not None)
+            asked = _ask_to_stop(paths, kill_jobs=kill_jobs, purge=purge)
+        left = [process.pid for process in processes if process.is_alive]
         if not left and not listens(paths):
             break
         if time.monotonic() > deadline_at:
@@ -132,23 +132,40 @@ def stop(paths: ServicePaths, *, kill_jobs: bool, purge: bool = False) -> bool:
         time.sleep(pause)
     if purge:
         _remove_state(paths)
-    return ran or bool(found.process_id)
+    return asked or bool(processes)
 
 
-def state(paths: ServicePaths) -> ServiceState:
-    """Return which service runs in ``paths``, as far as its record and its socket tell."""
+def _ask_to_stop(paths: ServicePaths, *, kill_jobs: bool, purge: bool) -> bool:
+    """Tell the control plane to stop if it listens; return whether it does."""
+    if not listens(paths):
+        return False
+    if kill_jobs:
+        _write_intent(paths)
+    client = embedded_client(paths, start=False)
     try:
-        record = json.loads(paths.record.read_bytes())
-    except (OSError, ValueError):
-        return ServiceState(paths)
-    process_id = int(record.get("pid") or 0)
-    agent_process_id = int(record.get("agent_pid") or 0)
-    return ServiceState(
-        paths,
-        process_id if process_id and _is_alive(process_id) else 0,
-        agent_process_id if agent_process_id and _is_alive(agent_process_id) else 0,
-        record,
-    )
+        client.post(routes.STOP, {"kill_jobs": kill_jobs, "purge": purge})
+    finally:
+        client.close()
+    return True
+
+
+def control_process(paths: ServicePaths) -> ServiceProcess | None:
+    """Return the control plane's process if it runs, as its record tells."""
+    return _recorded(paths.record, "process_start_ticks")
+
+
+def agent_process(paths: ServicePaths) -> ServiceProcess | None:
+    """Return the agent's process if it runs, as its record tells."""
+    return _recorded(paths.agent_record, "start_time")
+
+
+def _recorded(path: Path, start_field: str) -> ServiceProcess | None:
+    try:
+        found = json.loads(path.read_bytes())
+        process = ServiceProcess(int(found["pid"]), int(found[start_field]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none ran here, or the file is damaged
+    return process if process.start_ticks and process.is_alive else None
 
 
 def _check_installed() -> None:
@@ -294,12 +311,14 @@ def _write_intent(paths: ServicePaths) -> None:
     paths.intent.write_text("down\n", encoding="ascii")
 
 
-def _is_alive(process_id: int) -> bool:
+def _start_ticks(process_id: int) -> int:
+    """Return when a process started, in clock ticks since boot; 0 if there is none. Source: proc(5)."""
     try:
         text = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] not in ("Z", "X")
+        return 0
+    fields = text.rpartition(")")[2].split()
+    return 0 if fields[0] in ("Z", "X") else int(fields[19])
 
 
 def _growing_pauses() -> Iterator[float]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from picloud_jupyter.transport.embedded import (
     embedded_client,
     ensure_running,
     listens,
-    state,
     stop,
 )
 from picloud_jupyter.transport.paths import service_paths
@@ -43,7 +43,8 @@ SERVICE = """
         raise RuntimeError("something broke in the service")
     from tests.tools.play_gateway import PlayedGateway
     from tests.tools import play_gateway
-    record = {"pid": os.getpid(), "agent_pid": 0}
+    ticks = int(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
+    record = {"pid": os.getpid(), "process_start_ticks": ticks}
     (run / "record.json").write_text(json.dumps(record))
     def stop(self, body, query):
         (home / "stop").write_bytes(body)
@@ -51,6 +52,8 @@ SERVICE = """
         return {}
     play_gateway._Handler.stop = stop
     play_gateway._ROUTES += (("POST /v1/stop", "stop"),)
+    if mode == "slow":
+        time.sleep(1)
     gateway = PlayedGateway(run / "api.sock", home)
     time.sleep(60)
 """
@@ -88,7 +91,9 @@ def test_first_request_starts_the_service_and_later_ones_find_it(paths):
     client.close()
     assert ensure_running(paths) is False
     assert len(starts(paths)) == 1
-    assert state(paths).process_id == starts(paths)[0]
+    process = embedded.control_process(paths)
+    assert process is not None
+    assert process.pid == starts(paths)[0]
 
 
 def test_service_is_no_part_of_our_session(paths):
@@ -178,7 +183,7 @@ def test_stop_writes_the_intent_and_waits_for_the_end(paths):
     assert json.loads((paths.home / "stop").read_text()) == {"kill_jobs": True, "purge": False}
     assert paths.intent.exists()
     assert not listens(paths)
-    assert not embedded._is_alive(pid)
+    assert not embedded._start_ticks(pid)
     assert stop(paths, kill_jobs=True) is False
 
 
@@ -187,6 +192,58 @@ def test_replacing_leaves_no_intent(paths):
     assert stop(paths, kill_jobs=False) is True
     assert not paths.intent.exists()
     assert ensure_running(paths) is True
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"\0" * 30, b"[]", b'{"pid": "x"}', b'{"pid": 1}', b"3"]
+)
+def test_stop_when_its_record_is_damaged_then_nothing_is_waited_for(paths, damaged):
+    paths.run.mkdir(mode=0o700)
+    paths.record.write_bytes(damaged)
+    paths.agent_record.write_bytes(damaged)
+    assert stop(paths, kill_jobs=True) is False
+
+
+def test_stop_when_somebody_else_has_the_pid_by_now_then_it_is_not_waited_for(paths):
+    paths.run.mkdir(mode=0o700)
+    ours = embedded._start_ticks(os.getpid())
+    paths.record.write_text(json.dumps({"pid": os.getpid(), "process_start_ticks": ours - 1}))
+    paths.agent_record.write_text(json.dumps({"pid": os.getpid(), "start_time": ours - 1}))
+    assert stop(paths, kill_jobs=True) is False
+
+
+@pytest.fixture
+def agent(paths):
+    """A process in place of the agent: it leaves when the control plane was told to stop."""
+    code = "import os, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)"
+    paths.run.mkdir(mode=0o700)
+    with subprocess.Popen([sys.executable, "-c", code, str(paths.home / "stop")]) as process:
+        words = {"pid": process.pid, "start_time": embedded._start_ticks(process.pid)}
+        paths.agent_record.write_text(json.dumps(words))
+        yield process
+        process.kill()
+
+
+def test_stop_when_the_control_plane_was_killed_then_the_agent_leaves_too(paths, agent):
+    assert stop(paths, kill_jobs=True) is True
+    assert agent.wait(10) == 0
+    assert len(starts(paths)) == 1  # it was brought back to be told
+    assert not listens(paths)
+
+
+def test_stop_when_the_control_plane_does_not_listen_yet_then_told_as_soon_as_it_does(
+    paths, agent
+):
+    (paths.home / "mode").write_text("slow")
+    process = embedded._start(paths, {})
+    deadline_at = time.monotonic() + 20
+    while embedded.control_process(paths) is None:
+        assert time.monotonic() < deadline_at
+        time.sleep(0.005)
+    assert not listens(paths)
+    assert stop(paths, kill_jobs=True) is True
+    assert (process.wait(10), agent.wait(10)) == (0, 0)
+    assert len(starts(paths)) == 1
 
 
 def test_purge_removes_what_is_ours_and_nothing_else(paths):
