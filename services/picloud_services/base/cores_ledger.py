@@ -42,8 +42,8 @@ class CoresLedger:
     def claim(self, wanted_cores: float) -> int:
         """Return how many cores may be used from now on: at most ``wanted_cores``, rounded up.
 
-        Call it again as demand changes, and every second while less was granted than wanted.
-        A grant may shrink when another service has none: finish what runs and start no more.
+        Call it again as demand changes, and every second while any is wanted: that is when a
+        grant shrinks because another service has none. Finish what runs then and start no more.
         Where the folder cannot be used everything is granted: then there is no other service.
         """
         wanted = min(self._total, math.ceil(wanted_cores))

@@ -325,6 +325,7 @@ class Dispatcher:
         now = self._clock.steady_seconds()
         node, listed = event.node, event.fields["leases"]
         self._cluster.node_up(event.fields["report"])
+        self._upkeep.connected(node)
         self._fitting.clear()
         for lease, slot in dict(listed).items():
             self._upkeep.trust(lease)

@@ -111,8 +111,8 @@ class Engine(Protocol):
     def claim_cores(self, node: str, wanted: float) -> float:
         """Return how many cores of ``node`` may be used now, at most ``wanted``.
 
-        Call it as demand changes, and every second while less is granted than wanted: another
-        service of that machine may use the rest. A grant may shrink: then start no more.
+        Call it as demand changes, and every second while any is wanted: another service of that
+        machine may use the rest. A grant may shrink: then start no more.
         """
 
     async def read_output(

@@ -258,8 +258,8 @@ class LocalEngine:
     def claim_cores(self, node: str, wanted: float) -> float:
         """Return how many cores of ``node`` may be used now, at most ``wanted``.
 
-        Call it as demand changes, and every second while less is granted than wanted: another
-        embedded service of this machine may use the rest, and a grant may shrink in its favour.
+        Call it as demand changes, and every second while any is wanted: another embedded service
+        of this machine may use the rest, and a grant may shrink in its favour.
         """
         if self._report is None or self._report.node != node:
             return 0.0

@@ -95,6 +95,10 @@ class Upkeep:
             lease.revoked = True
             self._engine.revoke(lease.slot.node, lease.lease)
 
+    def connected(self, node: str) -> None:
+        """Ask anew for cores of ``node``: as it is entered it seems to be ours alone."""
+        self._claimed.pop(node, None)
+
     def claim(self, now: float, *, more_cores: float = 0.0) -> None:
         """Ask for the cores that could be used now; other services of the machine may hold some.
 
@@ -104,8 +108,8 @@ class Upkeep:
         for name, node in self._cluster.nodes.items():
             wanted = min(node.capacity.cores, node.used_cores + waiting_cores)
             before, asked_at = self._claimed.get(name, (-1.0, now))
-            short = node.granted_cores < wanted
-            if wanted == before and not (short and now - asked_at >= CLAIM_SECONDS):
+            # Also what was granted whole: a service that has no core at all is given of it then.
+            if wanted == before and (not wanted or now - asked_at < CLAIM_SECONDS):
                 continue
             self._claimed[name] = wanted, now
             node.granted_cores = self._engine.claim_cores(name, wanted)
