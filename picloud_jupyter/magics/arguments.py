@@ -4,9 +4,10 @@ import argparse
 import os
 import re
 import shlex
+import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
@@ -123,11 +124,17 @@ def read_request(given: Mapping[str, Any]) -> Request:
         UsageError: a value is outside what is allowed, or a file does not exist.
     """
     words = dict(given)
+    files = tuple(_file(text) for text in words.get("file", ()))
+    for name, count in Counter(name for _, name in files).items():
+        if count > 1:
+            raise UsageError(
+                f"--file: {count} files are called {name}; give each a name of its own: --file PATH:NAME"
+            )
     return Request(
         read_options(words),
         inputs=_names("--input", words.get("input")),
         outputs=_names("--output", words.get("output")),
-        files=tuple(_file(text) for text in words.get("file", ())),
+        files=files,
         fetch=_folder(words.get("fetch")),
         nowait=words.get("nowait", False),
         local=words.get("local", False),
@@ -176,25 +183,31 @@ def _file(text: str) -> tuple[str, str]:
     path, colon, name = text.rpartition(":")
     if not colon or os.path.exists(os.path.expanduser(text)):
         path, name = text, ""
-    source = Path(path).expanduser()
-    if not source.is_file():
-        what = "is not a file" if source.exists() else "does not exist"
-        raise UsageError(
-            f"--file: {path} {what}; folders beside the notebook are visible anyway"
+    source = os.path.expanduser(path)
+    try:
+        is_file = stat.S_ISREG(os.stat(source).st_mode)
+        problem = (
+            "" if is_file else "is not a file; folders beside the notebook are visible anyway"
         )
-    name = name or source.name
+    except FileNotFoundError:
+        problem = "does not exist"
+    except OSError as exc:
+        problem = f"cannot be read: {exc.strerror}"
+    if problem:
+        raise UsageError(f"--file: {path} {problem}")
+    name = name or os.path.basename(source)
     if name in (".", "..") or "/" in name or "\0" in name:
         raise UsageError(f"--file: {name!r} is not a plain file name")
-    return str(source), name
+    return source, name
 
 
 def _folder(text: str | None) -> str | None:
     if text is None:
         return None
-    folder = Path(text).expanduser()
-    if folder.exists() and not folder.is_dir():
+    folder = os.path.expanduser(text)
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"--fetch: {text} is not a folder")
-    return str(folder)
+    return folder
 
 
 def describe(given: Mapping[str, Any]) -> str:

@@ -84,12 +84,11 @@ class LiveView:
             feed.start_reading()
             event = feed.next(feed_seconds)
             if isinstance(event, Broken):
-                self._draw(f"job {self._jid} is not known any more: {event.error}")
+                feed.close()
+                self._draw(f"job {self._jid} cannot be followed any more: {event.error}")
                 return
             if isinstance(event, Ended):
-                for written in feed.rest():
-                    self._transcript.add(written.stream, written.data)
-                self._draw(self._end_words(event))
+                self._draw(self._end_words(event) + self._add_rest(feed))
                 return
             if isinstance(event, Written):
                 self._transcript.add(event.stream, event.data)
@@ -98,6 +97,15 @@ class LiveView:
             if fresh and now - drawn_at >= _REDRAW_SECONDS:
                 self._draw(f"job {self._jid} runs")
                 drawn_at, fresh = now, False
+
+    def _add_rest(self, feed: JobFeed) -> str:
+        """Take what is still unread; return what is to be said of it."""
+        try:
+            for written in feed.rest():
+                self._transcript.add(written.stream, written.data)
+        except CloudException as exc:
+            return f"; the rest of its output could not be read: {exc}"
+        return ""
 
     def _end_words(self, event: Ended) -> str:
         outcome = event.outcome

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from picloud_jupyter.magics import scopes
 from picloud_jupyter.magics.scopes import Function, bound_in, forgives, global_names, magic_text
 
 _INSPECTING = frozenset(("globals", "locals", "vars", "dir"))
@@ -284,9 +285,10 @@ class _Flow:
 
     # ------------------------------------------------------------------ scopes
     def _function_def(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        # decorators and defaults run now, the body when it is called
+        # decorators, defaults and (mostly) annotations run now, the body when it is called
         self.visit_all(node.decorator_list)
         self._visit_defaults(node.args)
+        self._forgiving(scopes.annotations(node))
         owner = self._classes[0][0] if self._classes else node.name
         self._defer(node, owner)
         if node.decorator_list:

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import os
 import pickle
 import sys
 import time
@@ -123,6 +124,7 @@ def read_files(request: Request) -> tuple[UploadedFile, ...]:
         UsageError: another file of that name lies beside the notebook, or one cannot be read.
     """
     found = []
+    limit = config.max_transmit_data
     for path, name in request.files:
         beside = Path.cwd() / name
         if session().local and beside.exists():
@@ -133,6 +135,11 @@ def read_files(request: Request) -> tuple[UploadedFile, ...]:
                 f"give this one another name: --file {path}:NAME"
             )
         try:
+            if (size := os.stat(path).st_size) > limit:  # before it fills the kernel's memory
+                raise UsageError(
+                    f"--file: {path} has {size:,} bytes, more than the {limit:,} of "
+                    "cloud.config.max_transmit_data; raise that, or let the job read it: --vol /folder:/folder"
+                )
             found.append(UploadedFile(name, Path(path).read_bytes()))
         except OSError as exc:
             raise UsageError(f"--file: {path} cannot be read: {exc.strerror}") from None
@@ -271,10 +278,11 @@ def follow(jobs: CellJobs, feed: JobFeed, *, cancels: bool) -> Outcome:
     except KeyboardInterrupt:
         if cancels:
             raise Interrupted(shown.cancel()) from None
-        feed.close()
         raise Interrupted(
             f"job {feed.jid} goes on; %picloud attach {feed.jid} shows it again, %picloud cancel {feed.jid} ends it"
         ) from None
+    finally:
+        feed.close()  # its threads wait for nobody
 
 
 class _Follower:
@@ -320,8 +328,11 @@ class _Follower:
         return event is not None and self._outcome is None
 
     def _show_rest(self) -> None:
-        for written in self._feed.rest():
-            self._output.write(written.stream, written.data, now=False)
+        try:
+            for written in self._feed.rest():
+                self._output.write(written.stream, written.data, now=False)
+        except CloudException as exc:  # its result is here, and is not to be lost with that
+            say(f"the rest of the output of job {self._feed.jid} could not be read: {exc}")
         self._output.finish()
 
     def _explain(self, jid: int) -> None:
@@ -341,9 +352,14 @@ class _Follower:
         self._feed.cancel()
         deadline = time.monotonic() + _CANCEL_SECONDS
         while self._feed.outcome is None and time.monotonic() < deadline:
-            # a second interrupt asks for what is being done already
-            with contextlib.suppress(KeyboardInterrupt):
+            try:
                 self._take(_GLANCE_SECONDS)
+            except KeyboardInterrupt:  # asks for what is being done already
+                continue
+            except (
+                pickle.PicklingError
+            ):  # else it would be tried again without what cannot be sent
+                return "nothing was submitted"
         jid, outcome = self._feed.jid, self._feed.outcome
         if outcome is None:
             name = "the job" if jid is None else f"job {jid}"

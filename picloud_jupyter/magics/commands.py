@@ -1,19 +1,20 @@
 """``%picloud status | result | attach | cancel | config``: what can be asked about cells that run."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from IPython.core.error import UsageError
 
 from picloud_jupyter import cloud
+from picloud_jupyter.cloud.jid_ranges import JidRanges
 from picloud_jupyter.cloud.outcomes import fetch
 from picloud_jupyter.cloud.waiting import Deadline, wait_finished
 from picloud_jupyter.magics.arguments import describe, make_parser, parse_line, read_options
 from picloud_jupyter.magics.cell import CellJobs, follow, plainly, take_back
 from picloud_jupyter.magics.feed import JobFeed
 from picloud_jupyter.protocol.errors import CloudException
-from picloud_jupyter.protocol.ids import iterate_ranges, parse_jids
+from picloud_jupyter.protocol.ids import parse_jids
 
 HELP = """\
 %picloud status [JIDS]          where jobs are; without JIDS those of this notebook
@@ -50,7 +51,7 @@ def run(jobs: CellJobs, line: str) -> Any:  # noqa: ANN401  # shown by IPython
         raise plainly(exc) from None
 
 
-def _jids(jobs: CellJobs, text: str) -> list[int]:
+def _jids(jobs: CellJobs, text: str) -> Sequence[int]:
     if not text:
         if not jobs.jids:
             raise UsageError(
@@ -58,7 +59,7 @@ def _jids(jobs: CellJobs, text: str) -> list[int]:
             )
         return jobs.jids[-1:]
     try:
-        return list(iterate_ranges(parse_jids(text)))
+        return JidRanges.of_pairs(parse_jids(text))
     except ValueError as exc:
         raise UsageError(f"%picloud: {exc}") from None
 
@@ -71,10 +72,14 @@ def _jid(jobs: CellJobs, text: str) -> int:
 
 
 def _status(jobs: CellJobs, text: str) -> None:
-    jids = _jids(jobs, text) if text else list(jobs.jids)
+    jids = _jids(jobs, text) if text else jobs.jids
     if not jids:
         print("no cell was submitted from this notebook")  # noqa: T201
         return
+    _show_status(jids)
+
+
+def _show_status(jids: Sequence[int]) -> None:
     fields = ["status", "reason", "label", "runtime"]
     for jid, found in cloud.info(jids, fields).items():
         reason = found.get("reason")
@@ -104,7 +109,7 @@ def _attach(jobs: CellJobs, text: str) -> None:
 def _cancel(jobs: CellJobs, text: str) -> None:
     jids = _jids(jobs, text)
     cloud.kill(jids)
-    _status(jobs, ",".join(map(str, jids)))
+    _show_status(jids)
 
 
 def _config(jobs: CellJobs, text: str) -> None:

@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from picloud_jupyter import cloud
-from picloud_jupyter.cloud.session import session
+from picloud_jupyter.cloud.session import service, session
 from picloud_jupyter.magics.arguments import PARSER
 from picloud_jupyter.magics.commands import COMMANDS
 from picloud_jupyter.protocol import routes
@@ -82,7 +81,7 @@ def _paths(text: str, *, folders_only: bool) -> list[str]:
 
 def _labels() -> set[str]:
     """Labels of recent jobs; none where nothing is connected, as completing starts no service."""
-    if not cloud.connection_info()["opened"]:
+    if service().opened is None:
         return set()
     try:
         jobs = session().client.get(routes.JOBS, {"limit": _RECENT_JOBS})["jobs"]

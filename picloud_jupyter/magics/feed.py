@@ -199,22 +199,23 @@ class JobFeed:
             if cancelled:
                 kill(jid)
             self._put(Submitted(jid, source))
-            self.outcome = _wait(jid)
-            self._put(Ended(self.outcome))
+            self.outcome = self._wait(jid)
+            if self.outcome is not None:
+                self._put(Ended(self.outcome))
         except BaseException as exc:  # noqa: BLE001  # raised again where the events are read
             self._put(Broken(exc))
+
+    def _wait(self, jid: int) -> Outcome | None:
+        while not self._closed:
+            found, _ = fetch([(jid, jid)], wait_seconds=_POLL_SECONDS)
+            if found:
+                return found[0]
+        return None
 
 
 def _repeated_by(jid: int) -> int:
     """The job whose kept result is that of ``jid``; itself where it ran."""
     return int(info(jid, ["cached_from"])[jid].get("cached_from") or jid)
-
-
-def _wait(jid: int) -> Outcome:
-    while True:
-        found, _ = fetch([(jid, jid)], wait_seconds=_POLL_SECONDS)
-        if found:
-            return found[0]
 
 
 def _kill(jid: int) -> None:

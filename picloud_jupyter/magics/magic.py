@@ -18,7 +18,7 @@ from picloud_jupyter.magics.cell import (
     say,
 )
 from picloud_jupyter.magics.completion import complete
-from picloud_jupyter.magics.names import sizes
+from picloud_jupyter.magics.names import Inputs, sizes, unsendable
 
 NAME = "picloud"
 
@@ -45,7 +45,7 @@ class PicloudMagics(Magics):
             return run_here(self.shell, cell)
         inputs = read_inputs(self.shell, names, request)
         if request.dry_run:
-            print(_plan(given, request, sizes(inputs.values), names.assigned))  # noqa: T201
+            print(_plan(given, request, inputs, names.assigned))  # noqa: T201
             return None
         if request.nowait:
             return submit_in_background(self.jobs, cell, names, inputs, request)
@@ -59,10 +59,12 @@ PicloudMagics.picloud.__doc__ = f"{PARSER.format_help()}\n{commands.HELP}"
 def _plan(
     given: dict[str, Any],
     request: Request,
-    sent: list[tuple[str, int]],
+    inputs: Inputs,
     assigned: tuple[str, ...],
 ) -> str:
     """What `--dry-run` says."""
+    refused = unsendable(inputs.values)
+    sent = [pair for pair in sizes(inputs.values) if pair[0] not in refused]
     words = [f"{name} ({size:,} bytes)" for name, size in sent]
     words += [f"{name} (file {path})" for path, name in request.files]
     back = assigned if request.outputs is None else request.outputs
@@ -72,6 +74,7 @@ def _plan(
             f"would run as: %%picloud {describe(given)}".rstrip(),
             f"on: {request.options.cores} x {request.options.core_type}",
             f"sends: {', '.join(words) or 'nothing'}",
+            *(f"not sent: {why}" for why in refused.values()),
             f"brings back: {', '.join(back) or 'nothing'}",
         )
     )

@@ -52,7 +52,8 @@ class TextWindow:
         tail = bytes(self._tail)
         if len(tail) > self._tail_bytes or self.left_out_bytes:
             cut = len(tail) - self._tail_bytes
-            cut = tail.find(b"\n", max(cut, 0)) + 1 or max(cut, 0)
+            # whole lines, where there are any; the last byte ends a line, which is to be seen
+            cut = tail.find(b"\n", max(cut, 0), -1) + 1 or max(cut, 0)
             self.left_out_bytes += cut
             text += words(self.left_out_bytes)
             tail = tail[cut:]

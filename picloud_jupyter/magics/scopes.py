@@ -33,6 +33,15 @@ def bound_in(loop: Loop) -> set[str]:
     }
 
 
+def annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.expr]:
+    """Yield what stands for types in the head of ``function``."""
+    for part in ast.walk(function.args):
+        if isinstance(part, ast.arg) and part.annotation is not None:
+            yield part.annotation
+    if function.returns is not None:
+        yield function.returns
+
+
 def global_names(function: Function) -> tuple[set[str], set[str]]:
     """Return (global names that the body of ``function`` reads, those that it assigns)."""
     reads: set[str] = set()

@@ -1,5 +1,6 @@
 """A job's output as one display that can be redrawn: HTML for notebooks, text for the rest. Pure."""
 
+import codecs
 import html
 import re
 from collections import deque
@@ -10,6 +11,7 @@ from picloud_jupyter.protocol.frames import Buffer
 MAX_TEXT_CHARACTERS = 64 * 1024  # of the end of the output
 MAX_HTML_BYTES = 4 * 1024 * 1024  # of the last displays
 _ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
+_DECODER = codecs.getincrementaldecoder("utf-8")
 _IMAGES = ("image/png", "image/jpeg")
 
 
@@ -18,6 +20,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self._splitter = Splitter()
+        self._decoders = {stream: _DECODER("replace") for stream in ("stdout", "stderr")}
         self._parts: deque[tuple[str, str]] = deque()  # (as text, as HTML)
         self._size = 0
         self._html_size = 0
@@ -29,12 +32,12 @@ class Transcript:
             for piece in self._splitter.feed(data):
                 self._add_piece(piece)
         else:
-            text = bytes(data).decode("utf-8", "replace")
+            text = self._decoders[stream].decode(bytes(data))
             self._append(text, f'<span style="opacity:.7">{_escape(text)}</span>')
 
     def _add_piece(self, piece: bytes | Display) -> None:
         if isinstance(piece, bytes):
-            text = piece.decode("utf-8", "replace")
+            text = self._decoders["stdout"].decode(piece)
             self._append(text, _escape(text))
         elif piece.type is DisplayType.CLEAR:
             self._parts.clear()
@@ -46,6 +49,7 @@ class Transcript:
         self._parts.append((text, as_html))
         self._size += len(text)
         self._html_size += len(as_html)
+        self._left_out |= len(text) > MAX_TEXT_CHARACTERS
         while len(self._parts) > 1 and (
             self._size > MAX_TEXT_CHARACTERS or self._html_size > MAX_HTML_BYTES
         ):

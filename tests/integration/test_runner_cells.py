@@ -551,6 +551,10 @@ def test_without_ipython_a_cell_runs_as_plain_python(bare):
     ]
     assert run(bare, "1;").pieces == []
     assert run(bare, "").result.values == {}
+    # the last expression waits in the loop in which the lines before began something
+    lines = "import asyncio\nawait asyncio.sleep(0)\ntask = asyncio.create_task(asyncio.sleep(0, 7))\nawait task"
+    last = run(bare, lines).pieces[-1]
+    assert last == Display(DisplayType.RESULT, {"text/plain": "7"})
 
 
 def test_without_ipython_a_magic_says_what_is_missing(bare):

@@ -5,6 +5,7 @@ import asyncio
 import builtins
 import inspect
 import types
+from typing import Any
 
 from picloud_jupyter.protocol.displays import Display, DisplayType
 from picloud_kernels.runner.cell_names import CellNames
@@ -30,8 +31,7 @@ def execute(
         exc.add_note(why)
         return exc
     try:
-        _run(code, namespace)
-        value = None if shown is None else _run(shown, namespace)
+        value = _run([code] if shown is None else [code, shown], namespace)
         if value is not None:
             write_display(Display(DisplayType.RESULT, {"text/plain": repr(value)}))
     except BaseException as exc:  # noqa: BLE001  # a cell may raise anything, SystemExit too
@@ -49,12 +49,21 @@ def _compile_last(last: ast.stmt | None, source: CellSource) -> types.CodeType |
     return code
 
 
-def _run(code: types.CodeType, namespace: dict[str, object]) -> object:
-    value = eval(code, namespace)  # noqa: S307  # running code is what a runner does
-    if not code.co_flags & inspect.CO_COROUTINE:
-        return value
+def _run(codes: list[types.CodeType], namespace: dict[str, object]) -> object:
+    """Run ``codes`` one after another, in one event loop if any awaits; return the last one's value."""
+    if not any(code.co_flags & inspect.CO_COROUTINE for code in codes):
+        return [eval(code, namespace) for code in codes][-1]  # noqa: S307  # what a runner does
     with asyncio.Runner() as runner:
-        return runner.run(value)
+        return runner.run(_awaited(codes, namespace))
+
+
+async def _awaited(codes: list[types.CodeType], namespace: dict[str, object]) -> object:
+    value: Any = None
+    for code in codes:
+        value = eval(code, namespace)  # noqa: S307
+        if code.co_flags & inspect.CO_COROUTINE:
+            value = await value
+    return value
 
 
 def _display(*objects: object, **_ignored: object) -> None:

@@ -6,7 +6,6 @@ empty until something is written, so that an element that writes nothing costs o
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from picloud_jupyter.protocol.written_files import (
     MAX_FILES,
     MAX_FILES_BYTES,
     MAX_LEFT,
+    MAX_LISTING_BYTES,
     MAX_PATH_BYTES,
     WrittenFile,
     listing_header,
@@ -24,6 +24,12 @@ LAYER_NAME = "written"  # in run_dir; docs/internals.md 7
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LINK = "it is a symbolic link, which is not followed"
 _SPECIAL = "it is a device, a pipe or a socket"
+_CLOSED = "it is a folder that cannot be looked into"
+_LISTED_BYTES = (
+    MAX_LISTING_BYTES // 2
+)  # for the files that are kept; the others are named with the rest
+_ENTRY_BYTES = 64  # of one in the list, beside its path
+_SHOWN_CHARACTERS = 500  # of the path of one that is not kept
 
 
 @dataclass(slots=True)
@@ -77,7 +83,14 @@ class WrittenFiles:
         todo = [""]
         while todo:
             inside = todo.pop()
-            for entry in _entries(f"{self._layer}/{inside}"):
+            try:
+                entries = _entries(f"{self._layer}/{inside}")
+            except FileNotFoundError:  # removed by a process of the job that goes on
+                continue
+            except OSError as exc:  # closed by the job even for itself, or too deep
+                found.others.append((inside.rstrip("/") or ".", f"{_CLOSED}: {exc.strerror}"))
+                continue
+            for entry in entries:
                 path = f"{inside}{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     found.folders.append(path)
@@ -122,19 +135,25 @@ class WrittenFiles:
         self, paths: list[str], kept: list[WrittenFile], left: list[tuple[str, str]]
     ) -> bytes:
         """Sort ``paths`` into ``kept`` and ``left``; return the listing."""
-        total = 0
+        total = listed = 0
         for path in paths:
+            entry_bytes = len(encode_json(path)) + _ENTRY_BYTES
             try:
                 status = os.stat(f"{self._layer}/{path}", follow_symlinks=False)
                 why = self._why_not(path, status.st_size, total, len(kept))
+                if listed + entry_bytes > _LISTED_BYTES:
+                    why = (
+                        why or "the list of the job's files is too long; write more to a volume"
+                    )
             except OSError as exc:
                 why = f"it cannot be read: {exc.strerror}"
             if why:
                 left.append((path, why))
             else:
                 total += status.st_size
+                listed += entry_bytes
                 kept.append(WrittenFile(path, status.st_size, status.st_mtime))
-        named = [(path.encode("utf-8", "replace").decode(), why) for path, why in left]
+        named = [(_shown(path), why) for path, why in left]
         if len(named) > MAX_LEFT:
             named[MAX_LEFT:] = [("...", f"{len(named) - MAX_LEFT:,} more were left out")]
         return encode_json(listing_header(kept, named))
@@ -192,12 +211,14 @@ class WrittenFiles:
             return  # seen afterwards, by what is left
 
 
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from list(entries)
-    except OSError:  # the job closed it even for itself: it is left, and seen to be
-        return
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def _shown(path: str) -> str:
+    text = path.encode("utf-8", "replace").decode()
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _is_whiteout(entry: os.DirEntry[str]) -> bool:

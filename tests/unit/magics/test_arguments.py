@@ -37,6 +37,22 @@ def test_every_word_reaches_its_option(tmp_path):
     )
 
 
+def test_files_need_names_of_their_own(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    with pytest.raises(UsageError, match="2 files are called x"):
+        read(f"-f {tmp_path}/a/x -f {tmp_path}/b/x")
+    files = read(f"-f {tmp_path}/a/x -f {tmp_path}/b/x:y").files
+    assert files == ((f"{tmp_path}/a/x", "x"), (f"{tmp_path}/b/x", "y"))
+
+
+def test_a_home_that_nobody_has_is_no_place_for_files():
+    with pytest.raises(UsageError, match="does not exist"):
+        read("-f ~nobody_has_this_name/x")
+    assert read("--fetch ~nobody_has_this_name/x").fetch == "~nobody_has_this_name/x"
+
+
 def test_nothing_said_is_the_default():
     request = read("")
     assert request.inputs is None

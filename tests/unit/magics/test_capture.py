@@ -204,3 +204,18 @@ def test_a_straight_cell_fails_without_a_name_that_it_needs(blocks):
             continue
         with pytest.raises(NameError):
             exec(source, namespace)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "def f(x: a.B, *args: c, y: d = 1, **rest: e) -> g: pass",
+        "async def f(x: a.B, *args: c, y: d = 1, **rest: e) -> g: pass",
+        "class A:\n    def f(x: a.B, *args: c, y: d = 1, **rest: e) -> g: pass",
+        "class A:\n    a = 1\n    def f(x: a.B, *args: c, y: d = 1, **rest: e) -> g: pass\nx: a",
+    ],
+)
+def test_annotations_of_functions_are_sent_where_the_notebook_has_them(head):
+    # evaluated with the definition, unless `from __future__ import annotations` puts them off
+    assert wanted(head) == {"a", "c", "d", "e", "g"}
+    assert needed(head) == set()

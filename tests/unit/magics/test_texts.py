@@ -38,6 +38,11 @@ def test_much_output_shows_its_ends_and_counts_the_rest(sizes):
     assert 0 < len(tail) <= 100
 
 
+def test_the_end_of_one_long_line_is_shown():
+    text = shown(TextWindow(10, 6), [b"a" * 10, b"b" * 20 + b"\n"])
+    assert text == "a" * 10 + "<15>" + "b" * 5 + "\n"
+
+
 def test_characters_that_are_cut_in_two_are_whole_again():
     data = "äöü€".encode()
     assert shown(TextWindow(), [data[:1], data[1:5], data[5:]]) == "äöü€"
@@ -66,6 +71,20 @@ def test_a_transcript_keeps_the_end():
     assert "picloud logs 7" in bundle["text/plain"]
     assert "line 4999" in bundle["text/plain"]
     assert len(bundle["text/plain"]) < MAX_TEXT_CHARACTERS + 100
+
+
+def test_a_transcript_says_what_it_leaves_out_of_one_long_text():
+    transcript = Transcript()
+    transcript.add("stdout", b"x" * (MAX_TEXT_CHARACTERS + 1))
+    assert "picloud logs 7" in transcript.bundle("t", 7)["text/plain"]
+
+
+def test_a_transcript_mends_characters_that_are_cut_in_two():
+    transcript = Transcript()
+    for stream in ("stdout", "stderr"):
+        for byte in "äö€\n".encode():
+            transcript.add(stream, bytes([byte]))
+    assert transcript.bundle("t", 7)["text/plain"] == "t\näö€\näö€\n"
 
 
 def test_a_transcript_is_cleared():

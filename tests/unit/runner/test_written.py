@@ -103,6 +103,36 @@ def test_a_name_that_is_no_text_is_named(files, folder, out):
     assert not list(folder.iterdir())
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named_and_serves_nobody_else(
+    files, folder, out
+):
+    inside = os.open(folder, os.O_RDONLY)
+    for _ in range(20):  # deeper than the longest path, which stops root too
+        os.mkdir("d" * 250, dir_fd=inside)
+        outer, inside = inside, os.open("d" * 250, os.O_RDONLY, dir_fd=inside)
+        os.close(outer)
+    os.close(os.open("result", os.O_WRONLY | os.O_CREAT, dir_fd=inside))
+    os.close(inside)
+    listing, _ = read(out, files.take())
+    ((path, why),) = listing.left
+    assert path.startswith("ddd")
+    assert why.startswith("it is a folder that cannot be looked into: ")
+    assert files.is_spent
+
+
+def test_a_list_that_would_be_too_long_to_be_read_ends_early(files, folder, out, monkeypatch):
+    monkeypatch.setattr(written, "_LISTED_BYTES", 500)
+    for number in range(5):
+        (folder / (f"{number}" + "é" * 50)).write_text("x")
+    (folder / ("z" * 250)).mkdir()
+    os.mkfifo(folder / ("z" * 250) / ("z" * 250))
+    os.mkfifo(folder / ("z" * 250) / ("y" * 250))
+    listing, _ = read(out, files.take())
+    assert 0 < len(listing.files) < 5
+    assert any("too long" in why for _, why in listing.left)
+    assert max(len(path) for path, _ in listing.left) < 510
+
+
 def test_a_full_disk_costs_the_files_and_not_the_result(files, folder, out):
     (folder / "a").write_bytes(b"a")
     out.rmdir()
