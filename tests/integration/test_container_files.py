@@ -37,6 +37,31 @@ def test_remove_tree_when_the_folder_is_a_link_then_it_is_refused(tmp_path: Path
     assert (tmp_path / "real").is_dir()
 
 
+def test_remove_tree_when_a_folder_becomes_a_link_meanwhile_then_what_it_names_is_untouched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    outside.chmod(0o755)
+    swapped = tmp_path / "tree" / "tmp" / "swapped"
+    swapped.mkdir(parents=True)
+    list_folders = overlay._remove_files
+
+    def list_then_swap(place: int) -> list[str]:
+        names = list_folders(place)
+        if names == ["swapped"]:
+            swapped.rmdir()
+            swapped.symlink_to(outside)
+        return names
+
+    monkeypatch.setattr(overlay, "_remove_files", list_then_swap)
+    with pytest.raises(NotADirectoryError):
+        overlay.remove_tree(str(tmp_path / "tree"))
+    assert outside.stat().st_mode & 0o777 == 0o755
+    overlay.remove_tree(str(tmp_path / "tree"))
+    assert not (tmp_path / "tree").exists()
+
+
 def test_layer_bytes_when_files_are_sparse_then_what_they_occupy_counts(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(1 << 30)

@@ -94,18 +94,31 @@ def remove_tree(folder: str) -> None:
 
 def _empty(top: int, name: str, names: Iterator[str]) -> None:
     """Remove the files of the folder ``name``, move its folders up into ``top``."""
-    with contextlib.suppress(PermissionError):  # as root there is nothing to open up
-        os.chmod(name, 0o700, dir_fd=top)
+    _open_up(name, top)
     place = os.open(
         name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top
     )
     try:
         for inner in _remove_files(place):
-            with contextlib.suppress(PermissionError):
-                os.chmod(inner, 0o700, dir_fd=place)  # a folder that moves gets a new ".."
+            _open_up(inner, place)  # a folder that moves gets a new ".."
             os.rename(inner, _unused(top, names), src_dir_fd=place, dst_dir_fd=top)
     finally:
         os.close(place)
+
+
+def _open_up(name: str, place: int) -> None:
+    """Let ourselves into the folder ``name`` of ``place``; as root there is nothing to open up.
+
+    Its user may still reach it through a descriptor from outside, and put a link there meanwhile.
+    """
+    file = os.open(
+        name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place
+    )
+    try:
+        with contextlib.suppress(PermissionError):
+            os.chmod(f"/proc/self/fd/{file}", 0o700)
+    finally:
+        os.close(file)
 
 
 def _remove_files(place: int) -> list[str]:
