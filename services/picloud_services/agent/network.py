@@ -119,13 +119,7 @@ class Network:
     that an agent that comes back finds those it left.
     """
 
-    def __init__(
-        self,
-        choice: NetworkChoice,
-        state: Path,
-        *,
-        resolv_conf: Path = Path("/etc/resolv.conf"),
-    ) -> None:
+    def __init__(self, choice: NetworkChoice, state: Path) -> None:
         self.choice = choice
         self._state = state
         self._attached: dict[str, _Attachment] = {}

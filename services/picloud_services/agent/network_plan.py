@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 PROXY_PORT = 3128
 INTERFACE = "eth0"
@@ -143,8 +143,3 @@ def proxy_variables() -> dict[str, str]:
     names = ("http_proxy", "https_proxy", "all_proxy")
     variables = dict.fromkeys((*names, *(name.upper() for name in names)), url)
     return variables | {"no_proxy": direct, "NO_PROXY": direct}
-
-
-def blocked_route_texts(networks: Iterable[object]) -> list[str]:
-    """Return ``networks`` as texts for the program that works inside the namespace."""
-    return [str(ip_network(str(network))) for network in networks]

@@ -1,4 +1,4 @@
-"""A container's own folders on disk: made before it starts, listed and removed after its end."""
+"""A container's own folders on disk: made before it starts, removed after its end."""
 
 import contextlib
 import os
@@ -57,16 +57,6 @@ def _accounts(path: str, number: int, rest: str) -> bytes:
     mark = str(number).encode()
     kept = [line for line in _text(path).splitlines() if line.split(b":")[2:3] != [mark]]
     return b"\n".join([*kept, (USER + rest).encode(), b""])
-
-
-def layer_bytes(layer_dir: str) -> int:
-    """Return how much disk the layer occupies, in bytes; files that go meanwhile count as none."""
-    total = 0
-    for folder, folders, names in os.walk(layer_dir):
-        for name in (*folders, *names):
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(f"{folder}/{name}").st_blocks * 512
-    return total
 
 
 def remove_tree(folder: str) -> None:
