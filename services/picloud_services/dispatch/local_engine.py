@@ -21,6 +21,7 @@ from picloud_services.dispatch.engine import Chunk, EngineEvent, OutputSlice
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.02  # a first call waits for it
+REFUSED_SECONDS = 2.0  # one of both must be replaced first; each try is logged twice
 HELLO_SECONDS = 10.0
 RENEW_SECONDS = 10.0
 ACK_SECONDS = 0.02
@@ -61,7 +62,7 @@ class _Lease:
 
 
 class LocalEngine:
-    """`Engine` for the agent that listens on ``socket``; reconnects within 0.1 seconds.
+    """`Engine` for the agent that listens on ``socket``; reconnects within 0.1 seconds, refused within 2.
 
     Starts no process: whoever keeps the agent alive does that. `revoke` and `kill` are sent again
     after a reconnect until their lease is over. One engine delivers an event once; a new
@@ -86,6 +87,7 @@ class LocalEngine:
         self._task: asyncio.Task[None] | None = None
         self._link: FrameLink | None = None
         self._closed = asyncio.Event()
+        self._is_refused = False  # the last connection was, by one side
         self._report: NodeReport | None = None
         self._leases: dict[str, _Lease] = {}
         self._functions = RecentKeys[bool](KEPT_KEYS)
@@ -127,11 +129,12 @@ class LocalEngine:
             except OSError:  # no agent, or not yet: whoever keeps it alive is told by node_down
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
+            self._is_refused = False
             self._functions = RecentKeys[bool](KEPT_KEYS)
             self._sandboxes = RecentKeys[bool](KEPT_KEYS)
             self._link.send(hello("control", epoch=self._epoch))
             await self._renew_until_closed(self._link)
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await asyncio.sleep(REFUSED_SECONDS if self._is_refused else RECONNECT_SECONDS)
 
     async def _renew_until_closed(self, link: FrameLink) -> None:
         wait_seconds = HELLO_SECONDS
@@ -160,9 +163,11 @@ class LocalEngine:
         link = self._link
         header = decode_header(data)
         if link is None or header.get("t") == "refused":
+            self._is_refused = True
             log.error("the agent refused this control plane: %s", header.get("message"))
             return
         if words := refusal(header):
+            self._is_refused = True
             log.error("the agent cannot be used: %s", words)
             link.send({"t": "refused", "message": words})
             link.close()
