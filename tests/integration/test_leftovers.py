@@ -2,8 +2,17 @@
 
 import os
 
+import pytest
+
 from picloud_services.agent.leftovers import find_containers, hold_layer, remove_stray_layers
+from picloud_services.agent.overlay import remove_tree
 from tests.tools.deep_folders import make_deep
+
+
+@pytest.fixture(autouse=True)
+def emptied(tmp_path):
+    yield
+    remove_tree(str(tmp_path))  # what is too deep for pytest
 
 
 def test_stray_layers_go_however_deep_a_job_nested_folders(tmp_path):

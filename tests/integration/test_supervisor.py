@@ -262,6 +262,9 @@ def test_run_when_an_element_is_over_its_max_runtime_kills_it_alone(station):
     assert covered(frames, lease) == [0, 1, 2]
 
 
+PROFILES = "".join(
+    forged(p=position, profile="x" * 2**20)[len("raw:") :] for position in range(1, 10)
+)
 BREAKERS = {
     "a wrong position": forged(p=5),
     "a reason of ours": forged(r="killed"),
@@ -271,6 +274,8 @@ BREAKERS = {
     "a body over 64 KiB": "result:70000",
     "an early end": "raw:" + pack_frame({"t": "end", "lease": "a" * 16}).hex(),
     "closing its link": "close",
+    "a result of an element that it did not begin": forged(p=1) + forged(p=2)[len("raw:") :],
+    "notes without end": "raw:" + PROFILES,
 }
 
 
@@ -282,6 +287,17 @@ def test_run_when_the_runner_breaks_the_protocol_is_killed_and_says_so(station, 
     assert exited["t"] == "exited"
     assert "broke the protocol" in exited["message"] or "closed" in exited["message"]
     assert covered(frames, "a" * 16) == [0, 1, 2]
+
+
+def test_run_when_the_runner_fills_the_pipe_of_its_tokens_is_killed_and_says_so(station):
+    box = station.start()
+    frames = box.run("mint:70000", lease="a")
+    end_at = time.monotonic() + 10
+    while frames[-1][0]["t"] != "exited":
+        assert time.monotonic() < end_at, "nobody minded"
+        frames = box.run("", lease="b")
+    assert "broke the protocol" in frames[-1][0]["message"]
+    assert covered(frames, "b" * 16) == [0]
 
 
 def test_run_when_markers_are_missing_holds_the_result_back_until_the_end(station):

@@ -9,9 +9,11 @@ arguments record of each element is a little program: words separated by blanks.
     flood:N             print N bytes    close             close descriptors 3 and 4
     eat:N               hold N bytes for a moment          fds  answer with the payload's bytes
     nomarker            write no markers
+    mint:N              once its element has ended, put N tokens of its own into the pipe
 """
 
 import array
+import contextlib
 import json
 import os
 import socket
@@ -97,6 +99,13 @@ def run(position, program, started_at):
             received_fds.clear()
         elif name == "nomarker":
             marked = False
+        elif name == "mint" and not os.fork():
+            time.sleep(0.1)
+            with contextlib.suppress(BlockingIOError):
+                os.write(
+                    os.open("/proc/self/fd/4", os.O_WRONLY | os.O_NONBLOCK), bytes(int(value))
+                )
+            os._exit(0)
     if marked:
         os.write(1, marker)
         os.write(2, marker)

@@ -15,6 +15,7 @@ from picloud_jupyter.protocol.jobs import INLINE_BYTES, EndReason
 MAX_HEADER_BYTES = 2 * 1024 * 1024
 MAX_NOTE_CHARACTERS = 4096
 MAX_PROFILE_CHARACTERS = 1024 * 1024
+MAX_EXTRA_BYTES = 8 * 1024 * 1024  # of a chunk: they go into headers, which are limited, too
 _PLAIN_RESULT_FIELDS = 7  # t p r at s u y
 _MOST_SECONDS = 1e11
 
@@ -85,6 +86,7 @@ class RunnerFrames:
     def __init__(self) -> None:
         self._buffer = b""
         self._expected = 0
+        self._extra_bytes = 0
 
     def feed(self, data: bytes) -> list[Said]:
         """Return what the frames completed by ``data`` say, results in a row as one `Results`.
@@ -109,14 +111,16 @@ class RunnerFrames:
                 if run is None:
                     run = Results()
                     said.append(run)
-                self._add_result(run, header, buffer[middle:end])
+                self._add_result(run, header, header_bytes, buffer[middle:end])
             else:
                 run = None
                 said.append(self._read_other(header))
         self._buffer = buffer[start:] if start else buffer
         return said
 
-    def _add_result(self, run: Results, header: dict[str, Any], body: bytes) -> None:
+    def _add_result(
+        self, run: Results, header: dict[str, Any], header_bytes: int, body: bytes
+    ) -> None:
         try:
             reason = header["r"]
             at, runtime = header["at"] + 0.0, header["s"] + 0.0
@@ -132,7 +136,12 @@ class RunnerFrames:
                 raise BrokenProtocol(f"sent a bad result for element {self._expected}")
         except (KeyError, TypeError, ArithmeticError):
             raise BrokenProtocol(f"sent a bad result for element {self._expected}") from None
-        extra = None if len(header) == _PLAIN_RESULT_FIELDS else _read_extra(header, body)
+        extra = None
+        if len(header) != _PLAIN_RESULT_FIELDS:
+            self._extra_bytes += header_bytes
+            if self._extra_bytes > MAX_EXTRA_BYTES:
+                raise BrokenProtocol(f"sent more than {MAX_EXTRA_BYTES} bytes beside results")
+            extra = _read_extra(header, body)
         run.items.append(
             [self._expected, reason, at, runtime, user, system, len(body), extra or None]
         )
@@ -152,7 +161,7 @@ class RunnerFrames:
                     _count(header, "rss_bytes"),
                 )
             case "end":
-                self._expected = 0
+                self._expected = self._extra_bytes = 0
                 return ChunkEnd(
                     _text(header, "lease", 64),
                     _count(header, "rss_bytes"),

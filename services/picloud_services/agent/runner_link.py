@@ -17,6 +17,7 @@ from picloud_jupyter.protocol.frames import (
     Buffer,
     pack_frame,
 )
+from picloud_services.agent.runner_frames import BrokenProtocol
 
 RUNNER_SOCKET_FD = 3
 RUNNER_TOKEN_FD = 4
@@ -40,6 +41,7 @@ class RunnerLink:
         self._far = [_place(far.detach(), RUNNER_SOCKET_FD)]
         token_read, token_write = os.pipe()
         self._token_write = _high(token_write)
+        os.set_blocking(self._token_write, False)
         os.set_blocking(token_read, False)
         # A description of our own: user code may make the runner's one block.
         self._token_read = os.open(
@@ -84,8 +86,15 @@ class RunnerLink:
     # ------------------------------------------------------------------------- tokens
 
     def put_tokens(self, count: int) -> None:
-        """Allow the runner to start ``count`` elements."""
-        os.write(self._token_write, bytes(count))
+        """Allow the runner to start ``count`` elements.
+
+        Raises:
+            BrokenProtocol: the pipe is full, which only the runner can bring about.
+        """
+        try:
+            os.write(self._token_write, bytes(count))
+        except BlockingIOError:
+            raise BrokenProtocol("filled the pipe of its tokens") from None
 
     def tokens_left(self) -> int:
         """Return how many elements the runner may still start."""

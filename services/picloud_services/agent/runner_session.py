@@ -84,6 +84,7 @@ class RunnerSession:
 
         Raises:
             OSError: a payload cannot be opened; nothing was sent.
+            BrokenProtocol: the pipe of tokens takes no more; nothing was sent.
         """
         chunk = self._machine.current
         assert chunk is not None
@@ -93,7 +94,12 @@ class RunnerSession:
             if files
             else frame.packed()
         )
-        self.link.put_tokens(chunk.count)
+        try:
+            self.link.put_tokens(chunk.count)
+        except BrokenProtocol:
+            for fd in fds:
+                os.close(fd)
+            raise
         self.link.send_packed(packed, fds)
         self._lease, self._count = chunk.lease, chunk.count
         self._sent_at = now
@@ -283,6 +289,9 @@ class RunnerSession:
     def _hear(self, word: Said, now: float) -> list[Action]:
         match word:
             case Results():
+                if not self._has_begun(len(word.items)):
+                    how = "sent results of elements that it had not begun"
+                    return self._machine.broken(how, now)
                 self._find_oom(word)
                 if word.longest_seconds >= LONG_SECONDS:
                     self._add_peak(word)
@@ -297,6 +306,14 @@ class RunnerSession:
                     return self._machine.broken(f"speaks wire version {word.wire}", now)
                 self.hello = self.hello or word
                 return self._machine.hello(now)
+
+    def _has_begun(self, count: int) -> bool:
+        """Return whether the runner took tokens for ``count`` more results.
+
+        One that took none would run for ever unseen, and fill the pipe with those of later chunks.
+        """
+        chunk = self._machine.current
+        return chunk is None or self.link.tokens_left() <= chunk.limit - chunk.finished - count
 
     def _find_oom(self, results: Results) -> None:
         """Name what ended a command: the kernel killed it for its memory, and left its runner alone."""

@@ -84,6 +84,7 @@ class Supervision:
         chunk = self.current
         if chunk is None or chunk.lease != lease:
             return []
+        count = min(count, chunk.limit - chunk.finished)  # more can only be the runner's own
         chunk.limit -= count
         chunk.taken = chunk.limit
         if chunk.finished == chunk.limit:

@@ -21,6 +21,7 @@ from picloud_services.agent.agent_door import AgentConnection, AgentFrame, is_ou
 from picloud_services.agent.container import Container, ContainerError
 from picloud_services.agent.container_process import ContainerProcess, StatusFile
 from picloud_services.agent.orders import StartOrder
+from picloud_services.agent.runner_frames import BrokenProtocol
 from picloud_services.agent.runner_session import RunnerSession
 from picloud_services.agent.spool import Spool
 from picloud_services.agent.supervision import Supervision
@@ -386,6 +387,8 @@ class Supervisor:
                 f"a payload of this chunk could not be opened: {exc.filename}: {exc.strerror}"
             )
             self._do(self._machine.chunk_failed(lease, message, now))
+        except BrokenProtocol as exc:
+            self._do(self._machine.broken(str(exc), now))
         self._flush_runner()
 
     def _drop_chunk(self, lease: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from picloud_jupyter.protocol.frames import PREFIX, pack_frame
 from picloud_jupyter.protocol.jobs import INLINE_BYTES
 from picloud_services.agent.runner_frames import (
+    MAX_EXTRA_BYTES,
     REASONS,
     BrokenProtocol,
     ChunkEnd,
@@ -70,6 +71,18 @@ def test_feed_when_a_result_has_more_to_say_keeps_what_is_known_and_clean():
     (said,) = frames.feed(pack_frame(result(0, **extra, note="lone \ud800", more=1)))
     assert isinstance(said, Results)
     assert said.items[0][7] == {**extra, "note": "lone ?"}
+
+
+def test_feed_when_a_chunk_brings_too_much_beside_its_results_refuses():
+    frames = RunnerFrames()
+    half = MAX_EXTRA_BYTES // 2 // 2**20
+    for _ in range(2):  # each chunk has as much room
+        for position in range(half + 1):
+            frames.feed(pack_frame(result(position, profile="x" * 2**20)))
+        frames.feed(pack_frame(END))
+    profiles = (pack_frame(result(p, profile="x" * 2**20)) for p in range(2 * half + 1))
+    with pytest.raises(BrokenProtocol):
+        frames.feed(b"".join(profiles))
 
 
 BAD = [

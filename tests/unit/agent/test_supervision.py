@@ -360,6 +360,15 @@ def test_a_revoke_returns_what_had_not_started():
     assert world.machine.taken_back("a", 4, 0.0) == [Return("a", 1, 4, over=False)]
 
 
+def test_a_revoke_returns_no_more_than_there_is_whatever_is_in_the_pipe():
+    world = ready_world()
+    world.give("a", 3)
+    world.take()
+    world.finish()
+    world.read_socket()
+    assert world.machine.taken_back("a", 99, 0.0) == [Return("a", 1, 2, over=False)]
+
+
 def test_a_kill_of_an_element_that_has_not_started_spares_the_running_one():
     world = ready_world()
     world.give("a", 5)
