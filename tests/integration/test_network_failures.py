@@ -1,11 +1,15 @@
 """What happens when a container cannot be connected: jobs run, and it is tried again later."""
 
 import os
+import signal
+import subprocess
 
 import pytest
 
 from picloud_jupyter.protocol.jobs import ContainerKind, NetworkPolicy
+from picloud_services.agent import namespace_calls
 from picloud_services.agent import network as network_module
+from picloud_services.agent.namespace_calls import Answer
 from picloud_services.agent.network import Network, NetworkChoice, choose_network
 from picloud_services.agent.network_plan import NO_RESOLVER, NetworkMode
 
@@ -38,6 +42,60 @@ async def test_wait_ready_when_some_time_passed_then_tries_again(network, monkey
 async def test_attach_when_the_process_shares_the_machines_network_then_is_refused(network):
     network.attach("a", os.getpid(), os.getuid(), os.getgid(), INTERNET)
     assert "own network namespace" in await network.wait_ready("a")
+
+
+@pytest.fixture
+def bystander():
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def answering(pid):
+    async def ask(_request):
+        return Answer("", pid)
+
+    return ask
+
+
+async def test_attach_when_pasta_is_said_to_be_a_process_of_another_user_then_it_is_not_ended(
+    tmp_path, monkeypatch, bystander
+):
+    monkeypatch.setattr(network_module, "ask", answering(bystander.pid))
+    network = Network(NetworkChoice(NetworkMode.PASTA, "/usr/bin/pasta"), tmp_path / "network")
+    network.attach("a", GONE, os.getuid() + 1, os.getgid(), INTERNET)
+    assert "not the user's" in await network.wait_ready("a")
+    await network.detach("a")
+    assert bystander.poll() is None
+
+
+async def test_suspend_then_the_container_is_not_ready_at_once(
+    tmp_path, monkeypatch, bystander
+):
+    """A job that comes now must not find a network that ends a moment later."""
+    monkeypatch.setattr(network_module, "ask", answering(bystander.pid))
+    network = Network(NetworkChoice(NetworkMode.PASTA, "/usr/bin/pasta"), tmp_path / "network")
+    network.attach("a", GONE, os.getuid(), os.getgid(), INTERNET)
+    assert await network.wait_ready("a") == ""
+    network.suspend("a")
+    assert not network.is_ready("a")
+    assert bystander.wait(5) == -signal.SIGKILL
+    await network.close(keep=False)
+
+
+async def test_ask_then_a_descriptor_is_not_left_to_programs_that_are_started_later(
+    tmp_path, monkeypatch
+):
+    helper = tmp_path / "helper.py"
+    helper.write_text(
+        "import socket, sys\n"
+        "socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b'+0'], [0])\n"
+    )
+    monkeypatch.setattr(namespace_calls.namespace_helper, "__file__", str(helper))
+    answer = await namespace_calls.ask([])
+    assert not os.get_inheritable(answer.fds[0])
+    os.close(answer.fds[0])
 
 
 async def test_detach_when_still_connecting_then_waits_and_forgets(network):

@@ -207,7 +207,7 @@ async def try_lifecycle(network: Network, state: Path, box: Box, found: Found) -
         while network.is_ready("a"):
             await asyncio.sleep(0.005)
     found["after_death"] = [await network.wait_ready("a"), await box.ask("tcp", PUBLIC, 8000)]
-    await network.suspend("a")
+    network.suspend("a")
     found["suspended"] = [path.exists(), network.is_ready("a")]
     found["resumed"] = [await network.wait_ready("a"), await box.ask("tcp", PUBLIC, 8000)]
     await network.close(keep=True)

@@ -227,7 +227,7 @@ class Containers:
             if client.leases or idle_seconds < REST_SECONDS:
                 continue
             if self._surroundings.is_ready(client.container):
-                self._run(self._surroundings.rest(client.container))
+                self._surroundings.rest(client.container)
 
     # --------------------------------------------------------------------------------------- ending
     def _on_gone(self, client: SupervisorClient) -> None:

@@ -59,7 +59,7 @@ def _run_helper(request: list[str]) -> Answer:
         theirs.close()
         ours.settimeout(HELPER_TIMEOUT_SECONDS)
         try:
-            said, fds, _, _ = socket.recv_fds(ours, 65536, 1)
+            said, fds, _, _ = socket.recv_fds(ours, 65536, 1, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError:
             helper.kill()
             said, fds = b"", []

@@ -28,7 +28,7 @@ from picloud_services.agent.network_plan import (
     proxy_variables,
     read_host_network,
 )
-from picloud_services.agent.processes import Process, find_process
+from picloud_services.agent.processes import Process, find_process, process_uid
 from picloud_services.agent.proxy import Proxy
 
 logger = logging.getLogger(__name__)
@@ -202,14 +202,15 @@ class Network:
         if attachment is not None:
             await self._end(attachment)
 
-    async def suspend(self, container: str) -> None:
-        """Disconnect ``container`` while it is idle; `wait_ready` connects it again.
+    def suspend(self, container: str) -> None:
+        """Disconnect ``container``, which is idle, at once; `wait_ready` connects it again.
 
         pasta keeps about 20 MB of memory for each container, the proxy next to none.
         """
         attachment = self._attached.get(container)
         if attachment is not None and attachment.pasta is not None:
-            await self._end(attachment)
+            self._unwatch(attachment)
+            self._end_pasta(attachment, attachment.pasta)
             attachment.words = "suspended while idle"
 
     async def close(self, *, keep: bool) -> None:
@@ -260,6 +261,9 @@ class Network:
             process = find_process(answer.number)
             if process is None:
                 return "pasta ended at once"
+            if process_uid(process.pid) != attachment.uid:
+                # The number passed through a process of the user, and we end what it names.
+                return f"process {process.pid}, which is said to be pasta, is not the user's"
             _write_state(path, process)
         attachment.pasta = process
         self._watch(attachment, process)
@@ -321,9 +325,12 @@ class Network:
             await attachment.proxy.close()
             attachment.proxy = None
         if attachment.pasta is not None and not keep_pasta:
-            attachment.pasta.kill(signal.SIGKILL)
-            attachment.pasta = None
-            (self._state / f"{attachment.container}.json").unlink(missing_ok=True)
+            self._end_pasta(attachment, attachment.pasta)
+
+    def _end_pasta(self, attachment: _Attachment, pasta: Process) -> None:
+        pasta.kill(signal.SIGKILL)
+        attachment.pasta = None
+        (self._state / f"{attachment.container}.json").unlink(missing_ok=True)
 
 
 def _read_state(path: Path) -> Process | None:

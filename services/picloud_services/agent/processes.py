@@ -46,3 +46,12 @@ def find_process(pid: int) -> Process | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in (b"Z", b"X") else Process(pid, int(fields[19]))
+
+
+def process_uid(pid: int) -> int | None:
+    """Return the real uid of the process ``pid``, or None if there is none."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(b"Uid:"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None

@@ -76,9 +76,9 @@ class Surroundings:
         """Return "" once the network is there, or why there is none."""
         return await self._network.wait_ready(container)
 
-    async def rest(self, container: str) -> None:
+    def rest(self, container: str) -> None:
         """Save memory while ``container`` is idle; `wait_ready` undoes it."""
-        await self._network.suspend(container)
+        self._network.suspend(container)
 
     async def leave(self, container: str) -> None:
         """Take down what belongs to ``container``."""
