@@ -1,6 +1,7 @@
 """Asks the namespace helper: the agent's side of `namespace_helper`."""
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -59,11 +60,13 @@ def _run_helper(request: list[str]) -> Answer:
         theirs.close()
         ours.settimeout(HELPER_TIMEOUT_SECONDS)
         try:
-            said, fds, _, _ = socket.recv_fds(ours, 65536, 1, socket.MSG_CMSG_CLOEXEC)
+            said, fds, _, _ = socket.recv_fds(ours, 65536, 1)
         except TimeoutError:
             helper.kill()
             said, fds = b"", []
         helper.wait()
+    for fd in fds:  # recv_fds leaves them open in programs that are started later
+        os.set_inheritable(fd, False)  # noqa: FBT003
     if said.startswith(b"+"):
         return Answer("", int(said[1:]), tuple(fds))
     words = said[1:].decode(errors="replace")
