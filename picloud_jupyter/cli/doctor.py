@@ -134,6 +134,9 @@ def _try_kinds() -> tuple[list[dict[str, Any]], str]:
             cwd="/",
             env=service_environment(),
         )
+        if done.returncode:
+            said = done.stderr.strip() or f"the trial ended with {done.returncode}"
+            return [], f"\n  could not be tried: {said.splitlines()[-1]}"
         return json.loads(done.stdout), ""
     except (OSError, ValueError, subprocess.TimeoutExpired) as exc:
         return [], f"\n  could not be tried: {exc}"

@@ -43,7 +43,7 @@ def _one(files: JobFiles, arguments: argparse.Namespace) -> Raw | Text:
         return Text(path, path)
     for piece in file.pieces() if arguments.output != "json" else ():
         sys.stdout.buffer.write(piece)
-    return Raw(b"", file.read_text() if arguments.output == "json" else None)
+    return Raw(b"", file.read() if arguments.output == "json" else None)
 
 
 def _say_rest(files: JobFiles) -> None:

@@ -98,10 +98,12 @@ def carry_out(step: Step, root: Path) -> None:
     path = root / step.path
     on_this_machine = root == Path("/")
     try:
-        if step.before and on_this_machine:
-            run_command(step.before)
         if step.content is None:
-            path.unlink(missing_ok=True)
+            try:
+                if step.before and on_this_machine:
+                    run_command(step.before)
+            finally:  # else what was unloaded before, or has lost its program, could never be removed
+                path.unlink(missing_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = path.with_name(f".{path.name}.new")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ def show(value: object, style: str) -> None:
     """Print ``value``; ``style`` is default, no-header or json. None prints nothing."""
     if style == "json":
         if value is not None:
-            print(to_json(value))
+            _print(to_json(value))
     elif isinstance(value, Raw):
         sys.stdout.flush()
         sys.stdout.buffer.write(value.data)
@@ -48,7 +49,14 @@ def show(value: object, style: str) -> None:
     elif value is not None:
         text = to_text(value, header=style != "no-header")
         if text:
-            print(text)
+            _print(text)
+
+
+def _print(text: str) -> None:
+    """Print ``text``; characters that the terminal does not know are escaped, in JSON's way too."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    print(text)
 
 
 def to_text(value: object, *, header: bool) -> str:
@@ -77,7 +85,18 @@ def to_json(value: object) -> str:
     Raises:
         NotPrintableError: something in it has no JSON form.
     """
-    return json.dumps(_plain(value), ensure_ascii=False, default=_jsonable)
+    try:
+        return json.dumps(_plain(value), ensure_ascii=False, default=_jsonable)
+    except NotPrintableError:
+        raise
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as exc:  # keys that are no text, a value within itself ...
+        raise NotPrintableError(
+            f"it has no JSON form: {exc}; read it in Python with cloud.result"
+        ) from exc
 
 
 def _plain(value: object) -> object:
@@ -94,7 +113,7 @@ def _jsonable(value: Any) -> object:  # noqa: ANN401
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, set | frozenset):
-        return sorted(value)
+        return sorted(value, key=repr)
     if hasattr(value, "tolist"):  # numpy arrays and scalars
         return value.tolist()
     raise NotPrintableError(

@@ -46,7 +46,8 @@ def explain(source: str) -> list[Finding]:
     """
     kept: list[str] = []
     found: list[Finding] = []
-    masked = _ASIDE.sub(lambda match: _set_aside(match, kept), source)
+    plain = source.replace("\0", " ").replace("\1", " ")  # our marks; no program has them
+    masked = _ASIDE.sub(lambda match: _set_aside(match, kept), plain)
     for number, line in enumerate(masked.split("\n"), 1):
         modern, words = _modernise(line)
         if words:

@@ -7,6 +7,7 @@ from picloud_jupyter.cli.output import format_bytes
 
 UNITS = {"K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 NO_LIMIT, AS_SETTINGS = "none", "default"
+_MOST_BYTES = 2.0**63
 
 
 def used_of(user: dict[str, Any]) -> dict[str, str]:
@@ -47,7 +48,13 @@ def size_type(text: str) -> int | None:
     """Return a limit in bytes, written as 500M or 2.5G."""
     if text in (NO_LIMIT, AS_SETTINGS):
         return None if text == AS_SETTINGS else 0
-    unit = UNITS.get(text[-1:].upper(), 1)
-    value = number_type(text if unit == 1 else text[:-1])
-    assert value is not None
-    return round(value * unit)
+    unit = UNITS.get(text[-1:].upper())
+    try:
+        value = float(text if unit is None else text[:-1]) * (unit or 1)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < _MOST_BYTES:  # less than a byte would be 0, which is no limit at all
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size: write for example 500M or 2.5G, `{NO_LIMIT}` or `{AS_SETTINGS}`"
+        )
+    return round(value)

@@ -1,12 +1,11 @@
 """`picloud result`."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from picloud_jupyter.cli.command import Command, add_jids, add_timeout
-from picloud_jupyter.cli.output import Raw, to_json
+from picloud_jupyter.cli.output import NotPrintableError, Raw, to_json
 from picloud_jupyter.cloud import results
 from picloud_jupyter.cloud.jid_ranges import JidRanges
 from picloud_jupyter.protocol.errors import CloudException
@@ -62,12 +61,18 @@ def as_bytes(value: Any) -> bytes:  # noqa: ANN401  # whatever a job returned
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape")
-    if isinstance(value, CloudException):
-        return str(value).encode()
-    if isinstance(value, int | float):
-        return f"{json.dumps(value)}\n".encode()
-    return f"{to_json(value)}\n".encode()
+        return _text_bytes(value)
+    text = str(value) if isinstance(value, CloudException) else f"{to_json(value)}\n"
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _text_bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as exc:
+        raise NotPrintableError(
+            f"the result is no text that can be written: {exc.reason}; read it in Python with cloud.result"
+        ) from exc
 
 
 COMMAND = Command(

@@ -43,6 +43,9 @@ NAMES = (
 )
 
 
+_OF_THIS_MACHINE = ("up", "down", "host-setup")
+
+
 def commands(words: Sequence[str] = ()) -> list[Command]:
     """Return the subcommand that ``words`` begin with, else all, in the order of the help.
 
@@ -140,6 +143,13 @@ def _run_command(arguments: argparse.Namespace) -> int:
 
 
 def _connect(arguments: argparse.Namespace) -> None:
+    elsewhere = arguments.simulate or arguments.url or arguments.api_key
+    if elsewhere and arguments.word in _OF_THIS_MACHINE:
+        raise WrongUsageError(
+            "it is about the service of this machine; -s, -u and -a name another one"
+        )
+    if arguments.api_secretkey and not arguments.api_key:
+        raise WrongUsageError("-k is the second half of a key; give the first with -a")
     if arguments.simulate:
         if arguments.url or arguments.api_key:
             raise WrongUsageError("-s runs jobs here, and -u and -a say elsewhere; give one")

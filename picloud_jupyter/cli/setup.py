@@ -11,8 +11,12 @@ from picloud_jupyter.cloud.session import session
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    for short, word in (("-e", "email"), ("-p", "password"), ("-a", "api-key")):
-        parser.add_argument(short, f"--{word}", nargs="?", const="", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("-e", "--email", nargs="?", const="", help=argparse.SUPPRESS)
+    add("-p", "--password", nargs="?", const="", help=argparse.SUPPRESS)
+    # without a default, which would take the place of the key in `picloud -a KEY setup`
+    hidden = argparse.SUPPRESS
+    add("-a", "--api-key", nargs="?", const="", default=hidden, help=hidden)
 
 
 def _run(arguments: argparse.Namespace) -> Text:
@@ -20,7 +24,7 @@ def _run(arguments: argparse.Namespace) -> Text:
         print("picloud: there is no account to log in to; nothing was sent", file=sys.stderr)
     client = session().client
     service = read_service(client)
-    if client.endpoint.embedded is None:
+    if not client.endpoint.local:
         where = (
             f"Jobs run in the service at {os.environ.get('PICLOUD_URL') or 'the URL given'}."
         )
@@ -33,9 +37,7 @@ def _run(arguments: argparse.Namespace) -> Text:
         "For a service on another machine, set PICLOUD_URL and PICLOUD_API_KEY (or use -u and -a)."
     )
     kind = service.get("container_kind")
-    return Text(
-        text, {"embedded": client.endpoint.embedded is not None, "container_kind": kind}
-    )
+    return Text(text, {"embedded": client.endpoint.local, "container_kind": kind})
 
 
 COMMAND = Command(

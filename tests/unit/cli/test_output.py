@@ -1,5 +1,6 @@
 """What the command line prints, without a service."""
 
+import argparse
 import datetime
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from picloud_jupyter.cli.command import jid_type
 from picloud_jupyter.cli.completion import bash, fish, zsh
 from picloud_jupyter.cli.doctor import describe_trials
+from picloud_jupyter.cli.exit_codes import WRONG_USAGE
 from picloud_jupyter.cli.info import describe
 from picloud_jupyter.cli.output import (
     NotPrintableError,
@@ -18,8 +20,9 @@ from picloud_jupyter.cli.output import (
     to_json,
     to_text,
 )
+from picloud_jupyter.cli.quota_words import size_type
 from picloud_jupyter.cli.result import as_bytes
-from picloud_jupyter.cli.run import commands, make_parser
+from picloud_jupyter.cli.run import commands, make_parser, run
 from picloud_jupyter.cli.top import cpu_percent, render
 
 
@@ -63,6 +66,74 @@ def test_results_are_printed_exactly(value, printed):
 def test_results_without_a_text_form_are_refused():
     with pytest.raises(NotPrintableError, match=r"cloud\.result"):
         as_bytes(object())
+
+
+@pytest.mark.parametrize("text", ["{(1, 2): 3}", "10**5000", "chr(0xd800)", "Loop()"])
+def test_what_cannot_be_written_is_refused_in_words(text):
+    class Loop(list[object]):
+        def __init__(self):
+            self.append(self)
+
+    value = eval(text, {"Loop": Loop})  # by its text: pytest would write it into the name
+    with pytest.raises(NotPrintableError, match=r"cloud\.result"):
+        as_bytes(value)
+
+
+def test_sets_of_any_values_and_odd_characters_are_written():
+    assert as_bytes({1, "a"}) == b'["a", 1]\n'
+    assert as_bytes(["\ud800"]) == b'["\\ud800"]\n'
+    assert as_bytes(2.5) == b"2.5\n"
+
+
+def test_a_terminal_that_knows_few_characters_gets_escapes():
+    script = "from picloud_jupyter.cli.output import show; show({'a': '\u20ac'}, 'json'); show(['\u20ac'], 'default')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ['{"a": "\\u20ac"}', "\\u20ac"]
+
+
+@pytest.mark.parametrize(
+    "text", ["0.4", "0", "noneG", "defaultM", "1e300T", "-5M", "nan", "G", ""]
+)
+def test_a_size_that_is_none_is_no_limit(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
+        size_type(text)
+
+
+def test_sizes_of_limits_are_read():
+    assert [size_type(t) for t in ("500M", "2.5g", "7", "none", "default")] == [
+        500_000_000,
+        2_500_000_000,
+        7,
+        0,
+        None,
+    ]
+
+
+def test_a_key_before_setup_is_kept():
+    parser = make_parser(commands())
+    assert parser.parse_args(["-u", "https://x", "-a", "K", "setup"]).api_key == "K"
+    assert parser.parse_args(["setup", "-a"]).api_key == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("-s down", "the service of this machine"),
+        ("-u https://x -a K down", "the service of this machine"),
+        ("-u https://x up", "the service of this machine"),
+        ("-k S status", "second half"),
+    ],
+)
+def test_options_that_would_not_count_are_refused(line, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PICLOUD_HOME", str(tmp_path))
+    assert run(line.split()) == WRONG_USAGE
+    assert words in capsys.readouterr().err
 
 
 def test_sizes_are_readable():

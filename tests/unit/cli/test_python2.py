@@ -101,3 +101,8 @@ def test_old_idioms_of_the_api():
     assert list(explain_old_api("jids = cloud.map(f, x, _callback=g)"))
     assert list(explain_old_api("cloud.files.put('a')"))
     assert not list(explain_old_api("jid = cloud.call(f, 3)"))
+
+
+def test_bytes_that_no_program_has_are_no_marks():
+    (found,) = explain('print "a" \0001\000')
+    assert found.modern.startswith('print("a"')
