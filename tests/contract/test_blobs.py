@@ -1,5 +1,6 @@
 """What every `BlobStore` must do; run on the one in files."""
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -213,3 +214,33 @@ async def test_usage_when_kept_then_counted(blobs):
     usage = await blobs.usage()
     assert usage.count == 1
     assert usage.total_bytes >= 10_000
+
+
+async def test_usage_while_blobs_are_taken_away_counts_the_others(blobs, root, monkeypatch):
+    kept = await keep(blobs, b"kept", "ab" * 16)
+    gone = await keep(blobs, b"gone", "ab" * 15 + "cd")
+    place, leaving = file_of(root, kept).parent, file_of(root, gone)
+    scandir = os.scandir
+
+    def then_one_goes(folder: Path) -> object:
+        with scandir(folder) as entries:
+            found = list(entries)
+        if folder == place:
+            leaving.unlink()
+        return contextlib.nullcontext(found)
+
+    monkeypatch.setattr("picloud_services.blobs.filesystem.os.scandir", then_one_goes)
+    assert (await blobs.usage()).count == 1
+
+
+async def test_what_is_removed_is_not_remembered(root):
+    blobs = FileBlobStore(root)
+    for removal in ("release", "sweep"):
+        ref = await keep(blobs, b"content")
+        await blobs.verify(ref)
+        if removal == "release":
+            await blobs.release([ref.blob])
+        else:
+            await blobs.sweep(nothing_referenced, now_at=time.time() + 10, grace_seconds=0)
+    assert not blobs._verified
+    assert not blobs._hashed

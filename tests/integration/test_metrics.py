@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 from dataclasses import replace
 
@@ -153,3 +154,20 @@ def test_read_when_thinned_then_use_of_gpus_is_the_mean_and_their_memory_the_mos
     assert all(abs(s.gpu_percent - 50.0) < 10 for s in thinned[:-1])
     assert max(s.gpu_memory_bytes for s in thinned) == 99
     store.close()
+
+
+async def test_add_while_the_disk_hangs_then_what_waits_is_bounded(metrics, monkeypatch):
+    monkeypatch.setattr("picloud_services.metrics.service.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("picloud_services.metrics.service.MAX_PENDING", 100)
+    hangs = threading.Event()
+    waiting = metrics._in_thread(hangs.wait)
+    began = asyncio.ensure_future(waiting)
+    try:
+        for number in range(50):
+            metrics.add(samples(number, 10))
+            await asyncio.sleep(0.002)
+        assert 500 - metrics.dropped <= 100 + 10  # and one batch that is being written
+        assert metrics._thread._work_queue.qsize() <= 1
+    finally:
+        hangs.set()
+        await began

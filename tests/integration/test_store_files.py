@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import threading
 
 import pytest
 
@@ -14,7 +15,7 @@ from picloud_jupyter.protocol.errors import (
     Unavailable,
 )
 from picloud_services.base.connections import Source, connect, log_bytes
-from picloud_services.base.database import BALLAST_BYTES, open_database
+from picloud_services.base.database import BALLAST_BYTES, CHECKPOINT_BYTES, open_database
 from picloud_services.base.migrations import load_migrations
 from picloud_services.base.sql import Statement
 from picloud_services.jobs.retention import Limits, Retention
@@ -50,6 +51,35 @@ async def test_one_failing_piece_undoes_itself_alone(database):
     )
     assert [r for r in results if isinstance(r, int)] == [2, 3, 4, 5, 6]
     assert await database.read(lambda tx: tx.value(JID)) == 6
+
+
+async def test_write_while_it_closes_is_refused_and_what_was_queued_is_kept(tmp_path):
+    database = open_database(tmp_path / "store.db")
+    await database.open()
+    goes_on = threading.Event()
+
+    def slow(tx):
+        goes_on.wait(10)
+        return tx.value(NEXT)
+
+    queued = database.write(slow)
+    closing = asyncio.ensure_future(database.close())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="closed"):
+        await database.write(lambda tx: tx.value(NEXT))
+    goes_on.set()
+    async with asyncio.timeout(10):
+        await closing
+        assert await queued == 2
+
+
+async def test_log_is_folded_in_after_a_few_large_pieces(database, tmp_path):
+    made = Statement("CREATE TABLE large (data BLOB)")
+    await database.write(lambda tx: tx.run(made))
+    add = Statement("INSERT INTO large VALUES (zeroblob(8000000))")
+    for _ in range(12):
+        await database.write(lambda tx: tx.run(add))
+    assert log_bytes(tmp_path / "store.db") < 3 * CHECKPOINT_BYTES
 
 
 async def test_quick_and_slow_work_keep_one_order(database):

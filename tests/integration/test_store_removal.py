@@ -15,6 +15,7 @@ from tests.tools.job_system import USER, System, function, running_system, spec
 
 SPECS = Statement("SELECT data FROM specs")
 
+SEEN = Statement("SELECT seen_seconds FROM sequences")
 NUMBERS = Statement("SELECT spec FROM batches ORDER BY batch")
 
 
@@ -158,6 +159,14 @@ async def test_repeated_deletion_of_more_than_anybody_has_is_refused(system):
         with pytest.raises(InvalidRequest, match="at most"):
             await system.service.delete(USER, [(1, MAX_JID)], "key")
     assert await system.service.delete(USER, [(jid, jid)], "key") == 1
+
+
+async def test_time_that_passed_is_counted_once_by_two_steps_at_once(system):
+    retention = make_retention(system)
+    retention._noted -= 1000
+    await asyncio.gather(retention.note_time(), retention.note_time())
+    seen = await system.database.read(lambda tx: tx.value(SEEN))
+    assert 1000 <= seen < 1100
 
 
 async def test_old_map_that_never_had_a_job_goes_too(system):

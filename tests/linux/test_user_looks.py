@@ -51,10 +51,22 @@ async def test_look_when_the_disk_is_dead_then_in_words_and_others_are_served(
     hanging = [t for t in threading.enumerate() if t.name == "picloud-look"]
     assert len(hanging) == LOOKS_AT_ONCE
     assert time.monotonic() - began < 30
-    with pytest.raises(Unavailable):  # at once: no thread more
-        async with asyncio.timeout(0.2):
-            await looks.first_refused(ann, [Wanted("/usr", "the submitting folder")])
+    with pytest.raises(Unavailable):
+        await looks.first_refused(ann, [Wanted("/usr", "the submitting folder")])
+    assert sum(t.name == "picloud-look" for t in threading.enumerate()) == LOOKS_AT_ONCE
     assert await looks.first_refused(bob, [Wanted("/usr", "the submitting folder")]) is None
+
+
+async def test_look_when_a_user_submits_much_at_once_then_all_is_answered(
+    two_users: TwoUsers,
+) -> None:
+    looks = Looks(everybody=True)
+    places = [Wanted("/usr", "the submitting folder")]
+    async with asyncio.timeout(20):
+        found = await asyncio.gather(
+            *(looks.first_refused(two_users.ann.uid, places) for _ in range(4 * LOOKS_AT_ONCE))
+        )
+    assert found == [None] * (4 * LOOKS_AT_ONCE)
 
 
 async def test_look_then_each_user_s_own_rights(two_users: TwoUsers) -> None:

@@ -33,7 +33,7 @@ BALLAST_BYTES = 4 * 1024 * 1024
 READERS = 2
 INLINE_PIECES = 2  # more than this gathers for the thread
 CHECKPOINT_BYTES = 16 * 1024 * 1024  # a longer log is folded in, on the thread
-CHECKPOINT_EVERY = 64  # commits between two looks at its size
+CHECKPOINT_EVERY = 64  # quick commits between two looks at its size
 _log = logging.getLogger(__name__)
 _QUICK_CHECK = Statement("PRAGMA quick_check(5)")
 
@@ -98,8 +98,8 @@ class Database:
         if self._gathered:
             self._flush()
         self._queue.close()
-        await asyncio.to_thread(self._thread.join)
-        self._thread = None
+        thread, self._thread = self._thread, None  # nothing more is taken from now on
+        await asyncio.to_thread(thread.join)
         if self._readers is not None:
             await asyncio.to_thread(self._readers.shutdown)
         for connection in self._reader_connections:
@@ -168,10 +168,10 @@ class Database:
             return False
         return self._dialect == "sqlite" and all(job.quick for job in group)
 
-    def _look_after_log(self) -> None:
+    def _look_after_log(self, *, now: bool = False) -> None:
         """Have a long write-ahead log folded into the file, on the thread."""
         self._commits += 1
-        if self._commits % CHECKPOINT_EVERY or self._dialect != "sqlite":
+        if self._dialect != "sqlite" or (self._commits % CHECKPOINT_EVERY and not now):
             return
         if log_bytes(self.source.file) >= CHECKPOINT_BYTES or self._reserve_used:
             self._queued += 1  # nothing runs on the loop meanwhile
@@ -362,7 +362,7 @@ class Database:
         self._queued -= len(group)
         if len(group) == 1 and group[0].quick:
             self._pace.measure(seconds)
-        self._look_after_log()
+        self._look_after_log(now=not group[0].quick)  # 64 large parts of maps are gigabytes
         self._deliver(group)
 
     def _deliver(self, group: list[_Job[Any]]) -> None:

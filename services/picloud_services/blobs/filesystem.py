@@ -1,6 +1,7 @@
 """Blobs as files: ``blobs/xx/ID``, written elsewhere on the same file system and renamed in."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import stat
@@ -179,8 +180,7 @@ class FileBlobStore:
     async def release(self, blobs: Iterable[str]) -> None:
         """See `BlobStore`."""
         paths = [self._path(blob) for blob in blobs]
-        for path in paths:
-            self._verified.pop(path.name, None)
+        self._forget(path.name for path in paths)
         await asyncio.to_thread(_unlink_all, paths)
 
     async def sweep(
@@ -200,12 +200,16 @@ class FileBlobStore:
                 kept = await referenced(names)
                 unused = [name for name in names if name not in kept]
                 gone = await asyncio.to_thread(_unlink_older, folder, unused, limit)
-                for name in gone:
-                    self._verified.pop(name, None)
+                self._forget(gone)
                 removed += len(gone)
         stale = await asyncio.to_thread(_older_than, self.incoming, now_at - INCOMING_SECONDS)
         await asyncio.to_thread(_unlink_all, [self.incoming / name for name in stale])
         return removed
+
+    def _forget(self, blobs: Iterable[str]) -> None:
+        for blob in blobs:
+            self._verified.pop(blob, None)
+            self._hashed.pop(blob, None)
 
     async def usage(self) -> BlobUsage:
         """See `BlobStore`."""
@@ -219,8 +223,9 @@ class FileBlobStore:
         count = total_bytes = 0
         for folder in (*self._folders(), self.incoming):
             for entry in _entries(folder):
-                count += 1
-                total_bytes += entry.stat(follow_symlinks=False).st_blocks * 512
+                with contextlib.suppress(FileNotFoundError):  # taken away since the listing
+                    total_bytes += entry.stat(follow_symlinks=False).st_blocks * 512
+                    count += 1
         return BlobUsage(count, total_bytes)
 
     def _folders(self) -> list[Path]:

@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from picloud_jupyter.protocol.errors import Unavailable
-from picloud_services.base.user_rights import Rights, file_rights, may, rights_of
+from picloud_services.base.user_rights import file_rights, may, rights_of
 
 LOOK_SECONDS = 10.0
 LOOKS_AT_ONCE = 8  # of one user; each that hangs on a dead disk keeps a thread
@@ -36,7 +35,7 @@ class Looks:
 
     def __init__(self, *, everybody: bool) -> None:
         self._everybody = everybody
-        self._running: Counter[int] = Counter()
+        self._slots: dict[int, asyncio.Semaphore] = {}  # by user
 
     async def first_refused(self, user_id: int, places: Sequence[Wanted]) -> Refused | None:
         """Return the first of ``places`` that the user may not use, and why; None if there is none.
@@ -48,43 +47,49 @@ class Looks:
             return None
         if not self._everybody or user_id == os.geteuid():
             return find_refused(places, _allows)
-        if self._running[user_id] >= LOOKS_AT_ONCE:
-            raise _no_answer(places)
-        rights = rights_of(user_id)
+        slots = self._slots.setdefault(user_id, asyncio.Semaphore(LOOKS_AT_ONCE))
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                return await self._in_thread(user_id, rights, places)
+                await slots.acquire()
+                return await _in_thread(user_id, places, done=slots.release)
         except TimeoutError:
             raise _no_answer(places) from None
 
-    def _in_thread(
-        self, user_id: int, rights: Rights, places: Sequence[Wanted]
-    ) -> "asyncio.Future[Refused | None]":
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Refused | None] = loop.create_future()
 
-        def end(found: Refused | Exception | None) -> None:
-            self._running[user_id] -= 1
-            if answer.done():
-                return
-            if isinstance(found, Exception):
-                answer.set_exception(found)
-            else:
-                answer.set_result(found)
+def _in_thread(
+    user_id: int, places: Sequence[Wanted], *, done: Callable[[], None]
+) -> "asyncio.Future[Refused | None]":
+    """Look in a thread of its own; ``done`` is called when that ends, awaited or not."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Refused | None] = loop.create_future()
 
-        def look() -> None:
-            found: Refused | Exception | None
-            try:
-                with file_rights(rights):
-                    found = find_refused(places, may)
-            except Exception as exc:  # noqa: BLE001  # raised where the answer is awaited
-                found = exc
-            with contextlib.suppress(RuntimeError):  # the service has ended meanwhile
-                loop.call_soon_threadsafe(end, found)
+    def end(found: Refused | Exception | None) -> None:
+        done()
+        if answer.done():
+            return
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
 
-        self._running[user_id] += 1
+    def look() -> None:
+        found: Refused | Exception | None
+        try:
+            with file_rights(
+                rights_of(user_id)
+            ):  # who is in which group may be asked of a network
+                found = find_refused(places, may)
+        except Exception as exc:  # noqa: BLE001  # raised where the answer is awaited
+            found = exc
+        with contextlib.suppress(RuntimeError):  # the service has ended meanwhile
+            loop.call_soon_threadsafe(end, found)
+
+    try:
         threading.Thread(target=look, name="picloud-look", daemon=True).start()
-        return answer
+    except RuntimeError:  # the process may have no more threads
+        done()
+        raise
+    return answer
 
 
 def find_refused(

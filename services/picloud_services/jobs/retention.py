@@ -89,9 +89,12 @@ class Retention:
     async def note_time(self) -> None:
         """Add the time since the last call to the age of everything."""
         now = self._clock.steady_seconds()
-        seconds = now - self._noted
-        await self._database.write(lambda tx: tx.run(_SEEN, seconds=seconds))
-        self._noted = now
+        seconds, self._noted = now - self._noted, now  # at once: `prune` may come meanwhile
+        try:
+            await self._database.write(lambda tx: tx.run(_SEEN, seconds=seconds))
+        except BaseException:
+            self._noted -= seconds
+            raise
 
     async def prune(self) -> None:
         """Remove what is over its age or size."""

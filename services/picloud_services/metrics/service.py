@@ -44,7 +44,8 @@ class MetricsService:
         self._store: SampleStore | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._pending: list[ResourceSample] = []
-        self._flushing: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.TimerHandle | None = None  # until its batch is taken
+        self._writing = asyncio.Lock()  # a batch at a time: what comes meanwhile is bounded
         self._tasks: set[asyncio.Task[None]] = set()
         self.dropped = 0
 
@@ -138,17 +139,18 @@ class MetricsService:
         task.add_done_callback(self._tasks.discard)
 
     async def _flush(self) -> None:
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
-        batch, self._pending = self._pending, []
-        if not batch:
-            return
-        store = self._open_store
-        try:
-            await self._in_thread(lambda: store.add(batch))
-        except sqlite3.Error as error:
-            self._drop(len(batch), str(error))
+        async with self._writing:
+            if self._flushing is not None:
+                self._flushing.cancel()
+                self._flushing = None
+            batch, self._pending = self._pending, []
+            if not batch:
+                return
+            store = self._open_store
+            try:
+                await self._in_thread(lambda: store.add(batch))
+            except sqlite3.Error as error:
+                self._drop(len(batch), str(error))
 
     def _drop(self, count: int, why: str) -> None:
         if not self.dropped:
