@@ -286,6 +286,25 @@ async def upload(peer: Peer, content: bytes) -> str:
     return str(begun["upload"])
 
 
+async def test_log_when_nothing_is_printed_while_other_jobs_change_then_seldom_looked_for(
+    gateway, peer, monkeypatch
+):
+    looks = []
+    read = gateway.output.read_output
+
+    async def counted(*place):
+        looks.append(place)
+        return await read(*place)
+
+    monkeypatch.setattr(gateway.output, "read_output", counted)
+    following = asyncio.create_task(peer.ask("GET", "/v1/jobs/7/logs/stdout?wait_seconds=1"))
+    while not following.done():
+        gateway.events.publish("jobs.changed", [])
+        await asyncio.sleep(0.005)
+    assert (await following).body == b""
+    assert 3 <= len(looks) <= 10  # 20, 40, 80, 160, 250, 250 ms
+
+
 async def test_upload_when_streamed_then_a_blob_that_a_call_may_name(gateway, peer):
     content = os.urandom(3_000_000)
     name = await upload(peer, content)

@@ -20,6 +20,7 @@ from picloud_services.base.events import Events
 from picloud_services.base.ticker import Ticker
 from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import Cluster, HeldLease, Slot
+from picloud_services.dispatch.delayed import Delayed
 from picloud_services.dispatch.engine import Engine, EngineEvent
 from picloud_services.dispatch.estimate import Estimates
 from picloud_services.dispatch.fairness import FairShare
@@ -92,7 +93,7 @@ class Dispatcher:
         )
         self._on_committed: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None
         self._fitting: set[JobSpec] = set()  # what some known node can hold
-        self._delayed: dict[int, tuple[float, Ready]] = {}  # first jid -> when (steady)
+        self._delayed = Delayed()
         self._known: dict[str, KnownLease] = {}  # of before the start, until their node is here
         self._ticker = Ticker(
             "dispatcher", TICK_SECONDS, self._tick, jitter=0, idle=self._is_idle
@@ -226,20 +227,15 @@ class Dispatcher:
             if batch is None:
                 continue
             if item.delay_seconds:
-                self._delayed[item.first_jid] = now + item.delay_seconds, item
+                self._delayed.add(item, now)
             else:
                 self._queue.push(work_from(item, batch, now, arguments, function))
         self._giving.wake()
 
     def _push_delayed(self) -> None:
         now = self._clock.steady_seconds()
-        for jid, (due, ready) in tuple(self._delayed.items()):
-            batch = self._live.batches.get(ready.batch)
-            if batch is None:
-                del self._delayed[jid]
-            elif due <= now:
-                del self._delayed[jid]
-                self._queue.push(work_from(ready, batch, now))
+        for ready in self._delayed.take(now, self._live.batches):
+            self._queue.push(work_from(ready, self._live.batches[ready.batch], now))
 
     # ------------------------------------------------------------------------------------ ending
     def killed(self, jids: Sequence[JidRange]) -> None:
@@ -269,10 +265,9 @@ class Dispatcher:
         span = self._live.find(jid)
         if span is None:
             return ""
-        delayed = self._delayed.get(jid)
         now = self._clock.steady_seconds()
-        delay = delayed[0] - now if delayed else None
-        return why_queued(jid, span.batch, self._assigner, delay, now)
+        delay_seconds = self._delayed.seconds_left(jid, now)
+        return why_queued(jid, span.batch, self._assigner, delay_seconds, now)
 
     def lease_of(self, jid: int) -> NewLease | None:
         """Return the lease that a job is out under."""

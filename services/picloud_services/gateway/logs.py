@@ -59,6 +59,7 @@ async def _follow(  # one request's parameters
     """Return new output as soon as there is some, the end, or what is there after ``wait_seconds``."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_seconds
+    pace_seconds = PACE_SECONDS if offset else FIRST_PACE_SECONDS
     async with _changes(services) as changed:
         while True:
             changed.clear()
@@ -66,7 +67,8 @@ async def _follow(  # one request's parameters
             left = deadline - loop.time()
             if found.data or found.finished or left <= 0:
                 return found
-            await asyncio.sleep(min(PACE_SECONDS if offset else FIRST_PACE_SECONDS, left))
+            await asyncio.sleep(min(pace_seconds, left))
+            pace_seconds = min(2 * pace_seconds, PACE_SECONDS)  # others' jobs wake us too
             try:
                 async with asyncio.timeout(
                     min(UNASKED_SECONDS, max(0.0, deadline - loop.time()))
