@@ -71,10 +71,7 @@ def _make_reader(annotation: Any) -> Reader:  # noqa: ANN401, PLR0911
             return lambda value, at: tuple(
                 read(v, f"{at}[{i}]") for i, v in enumerate(_expect(value, list, at))
             )
-        readers = [_reader(a) for a in arguments]
-        return lambda value, at: tuple(
-            read(v, at) for read, v in zip(readers, _expect(value, list, at), strict=True)
-        )
+        return functools.partial(_read_group, tuple(_reader(a) for a in arguments))
     if origin in (dict, Mapping):
         read = _reader(arguments[1])
         return lambda value, at: {
@@ -83,7 +80,7 @@ def _make_reader(annotation: Any) -> Reader:  # noqa: ANN401, PLR0911
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return functools.partial(_read_enum, annotation)
     if annotation is float:
-        return lambda value, at: float(_expect(value, (int, float), at))
+        return _read_float
     if annotation in (int, str, bool):
         return lambda value, at: _expect(value, annotation, at)
     return lambda value, _at: value
@@ -95,6 +92,22 @@ def _expect(value: Any, kind: Any, at: str) -> Any:  # noqa: ANN401
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{at} must be {kind}, got {type(value).__name__}")
     return value
+
+
+def _read_group(readers: tuple[Reader, ...], value: object, at: str) -> tuple[Any, ...]:
+    items = _expect(value, list, at)
+    if len(items) != len(readers):
+        raise ValueError(f"{at} must have {len(readers)} items, got {len(items)}")
+    return tuple(
+        read(v, f"{at}[{i}]") for i, (read, v) in enumerate(zip(readers, items, strict=True))
+    )
+
+
+def _read_float(value: object, at: str) -> float:
+    try:
+        return float(_expect(value, (int, float), at))
+    except OverflowError:
+        raise ValueError(f"{at} is larger than any float") from None
 
 
 def _read_enum(cls: type[Enum], value: object, at: str) -> Enum:

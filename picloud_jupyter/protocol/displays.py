@@ -196,7 +196,8 @@ class Splitter:
         self._searched = found.start() if found else len(self._held)
         if self._searched > MAX_SEQUENCE_BYTES:
             return MAX_SEQUENCE_BYTES + 1
-        if found is None or self._held[self._searched :] == END[:1]:
+        is_last = self._searched == len(self._held) - 1
+        if found is None or (is_last and self._held.endswith(END[:1])):
             return None
         return self._searched
 

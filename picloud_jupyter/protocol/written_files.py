@@ -76,7 +76,7 @@ def read_listing(header: Mapping[str, Any], header_bytes: int, total_bytes: int)
             files.append(WrittenFile(path, size_bytes, float(modified_at), offset))
             offset += size_bytes
         left = tuple((_as_text(path), _as_text(why)) for path, why in header["left"])
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise FrameError(f"the list of a job's files is none: {exc}") from None
     if offset != total_bytes:
         raise FrameError("the list of a job's files does not fit its contents")
@@ -84,7 +84,9 @@ def read_listing(header: Mapping[str, Any], header_bytes: int, total_bytes: int)
 
 
 def _as_text(value: object) -> str:
-    return str(value).encode("utf-8", "replace").decode()
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a text should be")
+    return value.encode("utf-8", "replace").decode()
 
 
 def listing_words(listing: Listing) -> Iterator[str]:

@@ -122,6 +122,8 @@ def explain_first(
             complete = depth < _MAX_DEPTH - 1
     except _TimeIsUpError:
         complete = False
+    except Exception:  # noqa: BLE001  # looking into a value of the user's may raise anything
+        complete = False
     path, part, text = found
     return Explanation(
         path,

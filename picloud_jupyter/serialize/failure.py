@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from picloud_jupyter.protocol.frames import Buffer, pack_frame, split_frame
 from picloud_jupyter.protocol.secrets import SCRUBBED_CHARACTERS, scrub
-from picloud_jupyter.serialize.payload import dump_bytes, load
+from picloud_jupyter.serialize.payload import dump, load
 
 MAX_TEXT_CHARACTERS = 256 * 1024
+MAX_NAME_CHARACTERS = 1024  # of a type and of a module
 MAX_EXCEPTION_BYTES = 48 * 1024  # a failed element's body has 64 KiB on the wire
 MAX_FRAME_BYTES = 64 * 1024
 _MAX_CHAIN = 8
@@ -41,16 +42,27 @@ def dump_failure(
     An exception that cannot be pickled travels as words alone. ``message`` replaces its own text.
     """
     kind = type(exc)
-    text = _text_of(exc) if message is None else message
+    text = text_of(exc) if message is None else message
     # a client that re-raises must not be ended by a SystemExit from elsewhere
     pickled = _pickle_chain(exc) if isinstance(exc, Exception) else b""
+    words = {
+        "type": kind.__qualname__,
+        "module": str(kind.__module__),
+        "message": text,
+        "traceback": traceback_text,
+    }
+    return _pack_within_limit(words, pickled)
+
+
+def _pack_within_limit(words: Mapping[str, str], pickled: bytes) -> bytes:
+    """Return a failure as bytes, its words as short as they must be."""
     limit = MAX_FRAME_BYTES
     while True:
         header = {
-            "type": kind.__qualname__,
-            "module": kind.__module__,
-            "message": _shorten(text, limit // 4),
-            "traceback": _shorten(traceback_text, limit // 2),
+            "type": _shorten(words["type"], MAX_NAME_CHARACTERS),
+            "module": _shorten(words["module"], MAX_NAME_CHARACTERS),
+            "message": _shorten(words["message"], limit // 4),
+            "traceback": _shorten(words["traceback"], limit // 2),
             "loadable": bool(pickled),
         }
         frame = pack_frame(header, pickled)
@@ -68,18 +80,18 @@ def scrub_failure(data: bytes, secrets: Mapping[str, str]) -> bytes:
     An exception that holds one, as it seems, travels as words alone.
     """
     header, body = split_frame(data)
-    clean = {
-        name: scrub(text, secrets) if isinstance(text, str) else text
-        for name, text in header.items()
-    }
+    words = {name: text for name, text in header.items() if isinstance(text, str)}
+    clean = {name: scrub(text, secrets) for name, text in words.items()}
     pickled = body.tobytes()
     held = any(
         len(value) >= SCRUBBED_CHARACTERS and value.encode() in pickled
         for value in secrets.values()
     )
-    if clean == header and not held:
+    if clean == words and not held:
         return data
-    return pack_frame({**clean, "loadable": False})
+    return _pack_within_limit(
+        clean, b""
+    )  # a name may be longer than the value that it stands for
 
 
 def read_failure(data: Buffer) -> Failure:
@@ -124,11 +136,12 @@ def _pickle_chain(exc: BaseException) -> bytes:
     chain: list[Link] = []
     for link in _chain_of(exc):
         try:
-            longer = dump_bytes([*chain, link], fast=1)
+            parts = dump([*chain, link], fast=1)
+            if sum(map(len, parts)) > MAX_EXCEPTION_BYTES:
+                break  # before they are joined and loaded: it may hold all the data of the job
+            longer = b"".join(parts)
             load(longer)
         except Exception:  # noqa: BLE001  # what cannot be pickled or loaded ends the chain
-            break
-        if len(longer) > MAX_EXCEPTION_BYTES:
             break
         chain.append(link)
         pickled = longer
@@ -164,7 +177,8 @@ def _link(chain: list[Link]) -> BaseException:
     return chain[0][0]
 
 
-def _text_of(exc: BaseException) -> str:
+def text_of(exc: BaseException) -> str:
+    """Return what ``exc`` says of itself, whatever its class does."""
     try:
         return str(exc)
     except Exception:  # noqa: BLE001  # a __str__ of the user's
@@ -176,4 +190,5 @@ def _shorten(text: str, limit_characters: int) -> str:
         return text
     half = limit_characters // 2
     left_out = len(text) - 2 * half
-    return f"{text[:half]}\n... {left_out:,} characters left out ...\n{text[-half:]}"
+    end = text[len(text) - half :]
+    return f"{text[:half]}\n... {left_out:,} characters left out ...\n{end}"

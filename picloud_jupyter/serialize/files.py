@@ -94,8 +94,10 @@ def _size_of_regular(file: IO[Any], name: str) -> int:
 def _content_and_position(file: IO[Any]) -> tuple[Any, int]:
     """Return all of the file, and where it stands in characters or bytes; it is left as it was."""
     here = file.tell()
-    rest = file.read()
-    file.seek(0)
-    content = file.read()
-    file.seek(here)
+    try:
+        rest = file.read()
+        file.seek(0)
+        content = file.read()
+    finally:
+        file.seek(here)
     return content, len(content) - len(rest)

@@ -54,3 +54,18 @@ def test_wrong_values_name_their_path(change, where):
 def test_specs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RetryPolicy().count = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        pytest.param("max_runtime_seconds", 10**400, "seconds is larger", id="huge"),
+        ("depends_on", [[1]], r"depends_on\[0\] must have 2 items, got 1"),
+        ("depends_on", [[1, 2, 3]], r"depends_on\[0\] must have 2 items, got 3"),
+        ("depends_on", [[1, "a"]], r"depends_on\[0\]\[1\]"),
+    ],
+)
+def test_from_wire_when_a_number_or_a_group_does_not_fit_names_its_path(field, value, words):
+    host = {"executable": "", "prefix": "", "base_prefix": "", "version": ""}
+    with pytest.raises(ValueError, match=words):
+        from_wire(JobSpec, {"function_name": "f", "host_python": host, field: value})

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -177,3 +178,15 @@ def test_words_for_a_terminal():
     assert as_words(Display(DisplayType.CLEAR)) == ""
     text = f"é\n{encode(PNG).decode()}after \ud800"
     assert text_for_terminal(text) == "é\n[figure image/png 300 B]\nafter \ud800"
+
+
+def test_many_displays_at_once_cost_as_much_as_one_by_one():
+    one = encode(Display(DisplayType.CLEAR))
+    many = one * 20_000
+    splitter = Splitter()
+    begun = time.process_time()
+    assert sum(len(splitter.feed(one)) for _ in range(20_000)) == 20_000
+    single = time.process_time() - begun
+    begun = time.process_time()
+    assert len(Splitter().feed(many)) == 20_000
+    assert time.process_time() - begun < 3 * single  # each display once copied what follows it

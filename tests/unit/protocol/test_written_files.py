@@ -42,7 +42,15 @@ def test_a_listing_says_where_each_file_begins():
     [
         *(["../a", 1, 0.0], ["/etc/passwd", 1, 0.0], ["a/../../b", 1, 0.0], ["a\0b", 1, 0.0]),
         *(["a", -1, 0.0], ["a", 1.0, 0.0], ["a", True, 0.0], ["a", 2, 0.0], ["a", 1]),
-        *([5, 1, 0.0], ["a", 1, "now"], ["a", 1, 1e300], "abc", None, ["a" * 5000, 1, 0.0]),
+        *(
+            [5, 1, 0.0],
+            ["a", 1, "now"],
+            ["a", 1, 1e300],
+            ["a", 1, 10**400],
+            "abc",
+            None,
+            ["a" * 5000, 1, 0.0],
+        ),
     ],
 )
 def test_a_listing_with_a_bad_entry_is_refused(entry):
@@ -51,7 +59,11 @@ def test_a_listing_with_a_bad_entry_is_refused(entry):
 
 
 @pytest.mark.parametrize(
-    "header", [{}, {"files": []}, {"files": 5, "left": []}, {"files": [], "left": [1]}]
+    "header",
+    [
+        *({}, {"files": []}, {"files": 5, "left": []}, {"files": [], "left": [1]}),
+        *({"files": [], "left": [["a", 5]]}, {"files": [], "left": [[["a"], "why"]]}),
+    ],
 )
 def test_a_header_that_is_no_listing_is_refused(header):
     with pytest.raises(FrameError):

@@ -1,6 +1,7 @@
 """Explanations: the path to the part that cannot be pickled, within a bounded time."""
 
 import functools
+import pickle
 import threading
 import time
 from collections import namedtuple
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picloud_jupyter.serialize.explain import closure_sizes, explain_unpicklable
+from picloud_jupyter.serialize.payload import dump
 
 Pair = namedtuple("Pair", "left right")
 
@@ -102,3 +104,31 @@ def test_closure_sizes_names_the_largest_first():
     assert sizes[0][1] >= 1_000_000
     assert "also" in dict(sizes)
     assert closure_sizes(functools.partial(use, big))[0][1] >= 1_000_000
+
+
+class OddDict(dict):
+    def items(self):
+        raise RuntimeError("no items")
+
+
+class OddReduction:
+    def __init__(self, reduced):
+        self.reduced = reduced
+
+    def __reduce_ex__(self, protocol):
+        return self.reduced
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(OddDict(x=1), OddReduction(5), OddReduction((OddReduction, 5))),
+        *(
+            OddReduction((OddReduction, (), None, 5)),
+            OddReduction((OddReduction, (), None, (), 6)),
+        ),
+    ],
+)
+def test_explain_when_a_value_cannot_even_be_looked_into_names_it(value):
+    with pytest.raises(pickle.PicklingError, match=r"value\['a'\]: .*Odd"):
+        dump({"a": value})

@@ -1,5 +1,7 @@
 """Failures: words for everybody, the exception for the client, never more than a body holds."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,3 +103,33 @@ def test_failure_when_anything_is_long_fits_one_body(message, text, character):
 def test_failure_when_bytes_are_foreign_says_so():
     with pytest.raises(FrameError):
         load_failure(b"abc")
+
+
+def test_failure_when_the_names_of_its_class_are_endless_then_they_are_cut():
+    kind = type("A" * 200_000, (Exception,), {"__module__": "m\0" * 100_000})
+    data = dump_failure(kind("what"), "text")
+    assert len(data) <= MAX_FRAME_BYTES
+    found = read_failure(data)
+    assert found.type_name.startswith("AAA")
+    assert (found.message, found.traceback) == ("what", "text")
+
+
+def test_failure_when_the_exception_holds_much_data_then_that_is_not_copied():
+    class Holder:
+        loaded = 0
+
+        def __setstate__(self, state):
+            Holder.loaded += 1
+
+        def __getstate__(self):
+            return bytearray(8_000_000)
+
+    error = ValueError("what")
+    error.data = Holder()  # type: ignore[attr-defined]
+    tracemalloc.start()
+    data = dump_failure(error, "text")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000  # the data and its pickle, and nothing that was loaded from it
+    assert Holder.loaded == 0
+    assert load_failure(data).exception is None

@@ -300,3 +300,13 @@ def test_references_collect_modules_and_code():
     dump_function(use, references=found)
     assert {"numpy", "dataclasses"} <= found.modules
     assert use.__code__ in found.code
+
+
+def test_open_file_when_it_cannot_be_read_is_left_where_it_was(tmp_path):
+    path = tmp_path / "latin"
+    path.write_bytes(b"ok\n" * 10_000 + b"\xff")
+    with path.open(encoding="utf-8") as file:
+        file.readline()
+        with pytest.raises(pickle.PicklingError, match="cannot be read"):
+            dump([file])
+        assert file.tell() == 3

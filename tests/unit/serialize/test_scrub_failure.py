@@ -1,6 +1,11 @@
 """Failures of jobs that have secrets."""
 
-from picloud_jupyter.serialize.failure import dump_failure, load_failure, scrub_failure
+from picloud_jupyter.serialize.failure import (
+    MAX_FRAME_BYTES,
+    dump_failure,
+    load_failure,
+    scrub_failure,
+)
 
 SECRETS = {"TOKEN": "s3cret-value", "SHORT": "1"}
 
@@ -30,3 +35,11 @@ def test_scrub_when_only_the_exception_holds_it_then_the_words_stay():
 def test_scrub_when_there_is_no_secret_in_it_then_nothing_changes():
     data = dump_failure(ValueError("line 1"), "Traceback: line 1")
     assert scrub_failure(data, SECRETS) == data
+
+
+def test_scrub_when_names_are_longer_than_the_values_then_still_what_a_body_holds():
+    data = dump_failure(ValueError("abcd" * 9000), "abcd" * 9000)
+    clean = scrub_failure(data, {"A_LONG_NAME_OF_A_VARIABLE": "abcd"})
+    assert b"abcd" not in clean
+    assert len(clean) <= MAX_FRAME_BYTES
+    assert load_failure(clean).message.startswith("[secret A_LONG_NAME_OF_A_VARIABLE]")
