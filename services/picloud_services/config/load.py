@@ -66,7 +66,7 @@ def load(paths: ServicePaths, arguments: Sequence[str] = ()) -> Settings:
         )
     try:
         traits = PiCloud(config=config)
-        values = {
+        values: dict[str, Any] = {
             name: check_value(setting, getattr(traits, name), name)
             for name, setting in known.items()
         }
