@@ -67,7 +67,8 @@ def read_names(shell: Any, source: str) -> Names:  # noqa: ANN401
     Raises:
         RemoteError: it has a syntax error; shown as IPython shows it.
     """
-    file = f"In[{shell.execution_count}]"
+    # The number beside the cell: in some versions of IPython execution_count is the next one's already.
+    file = f"In[{shell.displayhook.prompt_count}]"
     transformed = shell.transform_cell(source)
     try:
         compile(transformed, file, "exec", flags=_AWAIT, dont_inherit=True)
@@ -153,7 +154,7 @@ def make_submit(
     files = read_files(request)
     cell = Cell(
         source,
-        name="" if request.options.cache else f"In[{jobs.shell.execution_count}]",
+        name="" if request.options.cache else f"In[{jobs.shell.displayhook.prompt_count}]",
         first_line=_FIRST_LINE,
         outputs=request.outputs,
         max_output_bytes=config.max_transmit_data,
@@ -380,7 +381,9 @@ def run_here(shell: Any, source: str) -> Any:  # noqa: ANN401
         Exception: what the cell raises.
     """
     transformed = shell.transform_cell(source)
-    file = shell.compile.cache("\n" * (_FIRST_LINE - 1) + transformed, shell.execution_count)
+    file = shell.compile.cache(
+        "\n" * (_FIRST_LINE - 1) + transformed, shell.displayhook.prompt_count
+    )
     try:
         tree = ast.parse("\n" * (_FIRST_LINE - 1) + transformed, file)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None

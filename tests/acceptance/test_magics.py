@@ -256,6 +256,7 @@ def test_an_error_keeps_its_name_and_shows_the_remote_frames(kernel):
     assert "divide(zero)" in ran.traceback
     assert "return 1 / x" in ran.traceback
     assert "%debug cannot go" in ran.traceback
+    assert f'File "In[{ran.reply["execution_count"]}]", line 4' in ran.traceback
     for ours in ("picloud_jupyter/", "picloud_kernels/", "interactiveshell"):
         assert ours not in ran.traceback
 
