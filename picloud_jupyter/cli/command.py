@@ -40,6 +40,21 @@ def jid_type(text: str) -> int:
     return ranges[0][0]
 
 
+def seconds_type(text: str) -> float:
+    """Return a number of seconds.
+
+    >>> seconds_type("2.5")
+    2.5
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 up")
+    return seconds
+
+
 def add_jids(parser: argparse._ActionsContainer, *, optional: bool = False) -> None:
     """Add the positional JIDS."""
     text = "job ids: 5, or 1,4,9, or 1-4 (both ends included), or 1-4,7"
@@ -52,5 +67,9 @@ def add_jids(parser: argparse._ActionsContainer, *, optional: bool = False) -> N
 def add_timeout(parser: argparse.ArgumentParser) -> None:
     """Add -t/--timeout."""
     parser.add_argument(
-        "-t", "--timeout", metavar="SECONDS", type=float, help="give up after so many seconds"
+        "-t",
+        "--timeout",
+        metavar="SECONDS",
+        type=seconds_type,
+        help="give up after so many seconds",
     )

@@ -100,7 +100,11 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         help="a secret as a variable; may be repeated",
     )
     add("--retries", metavar="N", type=int, help="run it again so often if it fails")
-    add("--network", choices=tuple(NetworkPolicy), help="what it reaches; default internet")
+    add(
+        "--network",
+        choices=[policy.value for policy in NetworkPolicy],
+        help="what it reaches; default internet",
+    )
 
 
 def keywords_of(arguments: argparse.Namespace) -> dict[str, Any]:

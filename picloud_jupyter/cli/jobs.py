@@ -8,8 +8,16 @@ from picloud_jupyter.cloud.job_table import COLUMNS, jobs, row
 from picloud_jupyter.protocol.jobs import Status
 
 
+def _limit_type(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 0 up")
+    return int(text)
+
+
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", "--limit", type=int, default=20, help="how many; default 20")
+    parser.add_argument(
+        "-n", "--limit", type=_limit_type, default=20, help="how many; default 20"
+    )
     parser.add_argument("-l", "--label", help="only those with this label")
     parser.add_argument("-s", "--status", choices=[s.value for s in Status], help="only those")
     parser.add_argument("-m", "--map", type=int, help="only those of this map (see info)")

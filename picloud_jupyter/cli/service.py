@@ -89,4 +89,6 @@ def describe_service(service: dict[str, Any], now: float) -> str:
             f"{format_bytes(disk.get('home_bytes', 0))} used (results {format_bytes(disk.get('blobs_bytes', 0))}, logs {format_bytes(disk.get('logs_bytes', 0))}), {format_bytes(disk.get('free_bytes', 0))} free",
         ),
     ]
+    if service.get("note"):
+        lines.append(("note", str(service["note"])))
     return "\n".join(f"{name:<10} {text}" for name, text in lines)

@@ -1,17 +1,20 @@
 """`picloud top`: what runs now, renewed until Ctrl-C."""
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from picloud_jupyter.cli.command import Command
+from picloud_jupyter.cli.command import Command, seconds_type
 from picloud_jupyter.cli.output import Table, Text, format_bytes, format_table
 from picloud_jupyter.cli.service import isolation_words
 from picloud_jupyter.cloud.progress import format_seconds
 from picloud_jupyter.cloud.session import session
 from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.errors import NotFound
+from picloud_jupyter.transport.client import Client
 
 COLUMNS = ("jid", "time", "cpu", "memory", "type", "label", "function")
 _CLEAR = "\x1b[H\x1b[J"
@@ -24,7 +27,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "-d",
         "--delay",
         metavar="SECONDS",
-        type=float,
+        type=seconds_type,
         default=1.0,
         help="between tables; default 1",
     )
@@ -34,7 +37,8 @@ def _run(arguments: argparse.Namespace) -> Text | None:
     if arguments.once or arguments.output == "json" or not sys.stdout.isatty():
         return _look()
     while True:
-        sys.stdout.write(_CLEAR + _look().text + "\n")
+        columns, lines = shutil.get_terminal_size()
+        sys.stdout.write(_CLEAR + fit(_look().text, columns, lines - 1) + "\n")
         sys.stdout.flush()
         time.sleep(max(0.2, arguments.delay))
 
@@ -45,10 +49,30 @@ def _look() -> Text:
     service = client.get(routes.SERVICE)
     jobs = client.get(routes.JOBS, {"limit": 40, "status": "processing"})["jobs"]
     for job in jobs:
-        route = routes.SAMPLES.format(jid=job["jid"])
-        job["samples"] = client.get(route, {"since": now - _SAMPLE_SECONDS})["samples"][-2:]
+        job["samples"] = _samples(client, job["jid"], now - _SAMPLE_SECONDS)
     value = {"counts": service.get("counts"), "capacity": service.get("capacity"), "jobs": jobs}
     return Text(render(service, jobs, now), value)
+
+
+def _samples(client: Client, jid: int, since: float) -> list[dict[str, Any]]:
+    """The last two samples of a job; none of one that was deleted since it was listed."""
+    try:
+        found = client.get(routes.SAMPLES.format(jid=jid), {"since": since})
+    except NotFound:
+        return []
+    return list(found["samples"][-2:])
+
+
+def fit(text: str, columns: int, lines: int) -> str:
+    r"""Return ``text`` cut to a screen, so that none of it is scrolled away.
+
+    >>> fit("jobs: 3\n17    a long name\n18\n19", 10, 3).splitlines()
+    ['jobs: 3', '17    a lo', '... 2 more']
+    """
+    every = text.splitlines()
+    shown = every if len(every) <= lines else every[: max(0, lines - 1)]
+    rest = [f"... {len(every) - len(shown)} more"] if len(shown) < len(every) else []
+    return "\n".join(line[:columns] for line in [*shown, *rest])
 
 
 def render(service: Mapping[str, Any], jobs: list[dict[str, Any]], now: float) -> str:
