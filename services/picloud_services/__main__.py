@@ -40,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
 def _run_agent(paths: ServicePaths) -> int:
     with without_collector():
         from picloud_services.agent import launcher
+        from picloud_services.base.open_files import allow_open_files
 
+        allow_open_files()
         forked = launcher.fork()  # now, while there is a single thread
         from picloud_services.agent.agent import run_agent
         from picloud_services.agent.launcher_client import LauncherClient

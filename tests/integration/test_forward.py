@@ -140,6 +140,18 @@ async def test_slow_reader_when_much_is_sent_then_the_buffers_stay_small(
     server_writer.transport.abort()
 
 
+async def test_connections_when_without_end_then_most_are_closed_at_once(
+    tmp_path, upstream, make_forwarder
+):
+    forwarder = await make_forwarder(max_connections=3)
+    opened = [await connect(tmp_path) for _ in range(30)]
+    reader, _ = opened[-1]
+    assert await asyncio.wait_for(reader.read(-1), 0.5) == b""
+    assert forwarder.connections <= 6
+    for _, writer in opened:
+        writer.close()
+
+
 async def test_control_plane_when_away_then_clients_read_a_503_to_retry(
     tmp_path, make_forwarder
 ):

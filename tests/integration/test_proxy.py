@@ -3,6 +3,8 @@ let one address of this machine through, for there is no other server to ask."""
 
 import asyncio
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -107,6 +109,20 @@ async def test_connect_when_nobody_listens_then_502(proxy, server):
 async def test_connect_when_the_name_is_unknown_then_502(proxy):
     answer = await ask(proxy, b"CONNECT no-such-host.invalid:80 HTTP/1.1\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 502 ")
+
+
+async def test_connect_when_the_threads_of_others_are_taken_then_names_are_found_all_the_same(
+    proxy,
+):
+    is_over = threading.Event()
+    with ThreadPoolExecutor(1) as taken:
+        asyncio.get_running_loop().set_default_executor(taken)
+        taken.submit(is_over.wait)
+        try:
+            answer = await ask(proxy, b"CONNECT localhost:80 HTTP/1.1\r\n\r\n")
+        finally:
+            is_over.set()
+    assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
 
 
 async def test_request_when_it_is_nonsense_then_400(proxy):

@@ -91,3 +91,33 @@ async def test_acknowledge_when_nothing_follows_is_said_all_the_same(joined):
     client, supervisor = joined
     client.acknowledge(6)
     assert await supervisor.read("ack") == [{"t": "ack", "n": 6}]
+
+
+async def test_connect_when_the_supervisor_refuses_is_tried_less_and_less_often(
+    tmp_path, caplog
+):
+    came = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        writer.write(pack_frame({"t": "refused", "message": "too old for you"}))
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_unix_server(refuse, str(tmp_path / "supervisor.sock"))
+    client = SupervisorClient(
+        _Order(str(tmp_path)),  # type: ignore[arg-type]  # only its folder and name are asked for
+        on_hello=lambda _: None,
+        on_frame=lambda *_: None,
+        on_gone=lambda _: None,
+    )
+    process = find_process(os.getpid())
+    assert process is not None
+    client.connect(process)
+    await asyncio.sleep(1)
+    assert 2 <= came <= 6
+    assert "too old for you" in caplog.text
+    client.leave()
+    server.close()
+    await server.wait_closed()

@@ -18,14 +18,15 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64
 IDLE_SECONDS = 300.0  # well above the longest answer the control plane holds back
-LINGER_SECONDS = 1.0  # for a refused client to read why
+LINGER_SECONDS = 1.0  # for a refused client to read why; as many as may be served can do that
 
 
 class Forwarder:
     """Serves one container's ``api.sock`` and joins each connection to the control plane's.
 
     ``path`` is replaced if it exists; ``target`` is RUN/jobs.sock. Connections over
-    ``max_connections`` are answered 503; silent ones are closed after ``idle_seconds``.
+    ``max_connections`` are answered 503, those over twice as many closed without a word; silent
+    ones are closed after ``idle_seconds``.
     """
 
     def __init__(
@@ -78,6 +79,9 @@ class Forwarder:
 
     def accept(self, client: Side) -> None:
         """Join ``client``, which has just connected, to the control plane."""
+        if len(self._clients) >= 2 * self._max_connections:
+            client.close()
+            return
         if len(self._clients) >= self._max_connections:
             self._clients[client] = None
             _refuse(

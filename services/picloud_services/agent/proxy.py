@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
@@ -22,6 +23,9 @@ MAX_CONNECTIONS = 256
 HEAD_SECONDS = 30.0
 CONNECT_SECONDS = 15.0
 IDLE_SECONDS = 3600.0
+LOOKUPS = 4  # of names at once: each waits in a thread, for long if a server does not answer
+
+_Address = tuple[socket.AddressFamily, str]
 
 
 class Proxy:
@@ -33,6 +37,8 @@ class Proxy:
         self._idle_seconds = idle_seconds
         self._accepting: asyncio.Task[None] | None = None
         self._clients: dict[_Client, asyncio.Task[None] | None] = {}
+        # Its own: names that nobody answers for must not hold up other containers, or their results.
+        self._lookups = ThreadPoolExecutor(LOOKUPS, "proxy-lookup")
         self._sweeper: asyncio.TimerHandle | None = None
         self._past = (0, 0)  # traffic of connections that are closed
 
@@ -62,6 +68,7 @@ class Proxy:
         for client in list(self._clients):
             client.close()
         self._listener.close()
+        self._lookups.shutdown(wait=False, cancel_futures=True)
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -84,7 +91,7 @@ class Proxy:
         try:
             async with asyncio.timeout(HEAD_SECONDS):
                 head = read_head(await client.head)
-            server = await _connect(head)
+            server = await _connect(head, await self._look_up(head))
         except HeadError as error:
             client.answer("400 Bad Request", str(error))
         except TimeoutError:
@@ -98,6 +105,20 @@ class Proxy:
         finally:
             if client in self._clients:
                 self._clients[client] = None
+
+    async def _look_up(self, head: ProxyHead) -> list[_Address]:
+        """Return what the host's name stands for.
+
+        Raises:
+            HeadError: it is no name.
+            OSError: nobody knows it.
+        """
+        look = partial(socket.getaddrinfo, head.host, head.port, type=socket.SOCK_STREAM)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._lookups, look)
+        except UnicodeError as error:
+            raise HeadError(f"{head.host!r} is not the name of a host") from error
+        return [(family, str(address[0])) for family, _, _, _, address in found]
 
     def _forget(self, client: Side) -> None:
         assert isinstance(client, _Client)
@@ -124,17 +145,13 @@ class _RefusedError(Exception):
     """An address that a job must not reach; the text says why."""
 
 
-async def _connect(head: ProxyHead) -> Side:
+async def _connect(head: ProxyHead, found: list[_Address]) -> Side:
     """Return a connected side to the first address of the host that answers."""
     loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(head.host, head.port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise HeadError(f"{head.host!r} is not the name of a host") from error
     refused = ""
     problem: OSError | None = None
-    for family, _, _, _, address in found:
-        why = refusal(str(address[0]).partition("%")[0])
+    for family, address in found:
+        why = refusal(address.partition("%")[0])
         if why:
             refused = why
             continue
@@ -142,7 +159,7 @@ async def _connect(head: ProxyHead) -> Side:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await loop.create_connection(
-                    partial(_itself, side), str(address[0]), head.port, family=family
+                    partial(_itself, side), address, head.port, family=family
                 )
         except OSError as error:  # a time-out too
             problem = error

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 KEPT_FUNCTIONS = 16  # the last sent: surely among the 64 by use that the runner keeps
 RECONNECT_TRIES = 20
 RECONNECT_SECONDS = 0.05
+CALM_SECONDS = 5.0  # a link that held so long was no failure; and the longest wait for the next
 ACK_SECONDS = 0.02  # one acknowledgement for many short jobs; a chunk takes it along sooner
 
 
@@ -64,6 +65,8 @@ class SupervisorClient:
         self._ack_timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_leaving = False
+        self._connected_at = 0.0  # loop time
+        self._failures = 0  # links in a row that broke soon
 
     # ------------------------------------------------------------------------------ the connection
     def connect(self, process: Process) -> None:
@@ -74,6 +77,9 @@ class SupervisorClient:
     async def _connect(self) -> None:
         """Connect, again and again while the process is there."""
         loop = asyncio.get_running_loop()
+        if self._failures > 1:  # one that is refused would be so for ever
+            wait_seconds = RECONNECT_SECONDS * 2 ** min(self._failures, 10)
+            await asyncio.sleep(min(wait_seconds, CALM_SECONDS))
         path = f"{self.order.folder}/supervisor.sock"
         for _ in range(RECONNECT_TRIES):
             try:
@@ -84,6 +90,7 @@ class SupervisorClient:
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
             self._link = link
+            self._connected_at = loop.time()
             self._functions.clear()
             link.send(hello("agent"))
             return
@@ -96,6 +103,7 @@ class SupervisorClient:
     def _on_first_frame(self, data: bytes, _body: bytes) -> None:
         header = decode_header(data)
         if words := refusal(header):
+            words = str(header.get("message") or words)  # its own, if it refuses us
             log.error("container %s cannot be used: %s", self.container, words)
             assert self._link is not None
             self._link.abort()
@@ -109,6 +117,8 @@ class SupervisorClient:
     def _on_lost(self, _link: FrameLink) -> None:
         self._link = None
         self._is_open = False
+        calm = asyncio.get_running_loop().time() - self._connected_at > CALM_SECONDS
+        self._failures = 0 if calm else self._failures + 1
         if not self._is_leaving:
             self._task = asyncio.create_task(self._connect())
 
