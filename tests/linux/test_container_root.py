@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from picloud_services.agent import overlay
+from picloud_services.agent import overlay, root_stage
+from picloud_services.agent.binds import Bind, Layer
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.mounts import parse_mountinfo
 from picloud_services.agent.uids import POOL_FIRST
@@ -204,3 +205,30 @@ def test_start_when_a_link_is_on_the_way_to_a_volume_then_root_makes_nothing_beh
     made = (str(base / "users"), "/shared/new/inside", "ro")  # with the rights of the user
     lab.run("", volumes=(*volumes, made), **nobody)
     assert (base / "shared" / "new" / "inside").stat().st_uid == 65_534
+
+
+def test_start_when_a_disk_is_mounted_in_the_folder_then_it_is_seen(
+    lab: Lab, place: list[Path]
+) -> None:
+    base = Path(tempfile.mkdtemp(prefix="work-", dir="/home"))
+    place.append(base)
+    base.chmod(0o755)
+    (base / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", str(base / "disk")]
+    subprocess.run(mount, check=True, timeout=10)
+    try:
+        (base / "disk" / "data").write_text("x")
+        code = "import json; print(json.dumps(open('disk/data').read()))"
+        assert lab.run(code, folder=str(base)).words == "x"
+    finally:
+        subprocess.run(["umount", str(base / "disk")], check=True, timeout=10)
+
+
+def test_open_when_a_disk_of_the_machine_has_gone_meanwhile_then_it_is_left_out(
+    tmp_path: Path,
+) -> None:
+    gone = str(tmp_path / "gone")
+    layer = Layer(str(tmp_path))
+    assert root_stage._open(Bind(gone, gone, base=True), layer, 0, None, None) is None
+    with pytest.raises(FileNotFoundError):
+        root_stage._open(Bind(gone, gone), layer, 0, None, None)

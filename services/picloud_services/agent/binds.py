@@ -1,21 +1,23 @@
 """What a container shows of this machine's files: the plan, made before anything is mounted.
 
-Pure but for `HostFiles`, which answers questions about the host's paths. The base is the host's
+Pure but for `host_files`, which answers questions about the host's paths. The base is the host's
 own ``/``, read-only for a job; people's folders and everything changing is hidden; then what the
 job needs comes back at its own path: its Python, its folder, its volumes.
 """
 
-import errno
-import os
 import posixpath
-import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from picloud_services.agent.container import ContainerError, ContainerRequest
-from picloud_services.agent.mounts import LOCAL_TYPES, Mount, is_under, is_under_any, outermost
-from picloud_services.base.user_rights import Rights, file_rights
+from picloud_services.agent.host_files import HostFiles
+from picloud_services.agent.mounts import (
+    KERNEL_TYPES,
+    LOCAL_TYPES,
+    is_under,
+    is_under_any,
+    outermost,
+)
 
 HOME = "/home/picloud"
 RUN = "/run/picloud"
@@ -47,6 +49,7 @@ class Bind:
     """``source`` of the host at ``target``. ``mapped``: the submitter's files belong to the job.
 
     ``asked``: the submitter named it, so it is shown only as far as they may read it themselves.
+    ``base``: a disk of the machine; it is left out where it is not there any more.
     """
 
     target: str
@@ -55,6 +58,7 @@ class Bind:
     mapped: bool = False
     recursive: bool = False
     asked: bool = False
+    base: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,56 +93,6 @@ class Layer:
     def at(self, name: str) -> str:
         """Return the path of the part ``name``; `overlay.prepare` makes them all."""
         return f"{self.folder}/{name}"
-
-
-class HostFiles:
-    """Answers about paths of this host; a test gives another one."""
-
-    def __init__(self, mounts: Sequence[Mount], submitter: Rights | None = None) -> None:
-        self.mounts = mounts
-        self._submitter = submitter
-        self._real: dict[str, str] = {}
-
-    def as_submitter(self) -> AbstractContextManager[None]:
-        """While inside: the answers are those that the submitter would get."""
-        self._real.clear()
-        return file_rights(self._submitter)
-
-    def real(self, path: str) -> str:
-        """Return ``path`` without symbolic links; parts that do not exist are kept as they are."""
-        found = self._real.get(path)
-        if found is None:
-            found = self._real[path] = os.path.realpath(path)
-        return found
-
-    def top(self) -> list[tuple[str, str | None]]:
-        """Return (path, text of the link or None) of each folder and link in ``/``."""
-        with os.scandir("/") as entries:
-            return sorted(
-                (entry.path, os.readlink(entry.path) if entry.is_symlink() else None)
-                for entry in entries
-                if entry.is_dir() or entry.is_symlink()
-            )
-
-    def link(self, path: str) -> str | None:
-        """Return the text of the symbolic link ``path``, None if it is none."""
-        try:
-            return os.readlink(path)
-        except OSError as exc:
-            if exc.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
-                return None
-            raise
-
-    def exists(self, path: str) -> bool:
-        """Say whether there is something at ``path``."""
-        return os.path.exists(path)
-
-    def is_open(self, path: str, uid: int) -> bool:
-        """Say whether ``uid`` may enter the folder, or read the file, by its plain permissions."""
-        found = os.stat(path)
-        needed = 0o5 if stat.S_ISDIR(found.st_mode) else 0o4
-        shift = 6 if found.st_uid == uid else 0
-        return found.st_mode >> shift & needed == needed
 
 
 class Planner:
@@ -191,6 +145,8 @@ class Planner:
 
     def _base(self) -> None:
         kernel = [*KERNEL, *self._masks]
+        # What is mounted inside the service's own folders would come to light above what hides them.
+        without = [*kernel, *self._hidden] if self._own_mounts else kernel
         if self._own_mounts:
             targets = {m.target for m in self._host.mounts if m.type in LOCAL_TYPES} - {"/"}
             entries: Iterable[tuple[str, str | None]] = [(t, None) for t in targets]
@@ -199,8 +155,10 @@ class Planner:
         for path, text in entries:
             if text is not None:
                 self._add(Link(path, text))
-            elif not is_under_any(path, kernel):
-                self._add(Bind(path, path, recursive=not self._own_mounts))
+            elif not is_under_any(path, without):
+                self._add(
+                    Bind(path, path, recursive=not self._own_mounts, base=self._own_mounts)
+                )
         for path in self._masks:
             self._add(Hide(path))
         for path in SHOWN_OF_SYS:
@@ -216,12 +174,15 @@ class Planner:
 
     def _folder(self) -> None:
         folder = self._request.spec.folder
-        if not folder or is_under_any(folder, KERNEL) or folder in UNSHOWN:
+        if not folder:
+            return
+        target = self._host.real(folder)
+        if is_under_any(target, KERNEL) or target in map(self._host.real, UNSHOWN):
+            self._links((folder,))
             return
         self._need(folder)
         self._check_not_ours(folder)
         self._links((folder,))
-        target = self._host.real(folder)
         self._uncover(target)
         within = {mount.target for mount in self._host.mounts if is_under(mount.target, target)}
         if within - {target} and not self._own_mounts:
@@ -236,6 +197,22 @@ class Planner:
         for path in [p for p, step in self._steps.items() if _repeats(step, target)]:
             if path not in within:
                 del self._steps[path]
+        self._mounts_within(target)
+
+    def _mounts_within(self, folder: str) -> None:
+        """Show what is mounted inside ``folder``, which an overlay on it does not hold."""
+        types = {mount.target: mount.type for mount in self._host.mounts}  # the uppermost
+        for path, kind in types.items():
+            if (
+                path not in self._steps
+                and path != folder
+                and is_under(path, folder)
+                and not self._is_hidden(path)
+                and not is_under_any(path, self._hidden)
+                and kind not in KERNEL_TYPES
+                and self._host.may_read(path)
+            ):
+                self._add(Bind(path, path, asked=True))
 
     def _own(self) -> None:
         """What belongs to this container alone."""
@@ -300,6 +277,9 @@ class Planner:
         for folder in _ancestors(path):
             if not self._is_hidden(folder) and not self._host.is_open(folder, self._uid):
                 self._add(Hide(folder))
+                # Disks that are mounted in it were closed as it is.
+                for below in [p for p, s in self._steps.items() if _is_base_in(s, folder)]:
+                    del self._steps[below]
                 break
         return not self._host.is_open(path, self._uid)
 
@@ -347,6 +327,10 @@ def _repeats(step: Step, folder: str) -> bool:
     return isinstance(step, Link) or (
         isinstance(step, Bind) and step.source == step.target and not step.writable
     )
+
+
+def _is_base_in(step: Step, folder: str) -> bool:
+    return isinstance(step, Bind) and step.base and is_under(step.target, folder)
 
 
 def _ancestors(path: str) -> Iterator[str]:

@@ -18,13 +18,13 @@ from picloud_services.agent import cgroup, overlay, root_stage, seccomp
 from picloud_services.agent.binds import (
     HOME,
     RUN,
-    HostFiles,
     Layer,
     Planner,
     Step,
 )
 from picloud_services.agent.bubblewrap_arguments import isolation, layout, packed, seal
 from picloud_services.agent.container import ContainerError, ContainerRequest, RunningContainer
+from picloud_services.agent.host_files import HostFiles
 from picloud_services.agent.job_environment import job_environment
 from picloud_services.agent.mounts import parse_mountinfo
 from picloud_services.agent.process_table import read_process

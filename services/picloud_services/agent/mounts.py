@@ -24,6 +24,32 @@ LOCAL_TYPES = frozenset(
         "zfs",
     }
 )
+# The kernel's own words in the form of files; no file system of anybody.
+KERNEL_TYPES = frozenset(
+    {
+        "autofs",
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "devtmpfs",
+        "efivarfs",
+        "fusectl",
+        "hugetlbfs",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "rpc_pipefs",
+        "securityfs",
+        "selinuxfs",
+        "sysfs",
+        "tracefs",
+    }
+)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 

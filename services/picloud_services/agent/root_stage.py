@@ -104,13 +104,17 @@ def _open(
             raise PermissionError(
                 1, "this kernel cannot map its owner to the job's", step.source
             )
-        with _source(step, submitter) as source:
-            return syscalls.clone_mount(
-                source,
-                read_only=not step.writable,
-                recursive=step.recursive and mapped is None,
-                user_namespace=mapped,
-            )
+        try:
+            with _source(step, submitter) as source:
+                return syscalls.clone_mount(
+                    source,
+                    read_only=not step.writable,
+                    recursive=step.recursive and mapped is None,
+                    user_namespace=mapped,
+                )
+        except FileNotFoundError:
+            if not step.base:  # else it was unmounted after the plan was made
+                raise
     return None
 
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picloud_jupyter.protocol.jobs import HostPython, SandboxSpec
-from picloud_services.agent.binds import Bind, Hide, HostFiles, Link, Overlay, Planner, Step
+from picloud_services.agent.binds import Bind, Hide, Link, Overlay, Planner, Step
 from picloud_services.agent.container import ContainerError, ContainerRequest
+from picloud_services.agent.host_files import HostFiles
 from picloud_services.agent.mounts import Mount, is_under
 
 POOL = 2_000_000_001
@@ -31,11 +32,12 @@ TOP = [
 class Machine(HostFiles):
     """Everything exists; links and closed folders are given."""
 
-    def __init__(self, mounts=(), links=None, closed=(), missing=()) -> None:
+    def __init__(self, mounts=(), links=None, closed=(), missing=(), unreadable=()) -> None:
         super().__init__([Mount("/", "/", "ext4", ("rw",)), *mounts])
         self._links = links or {}
         self._closed = set(closed)
         self._missing = set(missing)
+        self._unreadable = set(unreadable)
 
     def real(self, path: str) -> str:
         for link, text in self._links.items():
@@ -55,6 +57,9 @@ class Machine(HostFiles):
 
     def exists(self, path: str) -> bool:
         return path not in self._missing
+
+    def may_read(self, path: str) -> bool:
+        return path not in self._unreadable
 
     def is_open(self, path: str, uid: int) -> bool:
         return path not in self._closed
@@ -154,8 +159,12 @@ def test_plan_when_there_is_a_folder_then_it_is_an_overlay_that_holds_its_enviro
 def test_plan_when_the_folder_holds_what_is_the_container_s_own_then_it_is_not_shown(
     folder: str,
 ) -> None:
-    found = plan(Machine(), request(folder=folder))
-    assert not any(isinstance(step, Overlay) for step in found.values())
+    links = {"/home/ann/link": folder, "/var/run": "/run"}
+    for name in (folder, "/home/ann/link", "/var/run"):
+        found = plan(Machine(links=links), request(folder=name))
+        assert not any(isinstance(step, Overlay) for step in found.values())
+    found = plan(Machine(links=links), request(folder="/home/ann/link"))
+    assert found["/home/ann/link"] == Link("/home/ann/link", folder)
 
 
 def test_plan_when_the_folder_is_etc_then_owners_are_not_mapped() -> None:
@@ -173,6 +182,44 @@ def test_plan_when_a_disk_is_mounted_in_the_folder_then_it_is_kept_or_all_is_rea
     assert isinstance(root["/data/disk"], Bind)
     user = plan(machine, request(uid=1000, folder="/data"), root=False)
     assert user["/data"] == Bind("/data", "/data", recursive=True, asked=True)
+
+
+def test_plan_when_other_file_systems_are_mounted_in_the_folder_then_those_are_shown_too() -> (
+    None
+):
+    mounts = [
+        Mount("/home/ann/disk", "/", "ext4", ("rw",)),
+        Mount("/home/ann/net", "/", "nfs4", ("rw",)),
+        Mount("/home/ann/chroot/proc", "/", "proc", ("rw",)),
+        Mount("/home/ann/bobs", "/", "fuse.sshfs", ("rw",)),
+        Mount("/srv/state/blobs", "/", "xfs", ("rw",)),
+        Mount("/var/log/net", "/", "nfs4", ("rw",)),
+    ]
+    machine = Machine(mounts, unreadable=["/home/ann/bobs"])
+    found = plan(machine, request(uid=1000, folder="/home/ann"))
+    for path in ("/home/ann/disk", "/home/ann/net"):
+        assert found[path] == Bind(path, path, asked=True)
+    assert "/home/ann/chroot/proc" not in found
+    assert "/home/ann/bobs" not in found
+    assert "/srv/state/blobs" not in plan(machine, request(uid=1000, folder="/srv"))
+    assert "/var/log/net" not in plan(machine, request(uid=1000, folder="/var"))
+
+
+def test_plan_when_a_disk_is_mounted_in_the_service_s_folder_then_it_is_not_shown() -> None:
+    machine = Machine([Mount("/data/state/blobs", "/", "xfs", ("rw",))])
+    asked = dataclasses.replace(request(uid=1000), hidden=("/data/state",))
+    found = plan(machine, asked)
+    assert found["/data/state"] == Hide("/data/state")
+    assert "/data/state/blobs" not in found
+
+
+def test_plan_when_a_closed_folder_is_opened_up_then_other_disks_in_it_stay_closed() -> None:
+    mounts = [Mount(f"/opt/lab/{name}", "/", "xfs", ("rw",)) for name in ("env", "secret")]
+    machine = Machine(mounts, closed=["/opt/lab"])
+    found = plan(machine, request(host_python=environment("/opt/lab/env/1")))
+    assert found["/opt/lab"] == Hide("/opt/lab")
+    assert isinstance(found["/opt/lab/env/1"], Bind)
+    assert "/opt/lab/secret" not in found
 
 
 def test_plan_when_the_folder_is_on_a_network_disk_then_only_it_is_shown() -> None:
