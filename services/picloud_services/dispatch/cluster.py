@@ -195,10 +195,15 @@ class Cluster:
         """Forget a lease; a slot without any gives its resources back."""
         self.leases.pop(lease.lease, None)
         slot = lease.slot
+        ran = slot.leases[:1] == [lease]  # the others wait behind it
         if lease in slot.leases:
             slot.leases.remove(lease)
         if slot.leases:
-            slot.leases[0].progress_at = now
+            if ran:
+                slot.leases[0].progress_at = now
+                if slot.blocked:
+                    self.unblock_all(slot)
+                    self.hold(slot)
             return
         self.unblock_all(slot)
         self.let_go(slot)

@@ -292,7 +292,8 @@ class Dispatcher:
         try:
             yield
         finally:
-            self._cluster.unblock(slot)
+            if held.lease in self._cluster.leases:  # else the slot is another job's
+                self._cluster.unblock(slot)
 
     # ------------------------------------------------------------------------- events of the engine
     def _on_event(self, event: EngineEvent) -> None:
