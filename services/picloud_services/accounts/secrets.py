@@ -18,6 +18,7 @@ from picloud_services.base.filesystem import sync_folder
 
 T = TypeVar("T")
 MAX_SECRETS = 1_000  # of one user
+MAX_CHARACTERS = 2 * 1024**2  # of all values of one user: each change writes them all
 # What backup programs leave out (https://bford.info/cachedir/): tar, borg, restic and others.
 _NO_BACKUP = "Signature: 8a477f597d28d172789f06886806bc55\n# Secrets of picloud-jupyter: set them again.\n"
 
@@ -71,7 +72,7 @@ class SecretStore:
 
         Raises:
             OSError: the disk refused; nothing has changed.
-            ValueError: the user has too many.
+            ValueError: the user has too many, or they are too long together.
         """
         return await self._to_its_end(self._set(user_id, name, value))
 
@@ -80,6 +81,12 @@ class SecretStore:
             kept = self._of(user_id)
             if name not in kept.secrets and len(kept.secrets) >= MAX_SECRETS:
                 raise ValueError(f"there are {MAX_SECRETS} secrets already; delete one first")
+            others = (kept.secrets[other].value for other in kept.secrets if other != name)
+            if sum(map(len, others)) + len(value) > MAX_CHARACTERS:
+                raise ValueError(
+                    f"your secrets would have more than {MAX_CHARACTERS} characters together; delete "
+                    "some, and keep data in files"
+                )
             version = kept.last_version + 1
             line = SecretLine(name, version, self._now_at())
             secrets = {**kept.secrets, name: _Secret(line, value)}

@@ -52,6 +52,17 @@ async def test_versions_when_a_secret_is_set_or_deleted_then_none_comes_twice(ho
     assert load(home).versions(ANN, ["A"]) == (3,)
 
 
+async def test_set_when_all_are_too_long_together_then_refused_and_kept(home, monkeypatch):
+    monkeypatch.setattr(secrets, "MAX_CHARACTERS", 10)
+    store = load(home)
+    await store.set(ANN, "A", "x" * 6)
+    await store.set(BOB, "A", "x" * 6)
+    with pytest.raises(ValueError, match="more than 10 characters"):
+        await store.set(ANN, "B", "x" * 5)
+    await store.set(ANN, "A", "x" * 10)  # in the place of the other
+    assert [line.name for line in store.lines(ANN)] == ["A"]
+
+
 async def test_set_when_its_client_goes_then_the_next_waits_and_both_are_kept(
     home, monkeypatch
 ):
