@@ -113,7 +113,10 @@ class ControlPlane:
         """End soon. With ``kill_jobs`` the agent ends too, and with it what runs."""
         self._kill_jobs, self._purge = kill_jobs, purge
         if kill_jobs:
-            write_atomically(self._settings.paths.intent, b"down\n")
+            try:
+                write_atomically(self._settings.paths.intent, b"down\n")
+            except OSError as exc:  # a full disk must not keep the service up
+                _log.warning("%s cannot be written: %s", self._settings.paths.intent, exc)
         # The answer to the request that asked for it goes out first.
         asyncio.get_running_loop().call_later(0.05, self._stopping.set)
 
