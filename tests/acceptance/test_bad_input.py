@@ -3,6 +3,7 @@
 import ctypes
 import operator
 import os
+import subprocess
 import sys
 import time
 
@@ -20,6 +21,20 @@ def end(jid, timeout=30):
     with pytest.raises(cloud.CloudException) as caught:
         cloud.result(jid, timeout=timeout)
     return cloud.status(jid), caught.value.reason, str(caught.value)
+
+
+def processes_with(word):
+    """Return the processes of this machine whose command line has ``word`` in it."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as f:
+                    if word in f.read():
+                        found.append(name)
+            except OSError:
+                pass
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -180,19 +195,17 @@ def test_ignoring_sigterm_and_daemons_does_not_outlive_a_kill(service):
         time.sleep(600)
 
     jid = cloud.call(stubborn)
-
-    def daemons():
-        found = []
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                try:
-                    with open(f"/proc/{name}/cmdline", "rb") as f:
-                        if b"987654" in f.read():
-                            found.append(name)
-                except OSError:
-                    pass
-        return found
-
-    eventually(daemons)
+    eventually(lambda: processes_with(b"987654"))
     cloud.kill(jid)
-    eventually(lambda: not daemons(), seconds=3)
+    eventually(lambda: not processes_with(b"987654"), seconds=3)
+
+
+def test_what_a_job_put_into_the_background_does_not_outlive_it():
+    mark = str(900_000 + os.getpid())
+    line = f"setsid sleep {mark} >/dev/null 2>&1 & echo begun"
+
+    def leave(line):
+        return subprocess.check_output(line, shell=True)
+
+    assert cloud.result(cloud.call(leave, line), timeout=30) == b"begun\n"
+    eventually(lambda: not processes_with(mark.encode()), seconds=10)

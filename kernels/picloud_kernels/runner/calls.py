@@ -28,6 +28,7 @@ from picloud_kernels.runner.reset import (
     Baseline,
     count_leftover_children,
     count_leftover_threads,
+    sibling_pids,
 )
 from picloud_kernels.runner.result_file import ResultFile
 from picloud_kernels.runner.startup import RunnerConfig
@@ -85,6 +86,8 @@ class CallRunner:
         self._api_socket = os.path.join(config.run_dir, SOCKET_NAME)
         self._pid = os.getpid()
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._siblings = sibling_pids()
+        self._had_children = False  # in this chunk: they may have left some of their own
 
     def adopt_secrets(self, secrets: dict[str, str]) -> None:
         """Give this chunk's jobs their secrets; before its function is loaded, which may need them.
@@ -222,16 +225,25 @@ class CallRunner:
         """Return the CPU seconds with those of child processes that were waited for since."""
         before, now = self._children, resource.getrusage(resource.RUSAGE_CHILDREN)
         self._children = now
+        self._had_children |= now != before
         return (
             user + now.ru_utime - before.ru_utime,
             system + now.ru_stime - before.ru_stime,
         )
 
     def _end_frame(self, lease: str) -> bytes:
-        threads, children = count_leftover_threads(), count_leftover_children()
+        threads, children = count_leftover_threads(), self._count_leftover_processes()
         spent = b',"spent":%d' % self._wire.take_all_tokens() if self._written.is_spent else b""
         figures = (lease.encode(), self._wire.rss_bytes(), threads, children, spent)
         return pack_raw(_END % figures)
+
+    def _count_leftover_processes(self) -> int:
+        """Children, and orphans: what was put into the background is nobody's child any more."""
+        children = count_leftover_children()
+        if children or not self._had_children:
+            return children
+        self._had_children = False
+        return len(sibling_pids() - self._siblings)
 
     def _end_forked_child(self) -> None:
         """End a process that the element forked and that came back here: its parent reports."""

@@ -155,12 +155,18 @@ def count_leftover_children() -> int:
     return max(len(child_pids()), 1)
 
 
-def child_pids() -> list[int]:
+def sibling_pids() -> frozenset[int]:
+    """Return the children of our parent, who is given our orphans too: ours alone, in each kind."""
+    parent = os.getppid()
+    return frozenset(child_pids(str(parent))) if parent else frozenset()
+
+
+def child_pids(pid: str = "self") -> list[int]:
     """Return the child processes of all threads, ended ones that nobody waited for included."""
     found: list[int] = []
-    for task in os.listdir("/proc/self/task"):
+    for task in os.listdir(f"/proc/{pid}/task"):
         try:
-            with open(f"/proc/self/task/{task}/children", "rb") as file:
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
                 found += map(int, file.read().split())
         except FileNotFoundError:  # a thread that ended meanwhile: its children are another's
             continue
