@@ -1,6 +1,8 @@
 """What root's own containers need: environments in closed folders, files with root's owners."""
 
 import contextlib
+import dataclasses
+import errno
 import os
 import shutil
 import stat
@@ -14,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from picloud_services.agent import overlay, root_stage
+from picloud_jupyter.protocol.jobs import ContainerKind
+from picloud_services.agent import cgroup, overlay, root_stage
 from picloud_services.agent.binds import Bind, Layer
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.mounts import parse_mountinfo
@@ -232,3 +235,39 @@ def test_open_when_a_disk_of_the_machine_has_gone_meanwhile_then_it_is_left_out(
     assert root_stage._open(Bind(gone, gone, base=True), layer, 0, None, None) is None
     with pytest.raises(FileNotFoundError):
         root_stage._open(Bind(gone, gone), layer, 0, None, None)
+
+
+def test_start_when_the_user_has_no_account_any_more_then_the_error_says_so(lab: Lab) -> None:
+    with pytest.raises(ContainerError, match="54320 has no account"):
+        lab.run("", request={"host_uid": 54_320}, user_id=54_320)
+
+
+@pytest.mark.parametrize("kind", [ContainerKind.ROOT, ContainerKind.PLAIN])
+def test_start_when_what_failed_cannot_be_cleaned_yet_then_the_first_reason_is_told(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: ContainerKind
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "a process of it sleeps on a disk")
+
+    monkeypatch.setattr(cgroup, "remove", busy)
+    python = dataclasses.replace(describe_python("/usr/bin/python3"), executable="/nowhere")
+    other = dataclasses.replace(lab, kind=kind)
+    with pytest.raises(ContainerError, match="/nowhere") as raised:
+        other.run("", host_python=python)
+    assert raised.value.reason == "env_missing"
+
+
+def test_start_when_the_first_process_has_ended_already_then_its_own_words_tell_why(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter, entered = cgroup.enter, []
+
+    def late(group: tuple[str, ...], pid: int = 0) -> None:
+        entered.append(pid)
+        if len(entered) == 2:
+            raise ProcessLookupError(errno.ESRCH, "No such process")
+        enter(group, pid)
+
+    monkeypatch.setattr(cgroup, "enter", late)
+    assert lab.run("import sys; sys.exit('what was said')").err == "what was said\n"
+    assert len(entered) == 2

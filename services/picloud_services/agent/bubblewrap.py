@@ -51,7 +51,8 @@ class BubblewrapContainer:
         """Start the runner in a new container; returns when its first process exists.
 
         Raises:
-            ContainerError: it could not be made; nothing is left behind.
+            ContainerError: it could not be made; nothing is left behind but what `clean` may
+                have to be called for again.
         """
         who = identity(request.host_uid)
         if who.uid == 0:
@@ -73,9 +74,10 @@ class BubblewrapContainer:
             os.write(gate, b"1")
         except (OSError, ContainerError) as exc:
             if pid:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            self.clean(request, None)
+                _end(pid)  # one that hangs in a dead disk for longer is left to whoever cleans
+                os.waitpid(pid, os.WNOHANG)
+            with contextlib.suppress(OSError):  # the same: `exc` is what matters
+                self.clean(request, None)
             raise failure(exc) if isinstance(exc, OSError) else exc from exc
         finally:
             for file in (report, report_fd, gate_fd, gate):
@@ -141,7 +143,10 @@ class BubblewrapContainer:
             with contextlib.suppress(ProcessLookupError):  # then the report says why
                 cgroup.enter(group, pid)
         init_pid = _first_process(report, request.stderr_fd)
-        cgroup.enter(group, init_pid)
+        with contextlib.suppress(
+            ProcessLookupError
+        ):  # then bwrap said why, as of a runner's end
+            cgroup.enter(group, init_pid)
         return group, init_pid
 
     def _become(

@@ -55,12 +55,10 @@ class PlainProcess:
                 limits = cgroup.CgroupLimits(spec.memory_bytes, spec.cpu_cores, spec.pids)
                 group = cgroup.create(self._tree, request.container, limits)
             pid = self._launch(request, group)
-        except OSError as exc:
-            self.clean(request, None)
-            raise failure(exc) from exc
-        except ContainerError:
-            self.clean(request, None)
-            raise
+        except (OSError, ContainerError) as exc:
+            with contextlib.suppress(OSError):  # it is cleaned again; `exc` is what matters
+                self.clean(request, None)
+            raise failure(exc) if isinstance(exc, OSError) else exc from exc
         return RunningContainer(pid=pid, init_pid=pid, cgroups=group, mounts=())
 
     def inside_paths(self, request: ContainerRequest) -> dict[str, str]:

@@ -5,6 +5,8 @@ import pwd
 import zlib
 from dataclasses import dataclass
 
+from picloud_services.agent.container import ContainerError
+
 # Above every range that distributions and systemd hand out, below what a signed 32-bit uid holds.
 POOL_FIRST = 2_000_000_000
 POOL_COUNT = 65_536
@@ -39,11 +41,17 @@ def identity(uid: int) -> Identity:
     """Return who runs as ``uid``: a user with their groups, or somebody of the pool with none.
 
     Raises:
-        KeyError: no such user.
+        ContainerError: there is no such user any more.
     """
     if uid == os.geteuid():
         return Identity(uid, os.getegid(), tuple(os.getgroups()))
     if uid >= POOL_FIRST:
         return Identity(uid, uid)
-    user = pwd.getpwuid(uid)
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        raise ContainerError(
+            f"uid {uid} has no account on this machine any more, so no job can run as it; "
+            "make the account again, then submit again"
+        ) from None
     return Identity(uid, user.pw_gid, tuple(os.getgrouplist(user.pw_name, user.pw_gid)))
