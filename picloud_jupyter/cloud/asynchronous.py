@@ -6,7 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from picloud_jupyter.cloud import results
-from picloud_jupyter.cloud.jid_ranges import is_single_jid, ordered_ranges, read_jids
+from picloud_jupyter.cloud.jid_ranges import (
+    JidRanges,
+    is_single_jid,
+    ordered_ranges,
+    read_jids,
+)
 from picloud_jupyter.cloud.session import Service, service
 from picloud_jupyter.cloud.waiting import Deadline, wait_finished
 from picloud_jupyter.cloud.watcher import forget, watch
@@ -30,7 +35,8 @@ def aresult(
     ranges = ordered_ranges(jids)  # refuses wrong ones now
     if is_single_jid(jids):
         return result_of(ranges[0][0], timeout, ignore_errors=ignore_errors)
-    return results_of(jids, timeout, ignore_errors=ignore_errors)
+    # not ``jids``, which an iterator gives once
+    return results_of(JidRanges.of_pairs(ranges), timeout, ignore_errors=ignore_errors)
 
 
 def result_of(
@@ -63,7 +69,7 @@ async def _result_of(of: Service, jid: int, deadline: Deadline, *, ignore_errors
 
 
 def results_of(
-    jids: Any,  # noqa: ANN401
+    jids: JidRanges,
     timeout: float | None = None,
     *,
     ignore_errors: bool = False,
@@ -74,7 +80,7 @@ def results_of(
 
 async def _results_of(
     of: Service,
-    jids: Any,  # noqa: ANN401
+    jids: JidRanges,
     deadline: Deadline,
     *,
     ignore_errors: bool,

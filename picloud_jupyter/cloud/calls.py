@@ -7,9 +7,9 @@ from typing import Any
 from picloud_jupyter.cloud.functions import Runnable, check_arguments
 from picloud_jupyter.cloud.handles import Jid
 from picloud_jupyter.cloud.keywords import Options, take_options
-from picloud_jupyter.cloud.session import Session, session, show_warnings
+from picloud_jupyter.cloud.session import Session, session
 from picloud_jupyter.cloud.settings import config
-from picloud_jupyter.cloud.submission import Submission, dump_checked_function, prepare
+from picloud_jupyter.cloud.submission import Submission, dump_checked_function, prepare, submit
 from picloud_jupyter.cloud.uploads import check_size, place
 from picloud_jupyter.cloud.watcher import run_callbacks
 from picloud_jupyter.protocol import routes
@@ -76,12 +76,6 @@ def send_call(current: Session, submission: Submission, arguments: Sequence[Buff
         CloudException: the control plane refused the job; the class says how.
     """
     reference, parts = place(current, arguments)
-    answer = current.client.send_frame(
-        "POST",
-        routes.CALLS,
-        submission.header("arguments", reference),
-        (*submission.function_parts, *parts),
-    )
-    if answer.get("warnings"):
-        show_warnings(answer["warnings"])
+    header = submission.header("arguments", reference)
+    answer = submit(current, routes.CALLS, header, (*submission.function_parts, *parts))
     return Jid(answer["jid"])

@@ -1,5 +1,6 @@
 """`cloud.Executor`: jobs behind the interface of concurrent.futures."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -41,6 +42,12 @@ class JobFuture(Future[Any]):
         self.is_ending = False  # its job was killed by `cancel_all`
         self._ending = threading.Lock()
 
+    def begin(self, jid: int) -> bool:
+        """Take the job that was made; return whether it must end, as this was cancelled meanwhile."""
+        with self._ending:
+            self.jid = jid
+            return self.cancelled()
+
     def running(self) -> bool:
         """Return whether the job runs now; asks the service."""
         if self.done() or self.jid is None:
@@ -55,13 +62,16 @@ class JobFuture(Future[Any]):
 
     def collect(self, _jid: int, outcome: Outcome | CloudException) -> None:
         """Take the outcome of the job."""
-        try:
-            if isinstance(outcome, CloudException):
-                self.set_exception(outcome)
-            else:
+        if isinstance(outcome, CloudException):
+            self.fail(outcome)
+        else:
+            with contextlib.suppress(InvalidStateError):  # it was cancelled meanwhile
                 self._settle(outcome)
-        except InvalidStateError:  # it was cancelled meanwhile
-            return
+
+    def fail(self, exc: BaseException) -> None:
+        """End with ``exc``, if there is no outcome yet."""
+        with contextlib.suppress(InvalidStateError):
+            self.set_exception(exc)
 
     def _settle(self, outcome: Outcome) -> None:
         if self.is_ending and outcome.status == Status.KILLED:
@@ -71,7 +81,7 @@ class JobFuture(Future[Any]):
             value = outcome.value()
         except JobError as exc:
             self.set_exception(original_of(exc))
-        except CloudException as exc:
+        except BaseException as exc:  # noqa: BLE001  # raised where the result is asked for
             self.set_exception(exc)
         else:
             self.set_result(value)
@@ -79,8 +89,17 @@ class JobFuture(Future[Any]):
     def cancel_here(self) -> None:
         """Become cancelled, if there is no outcome yet, and wake who waits."""
         with self._ending:  # the thread that collects may see the end at the same time
-            if not self.done() and super().cancel():
-                self.set_running_or_notify_cancel()
+            self._cancel()
+
+    def cancel_held_back(self) -> None:
+        """Become cancelled, if there is no job yet."""
+        with self._ending:  # another thread may make it at the same time
+            if self.jid is None:
+                self._cancel()
+
+    def _cancel(self) -> None:
+        if not self.done() and super().cancel():
+            self.set_running_or_notify_cancel()
 
 
 def original_of(error: JobError) -> BaseException:
@@ -106,8 +125,7 @@ def cancel_all(futures: Sequence[JobFuture], *, running: bool = False) -> None:
     All are of one executor. A job that begins at this very moment may be ended in its first steps.
     """
     for future in futures:
-        if future.jid is None:  # still held back
-            future.cancel_here()
+        future.cancel_held_back()
     by_jid = {future.jid: future for future in futures if future.jid and not future.done()}
     if not by_jid:
         return
@@ -180,14 +198,21 @@ class Executor(BaseExecutor):
         future = JobFuture(self._service)
         with self._lock:
             self._refuse_if_shut_down()
-            if self._max_workers is not None and self._under_way >= self._max_workers:
+            self._unfinished.add(future)
+            is_held_back = (
+                self._max_workers is not None and self._under_way >= self._max_workers
+            )
+            if is_held_back:
                 self._held_back.append((future, send))
-                self._unfinished.add(future)
-                return future
-            self._under_way += 1
+            else:
+                self._under_way += 1
+        future.add_done_callback(self._forget)
+        if is_held_back:
+            return future
         try:
             jid = self._service.run(send)
         except BaseException:
+            self._forget(future)
             self._start_next()
             raise
         self._watch([future], [jid])
@@ -235,12 +260,24 @@ class Executor(BaseExecutor):
     ) -> list[JobFuture]:
         """Return a future of ``fn(*element)`` for each of ``elements``; they are ``count``, if known."""
         if self._max_workers is not None:
-            return [self.submit(fn, *element) for element in elements]
+            return self._submit_each(fn, elements)
         with self._lock:
             self._refuse_if_shut_down()
         jids = self._service.run(submit_map, fn, elements, count, self.options)
         futures = [JobFuture(self._service) for _ in jids]
         self._watch(futures, list(map(int, jids)))
+        return futures
+
+    def _submit_each(
+        self, fn: Callable[..., Any], elements: Iterator[tuple[Any, ...]]
+    ) -> list[JobFuture]:
+        futures: list[JobFuture] = []
+        try:
+            for element in elements:
+                futures.append(self.submit(fn, *element))  # noqa: PERF401  # those made are needed
+        except BaseException:
+            cancel_all(futures, running=True)  # as `cloud.map` does: half of them help nobody
+            raise
         return futures
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
@@ -281,21 +318,26 @@ class Executor(BaseExecutor):
         waiting = dict(zip(jids, futures, strict=True))
         with self._lock:
             self._unfinished.update(futures)
-        for jid, future in waiting.items():
-            future.jid = int(jid)
+        late = [jid for jid, future in waiting.items() if future.begin(int(jid))]
+        for future in futures:
             future.add_done_callback(self._note_end)
 
         def on_end(jid: int, outcome: Outcome | CloudException) -> None:
             waiting.pop(jid).collect(jid, outcome)
 
         self._collector().watch(jids, on_end)
+        if late:
+            self._service.run(results.kill, late)
 
     def _collector(self) -> Collector:
         return self._service.run(collector)
 
-    def _note_end(self, future: Future[Any]) -> None:
+    def _forget(self, future: Future[Any]) -> None:
         with self._lock:
             self._unfinished.discard(future)
+
+    def _note_end(self, future: Future[Any]) -> None:
+        self._forget(future)
         if self._max_workers is not None:
             self._start_next()
 
@@ -313,7 +355,7 @@ class Executor(BaseExecutor):
             try:
                 jid = self._service.run(send)
             except Exception as exc:  # noqa: BLE001  # raised where the result is asked for
-                future.set_exception(exc)
+                future.fail(exc)
             else:
                 self._watch([future], [jid])
                 return

@@ -6,7 +6,7 @@ from typing import Any
 
 from picloud_jupyter.cloud.jid_ranges import read_jids
 from picloud_jupyter.cloud.outcomes import slices
-from picloud_jupyter.cloud.session import session
+from picloud_jupyter.cloud.session import service, session
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.displays import text_for_terminal
 from picloud_jupyter.protocol.errors import CloudException
@@ -24,14 +24,15 @@ class JobInfo(dict[str, Any]):
     def __init__(self, jid: int, fields: dict[str, Any]) -> None:
         super().__init__(fields)
         self._jid = jid
+        self._service = service()  # the one that was asked, not the one in use when it is read
 
     def __missing__(self, name: str) -> Any:  # noqa: ANN401
         if name not in _LOADED:
             raise KeyError(name)
         if name == "func_object":
-            self[name] = _load_function(self._jid)
+            self[name] = self._service.run(_load_function, self._jid)
         else:
-            self["args"], self["kwargs"] = _load_arguments(self._jid)
+            self["args"], self["kwargs"] = self._service.run(_load_arguments, self._jid)
         return self[name]
 
 

@@ -107,7 +107,7 @@ def describe(jids: JidRanges) -> str:
 
 
 def read_jids(value: object) -> list[JidRange]:
-    """Return the ranges of ``value``: an int, or an iterable of ints and ranges, in any order.
+    """Return the ranges of ``value``: an int, or an iterable of ints, ranges and what `map` returns, in any order.
 
     Raises:
         TypeError: something in it is no integer.
@@ -139,7 +139,7 @@ def ordered_ranges(value: object) -> list[JidRange]:
                 found[-1] = (found[-1][0], int(item))
             else:
                 found.append(_pair(int(item), int(item)))
-        elif isinstance(item, range) or is_single_jid(item):
+        elif isinstance(item, range | JidRanges) or is_single_jid(item):
             found.extend(ordered_ranges(item))
         else:
             raise TypeError(

@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cloudpickle
+
 from picloud_jupyter.serialize.imports import code_imports
 from picloud_jupyter.serialize.pickler import References
 
@@ -37,6 +39,7 @@ class _Kept:
 
     function: PickledFunction
     own_code: types.CodeType
+    defaults: tuple[object, ...] | None
     modules: frozenset[str]
     state: tuple[object, ...]
     globals: tuple[tuple[str, object], ...]
@@ -48,10 +51,15 @@ _ABSENT = object()
 
 def find(func: object, references: References) -> PickledFunction | None:
     """Return ``func`` as pickled before if that is still right, and add the modules it needs."""
-    if type(func) is not types.FunctionType:
+    if type(func) is not types.FunctionType or _whole_modules():
         return None
     kept = _kept.get(func)
-    if kept is None or kept.own_code is not func.__code__ or kept.state != _state(func):
+    if (
+        kept is None
+        or kept.own_code is not func.__code__
+        or kept.defaults is not func.__defaults__  # equal ones may differ: 1 and True
+        or kept.state != _state(func)
+    ):
         return None
     names = func.__globals__
     for name, value in kept.globals:
@@ -66,18 +74,30 @@ def keep(func: object, function: PickledFunction, references: References) -> Non
 
     ``references`` must hold what was mentioned by this function alone.
     """
-    if type(func) is not types.FunctionType or not _is_simple(func):
+    if type(func) is not types.FunctionType or not _is_simple(func) or _whole_modules():
         return
     names = func.__globals__
     used = {name: names.get(name, _ABSENT) for name in _global_names(func.__code__)}
-    if all(value is _ABSENT or isinstance(value, types.ModuleType) for value in used.values()):
+    if all(value is _ABSENT or _is_importable(value) for value in used.values()):
         _kept[func] = _Kept(
             function,
             func.__code__,
+            func.__defaults__,
             frozenset(references.modules.union(*map(code_imports, references.code))),
             _state(func),
             tuple(used.items()),
         )
+
+
+def _whole_modules() -> set[str]:
+    """The modules that the user wants to travel with all that is in them, as it is then."""
+    found: set[str] = cloudpickle.list_registry_pickle_by_value()
+    return found
+
+
+def _is_importable(value: object) -> bool:
+    """Whether it is a module that travels as its name: others go with all that is in them."""
+    return isinstance(value, types.ModuleType) and sys.modules.get(value.__name__) is value
 
 
 def _is_simple(func: types.FunctionType) -> bool:
@@ -92,7 +112,6 @@ def _is_simple(func: types.FunctionType) -> bool:
 def _state(func: types.FunctionType) -> tuple[object, ...]:
     """What is compared by value; ``len(sys.modules)``: cloudpickle looks for imported submodules."""
     return (
-        func.__defaults__,
         func.__kwdefaults__,
         len(func.__dict__),
         len(func.__annotations__),

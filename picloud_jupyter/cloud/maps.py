@@ -4,9 +4,10 @@ The map travels in parts of at most 1,000 elements; jobs of a part run as soon a
 the next one is still being pickled.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from itertools import zip_longest
 from typing import Any
 
@@ -14,14 +15,14 @@ from picloud_jupyter.cloud.functions import Runnable
 from picloud_jupyter.cloud.handles import Jids
 from picloud_jupyter.cloud.keywords import Options, take_options
 from picloud_jupyter.cloud.results import kill
-from picloud_jupyter.cloud.session import Session, session, show_warnings
+from picloud_jupyter.cloud.session import Session, session
 from picloud_jupyter.cloud.settings import config
-from picloud_jupyter.cloud.submission import dump_checked_function, prepare
+from picloud_jupyter.cloud.submission import dump_checked_function, prepare, submit
 from picloud_jupyter.cloud.uploads import check_size, upload
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import CloudException, QuotaExceeded
 from picloud_jupyter.protocol.frames import Buffer, encode_json, pack_records
-from picloud_jupyter.protocol.ids import JidRange, format_jids
+from picloud_jupyter.protocol.ids import JidRange, format_jids, merge_ranges
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, MAX_MAP_COUNT, MAX_PART_COUNT
 from picloud_jupyter.serialize.payload import dump_call
 from picloud_jupyter.serialize.pickler import References
@@ -44,7 +45,7 @@ def map(func: Callable[..., object], *iterables: Iterable[Any], **reserved: Any)
         QuotaExceeded: your quota of the disk is reached. Jobs that were made before go on, and are the
             ``jid`` of the exception.
         pickle.PicklingError, PayloadTooLarge, CloudException: as for `call`. Jobs that were made before
-            are killed.
+            are killed; not with a `_key`, which may be that of an earlier call.
     """
     if not callable(func):
         raise TypeError(f"the first argument must be callable, got {func!r}")
@@ -72,15 +73,9 @@ def submit_map(
         return Jids()
     current = session()
     submission = prepare(current, func, function, references, options)
-    answer = current.client.send_frame(
-        "POST",
-        routes.MAPS,
-        submission.header("count", encode_json(count)),
-        submission.function_parts,
-    )
-    if answer.get("warnings"):
-        show_warnings(answer["warnings"])
-    return _Sender(current, answer["map"]).send(first, parts)
+    header = submission.header("count", encode_json(count))
+    answer = submit(current, routes.MAPS, header, submission.function_parts)
+    return _Sender(current, answer["map"], is_keyed=options.key is not None).send(first, parts)
 
 
 def _count(iterables: Sequence[Iterable[Any]]) -> int | None:
@@ -100,9 +95,12 @@ def _count(iterables: Sequence[Iterable[Any]]) -> int | None:
 
 
 def _has_length(iterable: object) -> bool:
-    """Whether its length can be relied on: a progress bar tells the total that it was given."""
-    return isinstance(iterable, Sized) and (
-        isinstance(iterable, Set) or hasattr(type(iterable), "__getitem__")
+    """Whether its length is the number of its elements.
+
+    A progress bar tells the total that it was given, a table of pandas its rows while it gives its columns.
+    """
+    return isinstance(iterable, Sequence | Set | Mapping) or (
+        isinstance(iterable, Sized) and hasattr(iterable, "__array_interface__")
     )
 
 
@@ -113,7 +111,8 @@ def _too_many(count: str) -> str:
 class _Part:
     """Elements that travel together; ``large`` are those that are uploaded one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_index: int) -> None:
+        self.first_index = first_index
         self.records: list[Buffer] = []
         self.large: list[tuple[int, list[Buffer], int]] = []
         self.size_bytes = 0
@@ -121,10 +120,11 @@ class _Part:
 
     def add(self, arguments: list[Buffer], limit: int) -> bool:
         """Add one element; return whether the part is full."""
-        if len(arguments) == 1 and len(arguments[0]) <= INLINE_BYTES:
+        if len(arguments) == 1 and len(arguments[0]) <= min(INLINE_BYTES, limit):
             record = arguments[0]
         else:
-            size = check_size(arguments, limit, f"the arguments of element {len(self.records)}")
+            index = self.first_index + len(self.records)
+            size = check_size(arguments, limit, f"the arguments of element {index:,}")
             record = b"".join(arguments) if size <= INLINE_BYTES else b""
             if not record:
                 self.large.append((len(self.records), arguments, size))
@@ -142,14 +142,14 @@ def _parts(
 ) -> Iterator[_Part]:
     limit = config.max_transmit_data
     clock = time.monotonic
-    part = _Part()
+    part = _Part(0)
     for element in elements:
         arguments = dump_call(
             element, _NO_KEYWORDS, fast=fast, references=references, file_limit_bytes=limit
         )
         if part.add(arguments, limit) or clock() - part.begun_at > PART_SECONDS:
             yield part
-            part = _Part()
+            part = _Part(part.first_index + len(part.records))
     if part.records:
         yield part
 
@@ -157,9 +157,10 @@ def _parts(
 class _Sender:
     """Sends the parts of one map: while one is on its way the next one is pickled."""
 
-    def __init__(self, current: Session, map_id: int) -> None:
+    def __init__(self, current: Session, map_id: int, *, is_keyed: bool) -> None:
         self._session = current
         self._map = map_id
+        self._is_keyed = is_keyed
         self._sent = 0
         self._stored = 0
         self._parts = 0
@@ -176,8 +177,8 @@ class _Sender:
             return Jids.of_pairs(self._seal())
         except QuotaExceeded as exc:
             raise self._cut_short(exc) from exc
-        except BaseException:
-            self._abandon()
+        except BaseException as exc:
+            self._abandon(exc)
             raise
 
     def _send_part(self, part: _Part) -> None:
@@ -222,22 +223,34 @@ class _Sender:
         )
         return [(first, last) for first, last in answer["jids"]]
 
-    def _abandon(self) -> None:
-        """Half a map helps nobody: what was stored is ended, and the map closed."""
+    def _abandon(self, error: BaseException) -> None:
+        """Half a map helps nobody: what was stored is ended, and the map closed.
+
+        With a `_key` it may be the map of an earlier call, which is not this one's to end.
+        """
         self._finish_part()
-        if self._jids:
-            kill(Jids.of_pairs(self._jids))
-            self._seal(short=True)
+        if not self._jids:
+            return
+        if self._is_keyed:
+            error.add_note(
+                f"The jobs {format_jids(merge_ranges(self._jids))} of the map with this _key are not ended by that: kill them, or "
+                "repeat the call with the same elements and _key, within 10 minutes, to have the others too."
+            )
+            return
+        kill(Jids.of_pairs(self._jids))
+        self._seal(short=True)
 
     def _cut_short(self, refusal: QuotaExceeded) -> QuotaExceeded:
         """What a quota leaves of a map stays and runs: nothing that was done is lost."""
+        with contextlib.suppress(QuotaExceeded):  # the part under way may be refused, too
+            self._finish_part()
         self._seal(short=True)
         if not self._jids:
             return refusal
         stored = Jids.of_pairs(self._jids)
         return QuotaExceeded(
             f"{refusal.parameter} The first {self._stored:,} elements of the map are jobs "
-            f"{format_jids(self._jids)}, which go on; the others were not taken.",
+            f"{format_jids(merge_ranges(self._jids))}, which go on; the others were not taken.",
             stored,
             hint=refusal.hint,
             reason=refusal.reason,

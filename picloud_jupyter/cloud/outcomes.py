@@ -18,6 +18,7 @@ from picloud_jupyter.protocol.errors import (
     JobFailed,
     JobKilled,
     JobStalled,
+    NotFound,
 )
 from picloud_jupyter.protocol.frames import Buffer, FrameError, split_frame
 from picloud_jupyter.protocol.ids import JidRange
@@ -45,16 +46,28 @@ class Outcome:
     body: Buffer | None
     path: str | None = None
 
+    def fetch(self) -> None:
+        """Have the bytes here, where only their place is known.
+
+        Raises:
+            CloudException, OSError: they cannot be had now.
+        """
+        if self.body is None:
+            self.body = self._bytes()
+
     def value(self) -> Any:  # noqa: ANN401  # whatever the job returned
         """Return what the job returned.
 
         Raises:
             JobError: it did not end as done; see `error`.
+            NotFound: its result is not kept any more.
             CloudException: its result cannot be loaded here; ``__cause__`` says why.
         """
         if self.status != "done":
             raise self.error()
         body = self.body if self.body is not None else self._bytes()
+        if not len(body):  # a payload has at least its version
+            raise NotFound(self.message or "its result is not kept any more", self.jid)
         try:
             return load(body)
         except Exception as exc:

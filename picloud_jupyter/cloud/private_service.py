@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from picloud_jupyter.cloud.session import DEFAULT, Service
+from picloud_jupyter.cloud.session import Service, simulate
 from picloud_jupyter.transport.endpoint import Endpoint, find_endpoint
 from picloud_jupyter.transport.inside import current_job
 from picloud_jupyter.transport.paths import ServicePaths, service_paths
@@ -69,7 +69,6 @@ def start_simulator() -> None:
     """Run all further jobs of `cloud` in a service of this program's own: local processes, not isolated.
 
     Everything else is as always: statuses, keywords, limits, output, errors of pickling. Jobs and results
-    are gone when the program ends. `is_simulated` tells; a second call changes nothing.
+    are gone when the program ends. `is_simulated` tells; a second call changes nothing, `setkey` goes back.
     """
-    DEFAULT.close()
-    DEFAULT.find, DEFAULT.start, DEFAULT.private = PRIVATE.find, PRIVATE.start, True
+    simulate(PRIVATE)

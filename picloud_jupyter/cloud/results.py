@@ -141,8 +141,9 @@ class ResultIterator(Iterator[Any]):
         self._windows = slices(ranges, window)
         self._order: deque[int] = deque()
         self._have: dict[int, Outcome] = {}
-        self._ahead: tuple[list[JidRange], PendingOutcomes] | None = None
-        self._look_ahead()
+        self._coming = next(self._windows, None)
+        self._answer: PendingOutcomes | None = None
+        self._ask_ahead()
 
     def __len__(self) -> int:
         """How many are left: what tqdm shows as the total."""
@@ -169,22 +170,27 @@ class ResultIterator(Iterator[Any]):
         if jid not in self._have:
             self._have[jid] = _finished_outcome(jid, deadline)
             self._fetch_rest()
+        self._have[jid].fetch()  # if that fails the same one comes next
         self._order.popleft()
         self._left -= 1
         outcome = self._have[jid] if jid in self._order else self._have.pop(jid)
         return _value(outcome, ignore_errors=self._ignore_errors)
 
     def _take_window(self) -> None:
-        if self._ahead is None:
+        """Take the next window. What cannot be asked for now is not lost, and comes once."""
+        ranges = self._coming
+        if ranges is None:
             raise StopIteration
-        ranges, pending = self._ahead
+        self._ask_ahead()  # again, if that failed before
+        assert self._answer is not None
+        self._have = {outcome.jid: outcome for outcome in self._answer.take()[0]}
         self._order.extend(iterate_ranges(ranges))
-        self._have = {outcome.jid: outcome for outcome in pending.take()[0]}
-        self._look_ahead()
+        self._coming, self._answer = next(self._windows, None), None
+        self._ask_ahead()
 
-    def _look_ahead(self) -> None:
-        ranges = next(self._windows, None)
-        self._ahead = None if ranges is None else (ranges, start_fetch(merge_ranges(ranges)))
+    def _ask_ahead(self) -> None:
+        if self._coming is not None and self._answer is None:
+            self._answer = start_fetch(merge_ranges(self._coming))
 
     def _fetch_rest(self) -> None:
         missing = to_ranges(jid for jid in set(self._order) if jid not in self._have)

@@ -38,7 +38,7 @@ def show_warnings(texts: Iterable[str]) -> None:
     for text in texts:
         if text not in _shown_warnings:
             _shown_warnings.add(text)
-            warnings.warn(text, UserWarning, stacklevel=5)
+            warnings.warn(text, UserWarning, stacklevel=6)
 
 
 @dataclass(slots=True)
@@ -167,7 +167,8 @@ def whitelist() -> tuple[str, ...] | None:
 def close() -> bool:
     """Close all connections; return True, or False if there were none. The next call opens anew.
 
-    Jobs go on. Callbacks that were not called yet are forgotten.
+    Jobs go on. Callbacks that were not called yet never are, and who waits for a future of an executor or
+    awaits a job gets a `CloudException`.
     """
     return service().close()
 
@@ -186,8 +187,9 @@ def setkey(
 ) -> None:
     """Use the control plane at ``server_url`` (default: the one named before) with this key.
 
-    ``restart`` reconnects in any case; ``immutable`` makes every later `setkey` do nothing. Where
-    no address is named anywhere the service of this machine is used, which needs no key.
+    ``restart`` reconnects in any case; ``immutable`` makes every later `setkey` and `start_simulator` do
+    nothing. It ends a simulation. Where no address is named anywhere the service of this machine is used,
+    which needs no key.
     """
     with DEFAULT.lock:
         if _choice.immutable:
@@ -202,11 +204,20 @@ def setkey(
                 "you without a key; give server_url, or set PICLOUD_URL",
                 stacklevel=2,
             )
-        changed = (key, url) != (_choice.key, _choice.url)
+        changed = DEFAULT.private or (key, url) != (_choice.key, _choice.url)
         _choice.key, _choice.url, _choice.immutable = key, url, immutable
         _choice.whitelist = None
         if changed or restart:
             DEFAULT.close()
+        DEFAULT.find, DEFAULT.start, DEFAULT.private = _endpoint, _start_embedded, False
+
+
+def simulate(by: Service) -> None:
+    """Have the functions of `cloud` use the service ``by``; nothing where `setkey` was immutable."""
+    with DEFAULT.lock:
+        if not _choice.immutable:
+            DEFAULT.close()
+            DEFAULT.find, DEFAULT.start, DEFAULT.private = by.find, by.start, True
 
 
 def set_dependency_whitelist(whitelist: Any) -> None:  # noqa: ANN401  # checked here

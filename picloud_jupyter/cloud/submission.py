@@ -6,6 +6,7 @@ import socket
 from binascii import hexlify
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import picloud_jupyter
 from picloud_jupyter.cloud import kept_functions
@@ -14,13 +15,18 @@ from picloud_jupyter.cloud.functions import Runnable, function_name
 from picloud_jupyter.cloud.host_python import host_python
 from picloud_jupyter.cloud.kept_functions import PickledFunction
 from picloud_jupyter.cloud.keywords import Options
-from picloud_jupyter.cloud.session import Session
+from picloud_jupyter.cloud.session import Session, show_warnings
 from picloud_jupyter.cloud.settings import config
 from picloud_jupyter.cloud.uploads import check_size, upload
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.cells import Cell
 from picloud_jupyter.protocol.codec import from_wire, to_wire
-from picloud_jupyter.protocol.errors import InternalError, PayloadTooLarge
+from picloud_jupyter.protocol.errors import (
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+)
 from picloud_jupyter.protocol.frames import Buffer, encode_json
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, HostPython, JobSpec
 from picloud_jupyter.protocol.shell import ShellCommand
@@ -108,6 +114,24 @@ def prepare(
     return Submission(spec_json, key_json, reference_json, parts)
 
 
+def submit(
+    session: Session, route: str, header: bytes, parts: Sequence[Buffer]
+) -> dict[str, Any]:
+    """Return the answer to a submit, its warnings shown.
+
+    Raises:
+        CloudException: the control plane refused it; the class says how.
+    """
+    try:
+        answer: dict[str, Any] = session.client.send_frame("POST", route, header, parts)
+    except NotFound:
+        session.codes.clear()  # it may have lost them: the next submit looks, and sends them
+        raise
+    if answer.get("warnings"):
+        show_warnings(answer["warnings"])
+    return answer
+
+
 def _place_function(
     session: Session, function: PickledFunction
 ) -> tuple[bytes, Sequence[Buffer]]:
@@ -125,10 +149,20 @@ def _place_function(
 def _place(session: Session) -> Place:
     """Where jobs run: this Python and folder, or inside a job those of that job."""
     if session.job is None:
-        return host_python(), os.getcwd() if session.local else "", None
+        return host_python(), _folder() if session.local else "", None
     if session.place is None:
         session.place = _place_of_job(session, session.job.jid)
     return session.place
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError as exc:
+        raise InvalidRequest(
+            "the working folder of this program was removed, and jobs begin there",
+            hint="go to one that exists, with os.chdir, and call again",
+        ) from exc
 
 
 def _place_of_job(session: Session, jid: int) -> Place:

@@ -50,7 +50,8 @@ def upload(session: Session, parts: Sequence[Buffer], size_bytes: int) -> dict[s
     """
     client = session.client
     begun = client.post(routes.UPLOADS, {"size_bytes": size_bytes, "digest": ""})
-    name, path = begun["upload"], begun.get("path")
+    # a service elsewhere must not choose files of this machine
+    name, path = begun["upload"], begun.get("path") if session.local else None
     route = routes.UPLOAD.format(upload=name)
     if path:
         digest = _write_and_hash(path, parts)

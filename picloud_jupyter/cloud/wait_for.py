@@ -17,6 +17,12 @@ _STILL_POSSIBLE = {
 }
 
 
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # there is none
+    if name == "port":
+        raise AttributeError("cloud.wait_for.port of PiCloud does not exist in this version")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def status(jid: Any, test_status: str, timeout: float | None = None) -> str:  # noqa: ANN401
     """Return ``test_status`` as soon as the job has it.
 

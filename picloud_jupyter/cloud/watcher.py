@@ -11,13 +11,13 @@ import logging
 import os
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from picloud_jupyter.cloud.outcomes import Outcome, start_fetch
 from picloud_jupyter.cloud.session import Service, on_close, service
 from picloud_jupyter.protocol import routes
-from picloud_jupyter.protocol.errors import CloudException
+from picloud_jupyter.protocol.errors import CloudException, NotFound
 from picloud_jupyter.protocol.ids import to_ranges
 from picloud_jupyter.protocol.jobs import FINISHED_STATUSES
 from picloud_jupyter.transport.client import (
@@ -30,6 +30,7 @@ T = TypeVar("T")
 W = TypeVar("W", bound="_Watcher[Any]")
 OnEnd = Callable[[int, str | CloudException], None]  # jid; its status, or why it is unknown
 OnOutcome = Callable[[int, Outcome | CloudException], None]
+_Functions = Sequence[Callable[[int, Any], object]]
 _log = logging.getLogger("picloud")
 
 
@@ -71,11 +72,18 @@ class _Watcher(Generic[T]):
                         del self._watched[int(jid)]
             self.canceller.cancel()
 
-    def forget_all(self) -> None:
-        """Take back every `watch`; the thread ends."""
+    def give_up_all(self, error: CloudException) -> None:
+        """Take back every `watch`; who waits is told ``error``, in a thread of its own."""
         with self._lock:
-            self._watched.clear()
+            dropped, self._watched = self._watched, {}
             self.canceller.cancel()
+        if dropped:  # functions of the user must not run under the locks of who closes
+            threading.Thread(
+                target=self._tell_all,
+                args=(dropped, error),
+                name="picloud-watcher",
+                daemon=True,
+            ).start()
 
     @abstractmethod
     def look(self, jids: list[int]) -> list[tuple[int, T]]:
@@ -92,6 +100,8 @@ class _Watcher(Generic[T]):
                 found = self.service.run(self.look, jids)
             except RequestCancelledError:
                 continue
+            except NotFound:
+                self._give_up_missing(sorted(jids))
             except CloudException as exc:
                 self._give_up(jids, exc)
             except Exception as exc:  # noqa: BLE001  # the loop's top: it goes on for the others
@@ -105,13 +115,37 @@ class _Watcher(Generic[T]):
         for jid in jids:
             self._fire(jid, error)
 
+    def _give_up_missing(self, jids: list[int]) -> None:
+        """Give up those of ``jids`` that were deleted or never were; the others are watched on."""
+        try:
+            self.service.run(self._require, jids)
+        except NotFound as exc:
+            if len(jids) == 1:
+                self._give_up(jids, exc)
+                return
+            half = len(jids) // 2
+            self._give_up_missing(jids[:half])
+            self._give_up_missing(jids[half:])
+        except CloudException as exc:
+            self._give_up(jids, exc)
+
+    def _require(self, jids: list[int]) -> None:
+        self.service.session().client.post(routes.STATUS, {"jids": to_ranges(jids)})
+
     def _fire(self, jid: int, outcome: T | CloudException) -> None:
         with self._lock:
             functions = self._watched.pop(jid, [])
+        self._tell(functions, jid, outcome)
+
+    def _tell_all(self, watched: Mapping[int, _Functions], error: CloudException) -> None:
+        for jid, functions in watched.items():
+            self._tell(functions, jid, error)
+
+    def _tell(self, functions: _Functions, jid: int, outcome: T | CloudException) -> None:
         for function in functions:
             try:
                 function(jid, outcome)
-            except Exception:  # noqa: BLE001  # the user's own function
+            except BaseException:  # noqa: BLE001  # the user's own; a sys.exit() ends no thread that serves others
                 _log.exception("a callback of job %d failed", jid)
 
 
@@ -217,11 +251,17 @@ def takes_argument(function: Callable[..., object]) -> bool:
     return True
 
 
-def _forget_all(of: Service) -> None:
+def _give_up_all(of: Service) -> None:
     with _lock:
         found = [watcher for (_, its), watcher in _watchers.items() if its is of]
     for watcher in found:
-        watcher.forget_all()
+        watcher.give_up_all(
+            CloudException(
+                "nobody waits for the job any more: the connection was closed (cloud.close, cloud.setkey "
+                "or cloud.config.commit) before it ended",
+                hint="the job goes on: ask for its result by its id",
+            )
+        )
 
 
 def _after_fork() -> None:
@@ -230,6 +270,6 @@ def _after_fork() -> None:
     _watchers.clear()  # the parent's threads do not exist here
 
 
-on_close(_forget_all)
+on_close(_give_up_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -92,11 +92,13 @@ class Client:
         self.limits = limits or RetryLimits()
         self._revive = revive
         self._idle: list[Connection] = []
+        self._is_closed = False
         self._process_id = os.getpid()
         self._common = _common_head(endpoint)
 
     def close(self) -> bool:
         """Close idle connections; return whether there were any. The next request opens anew."""
+        self._is_closed = True  # what other threads give back now is closed, too
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -194,6 +196,7 @@ class Client:
         """Return (a connection, whether it was used before)."""
         if self._process_id != os.getpid():  # forked: those connections are the parent's
             self._idle, self._process_id = [], os.getpid()
+        self._is_closed = False
         try:
             return self._idle.pop(), True
         except IndexError:
@@ -201,7 +204,7 @@ class Client:
 
     def give_back(self, connection: Connection) -> None:
         """Keep ``connection`` for the next request, or close it."""
-        if connection.reusable and len(self._idle) < _IDLE_CONNECTIONS:
+        if connection.reusable and not self._is_closed and len(self._idle) < _IDLE_CONNECTIONS:
             self._idle.append(connection)
         else:
             connection.close()

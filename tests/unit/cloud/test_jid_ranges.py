@@ -1,6 +1,7 @@
 """Sequences of jids behave like the lists they stand for."""
 
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -73,8 +74,11 @@ def test_description_is_short():
 
 @given(jid_lists)
 def test_any_mixture_is_read_in_order(jids):
-    mixed = [range(jid, jid + 2) if jid % 3 == 0 else jid for jid in jids]
-    flat = [n for item in mixed for n in (item if isinstance(item, range) else [item])]
+    mixed: list[Any] = []
+    for jid in jids:
+        pair = range(jid, jid + 2)
+        mixed.append([pair, JidRanges([pair]), jid, jid][jid % 4])
+    flat = [n for item in mixed for n in ([item] if isinstance(item, int) else item)]
     pairs = ordered_ranges(mixed)
     assert [n for first, last in pairs for n in range(first, last + 1)] == flat
     assert {n for first, last in read_jids(mixed) for n in range(first, last + 1)} == set(flat)

@@ -43,6 +43,7 @@ def test_plain_function_is_kept_with_what_it_mentions():
         make("def f(): return table", table=[1]),
         make("def f(): return number", number=1),
         make("def f(): return [g() for _ in 'a']", g=abs),
+        make("def f(): return module.value", module=types.ModuleType("not_importable")),
         make("def f(a=[]): return a"),
         make("def f(*, a=1): return a"),
         make("def g(n): return lambda: n\nf = g(5)"),
@@ -61,6 +62,7 @@ def test_function_that_may_change_is_not_kept(func):
         lambda f: f.__globals__.update(len=lambda x: 0),
         lambda f: setattr(f, "note", 1),
         lambda f: setattr(f, "__defaults__", (7,)),
+        lambda f: setattr(f, "__defaults__", (True,)),
         lambda f: setattr(f, "__code__", (lambda x: x).__code__),
     ],
 )
