@@ -86,7 +86,9 @@ def expand(asked: Sequence[str] | None) -> tuple[str, ...]:
             near = difflib.get_close_matches(name, [*FIELDS, *GROUPS, "all"], n=3)
             raise InvalidRequest(
                 f"there is no field {name[:80]!r}",
-                hint=f"did you mean {', '.join(near)}?" if near else None,
+                hint=f"did you mean {', '.join(near)}?"
+                if near
+                else f"there are {', '.join([*FIELDS, *GROUPS])}",
             )
     return tuple(dict.fromkeys(names))
 
