@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import json
 import os
 import random
 import signal
@@ -17,6 +18,8 @@ import pytest
 from picloud_jupyter.protocol.frames import pack_frame
 from picloud_jupyter.serialize.payload import digest, dump_call, dump_function, load
 from picloud_jupyter.transport.inside import job_key
+from picloud_kernels.runner import calls
+from picloud_services.agent import runner_frames
 from tests.tools.runner_harness import LEASE, LEASE_KEY, RunnerHarness
 
 
@@ -202,6 +205,39 @@ def test_arguments_that_do_not_load_say_both_versions(shared):
     assert "Made with Python" in element.failure.message
 
 
+def test_arguments_whose_failure_has_no_text_are_told_all_the_same(shared):
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    def refuse():
+        raise Mute
+
+    class Trap:
+        def __reduce__(self):
+            return refuse, ()
+
+    element = shared.call(lambda x: x, Trap())
+    assert element.reason == "input_undeserializable"
+    assert "Mute" in element.failure.message
+    assert shared.call(lambda: 5).value == 5
+
+
+def test_function_whose_file_cannot_be_mapped_fails_its_elements_alone(shared, tmp_path):
+    path = tmp_path / "empty"
+    path.touch()
+    descriptor = os.open(path, os.O_RDONLY)
+    records = [b"".join(dump_call((), {}))] * 2
+    shared.start_chunk(
+        b"", records, files=[[-1, "", 0, ""]], descriptors=[descriptor], function="e" * 64
+    )
+    elements, _ = shared.finish_chunk()
+    os.close(descriptor)
+    assert [e.reason for e in elements] == ["input_undeserializable"] * 2
+    assert "empty file" in elements[0].failure.message
+    assert shared.call(lambda: 5).value == 5
+
+
 def test_missing_module_is_named(shared, tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def f(): return 1\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -335,6 +371,30 @@ def test_removed_working_directory_is_survived(runner):
     assert runner.call(os.getcwd).value == here
 
 
+def test_result_comes_when_its_element_took_the_folder_away_and_no_other_follows(runner):
+    home = str(runner.home)
+
+    def take_away(x):
+        os.chdir("/")
+        os.rename(home, home + "2")
+        return x
+
+    record = b"".join(dump_call((7,), {}))
+    runner.start_chunk(dump_function(take_away), [record, record])
+    elements, end = runner.finish_chunk()
+    assert [e.value for e in elements] == [7]
+    assert end["spent"] == 1
+
+
+def test_streams_that_do_not_wait_wait_again_for_the_next_element(shared):
+    def hurry():
+        os.set_blocking(1, False)
+        os.set_blocking(2, False)
+
+    assert shared.call(hurry).value is None
+    assert shared.call(lambda: (os.get_blocking(1), os.get_blocking(2))).value == (True, True)
+
+
 def test_closed_streams_and_descriptors_are_opened_again(shared):
     def close():
         sys.stdout.close()
@@ -449,6 +509,11 @@ def test_main_is_empty_and_not_the_runner(shared):
     assert "hello_frame" not in names
     assert arguments == [""]
     assert prefix == sys.prefix
+
+
+def test_profile_fits_a_header_whatever_its_names_are():
+    assert len(json.dumps("\u2603")) - 2 == 6  # bytes for a character
+    assert 6 * calls.MAX_PROFILE_CHARACTERS + 64 * 1024 < runner_frames.MAX_HEADER_BYTES
 
 
 def test_profile_comes_back_as_text(shared):

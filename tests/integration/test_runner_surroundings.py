@@ -163,6 +163,35 @@ def test_new_temporary_files_are_removed_and_known_ones_stay(tmp_path, monkeypat
     assert tmp_path.exists()
 
 
+@pytest.fixture
+def baseline(tmp_path, monkeypatch):
+    """The surroundings with a temporary folder of the test's own, `tmp_path` / temporary."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ)
+    before = dict(os.environ)
+    (tmp_path / "temporary").mkdir()
+    yield Baseline(temporary=str(tmp_path / "temporary"))
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
+def test_temporary_folders_of_any_depth_are_removed(baseline, tmp_path):
+    top = tmp_path / "temporary"
+    subprocess.run(["/bin/mkdir", "-p", str(top / ("d/" * 1500))], check=True)
+    (top / "d" / "link").symlink_to(tmp_path)
+    baseline.restore_after_element()
+    assert not list(top.iterdir())
+    assert tmp_path.exists()
+    assert not baseline.is_spent
+
+
+def test_temporary_folder_that_is_gone_is_told(baseline, tmp_path):
+    (tmp_path / "temporary").rmdir()
+    (tmp_path / "temporary").touch()
+    baseline.restore_after_element()
+    assert baseline.is_spent
+
+
 def test_temporary_folder_when_it_was_quiet_is_listed_again_only_after_a_change(
     tmp_path, monkeypatch
 ):

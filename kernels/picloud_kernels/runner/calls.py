@@ -37,7 +37,7 @@ from picloud_kernels.runner.written import LAYER_NAME, WrittenFiles
 
 INLINE_BYTES = OUT_OF_BAND_BYTES  # larger results go to a file
 _CHILDREN_SECONDS = 0.0005  # a child process cannot come and go within less
-_MAX_PROFILE_CHARACTERS = 512 * 1024
+MAX_PROFILE_CHARACTERS = 256 * 1024  # each may become six bytes of a header
 _RESULT = b'{"t":"result","p":%d,"r":"%s","at":%.6f,"s":%.6f,"u":%.6f,"y":%.6f%s}'
 _END = b'{"t":"end","lease":"%s","rss_bytes":%d,"threads":%d,"children":%d%s}'
 _JID = JID_VARIABLE.encode()
@@ -129,7 +129,7 @@ class CallRunner:
             else:  # just before the result: the supervisor wakes up once for all
                 self._output.mark_end()
             self._wire.send(frame)
-            if self._written.is_spent:
+            if self._is_spent():
                 break
         if position != last:
             self._wire.send(self._end_frame(chunk.lease))
@@ -233,7 +233,7 @@ class CallRunner:
 
     def _end_frame(self, lease: str) -> bytes:
         threads, children = count_leftover_threads(), self._count_leftover_processes()
-        spent = b',"spent":%d' % self._wire.take_all_tokens() if self._written.is_spent else b""
+        spent = b',"spent":%d' % self._wire.take_all_tokens() if self._is_spent() else b""
         figures = (lease.encode(), self._wire.rss_bytes(), threads, children, spent)
         return pack_raw(_END % figures)
 
@@ -244,6 +244,10 @@ class CallRunner:
             return children
         self._had_children = False
         return len(sibling_pids() - self._siblings)
+
+    def _is_spent(self) -> bool:
+        """Return whether an element changed what only a new container brings back."""
+        return self._written.is_spent or self._baseline.is_spent
 
     def _end_forked_child(self) -> None:
         """End a process that the element forked and that came back here: its parent reports."""
@@ -293,7 +297,7 @@ def _profiled(
     finally:
         text = io.StringIO()
         pstats.Stats(profile, stream=text).sort_stats("cumulative").print_stats(200)
-        extra["profile"] = text.getvalue()[:_MAX_PROFILE_CHARACTERS]
+        extra["profile"] = text.getvalue()[:MAX_PROFILE_CHARACTERS]
 
 
 def _total_bytes(parts: list[Buffer]) -> int:

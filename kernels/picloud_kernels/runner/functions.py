@@ -9,7 +9,7 @@ from typing import Any
 
 from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.protocol.recent import RecentKeys
-from picloud_jupyter.serialize.failure import dump_failure
+from picloud_jupyter.serialize.failure import dump_failure, text_of
 from picloud_jupyter.serialize.payload import (
     FunctionHeader,
     PayloadError,
@@ -70,20 +70,19 @@ class Function:
     header: FunctionHeader | None = None
 
     def __init__(self, body: Buffer, descriptors: Sequence[int]) -> None:
-        self._data: Buffer | mmap.mmap | None = (
-            map_file(descriptors[0]) if descriptors else body
-        )
+        self._source: Buffer | int | None = descriptors[0] if descriptors else body
 
     def load(self) -> bool:
         """Load the function if that was not done yet; return whether it was done now."""
-        if self._data is None:
+        if self._source is None:
             return False
-        self._load(self._data)  # type: ignore[arg-type]  # a map is a buffer too
-        self._data = None
+        self._load(self._source)
+        self._source = None
         return True
 
-    def _load(self, data: Buffer) -> None:
+    def _load(self, source: Buffer | int) -> None:
         try:
+            data: Any = map_file(source) if isinstance(source, int) else source
             self.header = read_function_header(data)
             self.call = callable_of(load_function(data).call)
         except BaseException as exc:  # noqa: BLE001  # importing the user's modules may raise anything
@@ -151,7 +150,9 @@ def load_failure_body(
     header: FunctionHeader | None,
 ) -> bytes:
     """Return the body of an element whose function or arguments could not be loaded."""
-    lines = [f"{what} could not be loaded where the job runs: {type(exc).__name__}: {exc}"]
+    lines = [
+        f"{what} could not be loaded where the job runs: {type(exc).__name__}: {text_of(exc)}"
+    ]
     here = platform.python_version()
     if header is None:
         lines.append(f"Python {here} runs here.")

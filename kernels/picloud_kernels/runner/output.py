@@ -35,6 +35,9 @@ class Output:
 
     def end_element(self) -> None:
         """Flush, and undo what the element did to the streams."""
+        # What it started shares them: a program that set them to not waiting did so for all.
+        os.set_blocking(self._out_fd, True)
+        os.set_blocking(self._err_fd, True)
         self.flush()
         if sys.stdout is not self._out or sys.stderr is not self._err:
             _try_flush(sys.stdout)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from _signal import getsignal  # type: ignore[import-not-found]  # signal's own makes enums: 1 us each
+from collections.abc import Callable
 
 from picloud_jupyter.transport.inside import JID_VARIABLE, LEASE_VARIABLES
 
@@ -29,6 +30,7 @@ class Baseline:
     """The interpreter's surroundings as they were when this was made.
 
     New entries of the folder ``temporary`` are removed; "" where that is not the container's own.
+    ``is_spent`` once a folder could not be brought back: no further element may run here.
     """
 
     def __init__(self, *, temporary: str) -> None:
@@ -47,6 +49,7 @@ class Baseline:
         self._environ = os.environ
         self._live = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001  # comparing encoded dicts costs 0.5 us, decoded ones 30
         self._variables: dict[bytes, bytes] = dict(self._live)
+        self.is_spent = False
         self._temporary = temporary
         self._known_temporary = frozenset(os.listdir(temporary)) if temporary else frozenset()
         self._temporary_changed_ns = -1  # when last, as far as was seen
@@ -80,9 +83,9 @@ class Baseline:
         if os.umask(self._umask) != self._umask:
             os.umask(self._umask)
         signal.alarm(0)
-        self._restore_folder()
+        self._try(self._restore_folder)
         if self._temporary and self._look_at_temporary() != self._temporary_changed_ns:
-            self._clean_temporary()
+            self._try(self._clean_temporary)
 
     def restore_after_chunk(self) -> None:
         """Bring back signals and timers too; they cost more to look at.
@@ -96,7 +99,7 @@ class Baseline:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
         if self._temporary and not self._is_temporary_settled:
-            self._clean_temporary()
+            self._try(self._clean_temporary)
 
     def _restore_variables(self) -> None:
         for name in [n for n in self._live if n not in self._variables]:
@@ -104,6 +107,12 @@ class Baseline:
         for name, value in self._variables.items():
             if self._live.get(name) != value:
                 os.environ[os.fsdecode(name)] = os.fsdecode(value)
+
+    def _try(self, restore: Callable[[], None]) -> None:
+        try:
+            restore()
+        except OSError:  # the element removed the folder, or closed it even for itself
+            self.is_spent = True
 
     def _restore_folder(self) -> None:
         try:
@@ -128,16 +137,32 @@ class Baseline:
 
 
 def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        import shutil  # rarely needed, and slow to import
+    """Remove ``path`` and what is in it as far as that goes; without recursion, as it may be deep."""
+    folders = [path] if os.path.isdir(path) and not os.path.islink(path) else []
+    if not folders:
+        _try_to(os.unlink, path)
+    for folder in folders:
+        for entry in _entries(folder):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                _try_to(os.unlink, entry.path)
+    for folder in reversed(folders):
+        _try_to(os.rmdir, folder)
 
-        shutil.rmtree(
-            path, ignore_errors=True
-        )  # a process that goes on writing must not end us
-        return
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
-        os.unlink(path)
-    except OSError:  # somebody else's, or gone: the next reset looks again
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # gone, or closed by the job even for itself
+        return []
+
+
+def _try_to(remove: Callable[[str], None], path: str) -> None:
+    try:
+        remove(path)
+    except OSError:  # written to meanwhile, or gone: the next reset looks again
         return
 
 

@@ -6,11 +6,12 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-from picloud_jupyter.serialize.failure import dump_failure
+from picloud_jupyter.serialize import payload
+from picloud_jupyter.serialize.failure import dump_failure, text_of
 
-_OWN_FOLDER = os.path.dirname(__file__)
+_OWN_FOLDER = os.path.join(os.path.dirname(__file__), "")
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_LOADERS = ("payload.py", "cProfile.py")
+_LOADERS = (payload.__file__, os.path.join(os.path.dirname(os.__file__), "cProfile.py"))
 
 
 class ElementEnded(Exception):
@@ -36,7 +37,7 @@ def traceback_text(exc: BaseException) -> str:
 
 def _is_ours(frames: TracebackType) -> bool:
     file_name = frames.tb_frame.f_code.co_filename
-    return file_name.startswith(_OWN_FOLDER) or file_name.endswith(_LOADERS)
+    return file_name.startswith(_OWN_FOLDER) or file_name in _LOADERS
 
 
 def describe_raised(exc: BaseException) -> tuple[str, bytes]:
@@ -50,7 +51,7 @@ def describe_raised(exc: BaseException) -> tuple[str, bytes]:
 
 
 def _message(exc: BaseException, addition: str) -> str:
-    stated = str(exc)
+    stated = text_of(exc)
     return addition if isinstance(exc, SystemExit) or not stated else f"{stated}. {addition}"
 
 

@@ -106,7 +106,7 @@ def test_closure_sizes_names_the_largest_first():
     assert closure_sizes(functools.partial(use, big))[0][1] >= 1_000_000
 
 
-class OddDict(dict):
+class OddDict(dict[str, int]):
     def items(self):
         raise RuntimeError("no items")
 
