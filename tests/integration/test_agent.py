@@ -99,6 +99,11 @@ async def test_kill_9_when_a_job_runs_then_the_next_agent_takes_it_over(agent, t
         await until(lambda: len(said.named("node_up")) == 2)
         assert time.monotonic() - began_at < 5
         assert said.named("node_up")[1].fields["leases"] == {chunk.lease: "s1"}
+        known = len(said.named("samples"))
+        await until(
+            lambda: len(said.named("samples")) > known
+        )  # its memory is watched again, too
+        assert said.named("samples")[-1].fields["items"][0]["jid"] == chunk.jids[0][0]
         (tmp_path / "go").touch()
         await until(lambda: said.is_over(chunk.lease))
         assert [load(body) for body in said.bodies(chunk.lease)] == [41, 42]

@@ -6,6 +6,8 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,6 +43,34 @@ def shared_box(station):
 
 def printed(box: Box, lease: str, position: int, stream: str = "stdout") -> bytes:
     return read(box.logs, lease, position, stream, 0, 1 << 20).data
+
+
+TOLD_TO_LEAVE = """
+import json, os, signal, socket, sys
+from picloud_jupyter.protocol.jobs import ContainerKind
+from picloud_services.agent.agent_door import listen
+from picloud_services.agent.container import ContainerError
+from picloud_services.agent.orders import read_start_frame
+from picloud_services.agent.supervisor import Supervisor
+
+order = read_start_frame(json.loads(sys.argv[1]))
+
+class Refusing:
+    kind = ContainerKind.PLAIN
+    def inside_paths(self, request):
+        return dict.fromkeys(("home", "run_dir", "out_dir", "bundle"), "")
+    def start(self, request):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ContainerError("not today")
+    def clean(self, request, running):
+        print(os.path.exists(f"{order.folder}/status.json"))
+
+listener = listen(f"{order.folder}/supervisor.sock")
+moved = socket.socket(fileno=os.dup2(listener.fileno(), 100))
+listener.close()
+Supervisor(order, Refusing(), moved, 1).run()
+print(os.path.exists(f"{order.folder}/status.json"))
+"""
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -406,3 +436,14 @@ def test_chunk_when_a_large_map_is_run_is_read_by_a_slow_agent(station):
     frames = box.until_end()
     assert covered(frames, lease) == list(range(400))
     assert sum(len(body) for _, body in frames) == 400 * 60000
+
+
+def test_status_is_there_until_all_is_clean_so_that_an_agent_can_go_on_with_that(station):
+    order = json.dumps(start_frame(station.order()))
+    said = subprocess.run(
+        [sys.executable, "-c", TOLD_TO_LEAVE, order],
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    assert said.stdout.split() == [b"True", b"False"]

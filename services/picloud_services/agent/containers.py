@@ -187,14 +187,14 @@ class Containers:
     # ------------------------------------------------------------------------------------- running
     def _on_hello(self, client: SupervisorClient) -> None:
         """Connect the container's network, and let its chunks go when that is there."""
-        if client.is_adopted:
-            client.is_adopted = False
-            self.on_adopted(client)
-        client.greeted.set()
         if client.facts.get("init_pid"):
             self.on_made(client, client.facts)
         elif client.facts["state"] != "starting":
             client.open()  # it failed to start, or has ended: it will say so
+        if client.is_adopted:
+            client.is_adopted = False
+            self.on_adopted(client)
+        client.greeted.set()
 
     def on_made(self, client: SupervisorClient, facts: dict[str, Any]) -> None:
         """The container exists: ``facts`` have its first process and its cgroups."""

@@ -251,9 +251,11 @@ class Desk:
         now = time.monotonic()
         order = client.order
         slot = client.container
+        jids = client.facts.get("jids") or {}  # one of an older version does not say
         for lease, slot in client.facts["leases"]:  # all have the same slot
-            self._leases[lease] = _Lease(slot, [], now, client=client)
+            self._leases[lease] = _Lease(slot, jids.get(lease, []), now, client=client)
             client.leases[lease] = None
+        self.running(client, next(iter(client.leases), None), client.facts["running"])
         sandbox = Sandbox(order.sandbox, order.request.spec, order.request.code)
         self._stock.attach(client.container, sandbox, slot, client.leases, now)
 

@@ -135,6 +135,7 @@ class LeasedChunk:
     unreported: list[Any] = field(default_factory=list)
     unreported_bytes: int = 0
     announced: int = -1  # the last position said to be running
+    jids: list[Any] = field(default_factory=list)  # for the next agent
     running_since: float | None = None
     ended: bool = False
 
@@ -154,6 +155,7 @@ def read_chunk(header: Mapping[str, Any]) -> LeasedChunk:
         slot=header["slot"],
         count=count_ranges(header["jids"]),
         max_runtime_seconds=header.get("max_runtime_seconds"),
+        jids=header["jids"],
     )
 
 

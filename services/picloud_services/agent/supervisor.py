@@ -186,7 +186,6 @@ class Supervisor:
             self._agent.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self._order.folder}/supervisor.sock")
-        self._status.remove()
         for attempt in range(CLEAN_TRIES):
             try:
                 self._process.clean()
@@ -196,6 +195,7 @@ class Supervisor:
                 time.sleep(
                     0.2 * (attempt + 1)
                 )  # the kernel ends a process that sleeps on a disk
+        self._status.remove()  # last: while it is there an agent would clean up after us
 
     def _terminate(self) -> None:
         self._is_terminated = True
@@ -271,11 +271,8 @@ class Supervisor:
 
     def _greeting(self) -> Iterable[bytes]:
         self._machine.agent_came()
-        running, hello, current = (
-            self._process.running,
-            self._runner.hello,
-            self._machine.current,
-        )
+        running, hello = self._process.running, self._runner.hello
+        chunks, current = self._machine.chunks(), self._machine.current
         yield pack_frame(
             {
                 "t": "hello",
@@ -293,7 +290,8 @@ class Supervisor:
                 "rss_bytes": self._runner.rss_bytes,
                 "init_pid": running.init_pid if running else None,
                 "cgroups": list(running.cgroups) if running else [],
-                "leases": [[chunk.lease, chunk.slot] for chunk in self._machine.chunks()],
+                "leases": [[chunk.lease, chunk.slot] for chunk in chunks],
+                "jids": {chunk.lease: chunk.jids for chunk in chunks},
                 "running": current.running() if current else None,
                 "elements": self._machine.elements,
             }
