@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from picloud_jupyter.protocol.jobs import ContainerKind, NetworkPolicy
-from picloud_services.agent import namespace_calls
+from picloud_services.agent import namespace_calls, namespace_helper
 from picloud_services.agent import network as network_module
 from picloud_services.agent.namespace_calls import Answer
 from picloud_services.agent.network import Network, NetworkChoice, choose_network
@@ -92,7 +92,7 @@ async def test_ask_then_a_descriptor_is_not_left_to_programs_that_are_started_la
         "import socket, sys\n"
         "socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b'+0'], [0])\n"
     )
-    monkeypatch.setattr(namespace_calls.namespace_helper, "__file__", str(helper))
+    monkeypatch.setattr(namespace_helper, "__file__", str(helper))
     answer = await namespace_calls.ask([])
     assert not os.get_inheritable(answer.fds[0])
     os.close(answer.fds[0])
