@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from picloud_jupyter.protocol.errors import CloudException, Corrupt, NotFound
-from picloud_services.gateway import http_server
+from picloud_services.gateway import held_memory, http_server
 from picloud_services.gateway.http_server import Connection, HttpServer
 from picloud_services.gateway.words import Head, Reply, Sink, error_reply
 from tests.tools.gateway_harness import Answer, Peer
@@ -44,6 +44,7 @@ class Exchange:
     def __init__(self, world: "World", head: Head, uid: int) -> None:
         self.world = world
         self.head = head
+        self.user_id: int | None = uid
         self.body_bytes = 100_000
         self.sink: Sink | None = None
         self.refusal: CloudException | None = None
@@ -372,6 +373,31 @@ async def test_reader_when_it_never_reads_then_little_is_held_for_it(world):
     for _ in range(2000):
         assert len((await peer.receive()).body) == 5000
     await peer.close()
+
+
+async def test_answers_when_a_user_reads_none_then_more_are_refused_until_some_are_read(
+    world, peer, monkeypatch
+):
+    monkeypatch.setattr(held_memory, "MAX_BYTES", 9 * MIB)
+    lazy = [await Peer.open(world.path) for _ in range(2)]
+    for reader in lazy:
+        transport_of(reader).pause_reading()
+        reader.send("GET", "/large")
+    async with asyncio.timeout(20):
+        while world.server.held.of(os.getuid()) < 8 * MIB:
+            await asyncio.sleep(0.005)
+    refused = await peer.ask("GET", "/large")
+    assert refused.status == 503
+    assert "memory" in words_of(refused)
+    assert (await peer.ask("POST", "/echo", b"small")).body == b"small"
+    transport_of(lazy[0]).resume_reading()
+    assert len((await lazy[0].receive()).body) == 4 * MIB
+    assert len((await peer.ask("GET", "/large")).body) == 4 * MIB
+    for reader in lazy:
+        transport_of(reader).abort()
+    async with asyncio.timeout(20):
+        while world.server.held.of(os.getuid()):
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -99,6 +99,7 @@ class Exchange:
     """One request and its answer: see `http_server.Exchange`."""
 
     def __init__(self, door: Door, head: Head, peer_uid: int) -> None:
+        self.user_id: int | None = None
         self.body_bytes = 0
         self.sink: Sink | None = None
         self.refusal: CloudException | None = None
@@ -127,7 +128,7 @@ class Exchange:
             raise PayloadTooLarge(
                 f"the body has {head.length_bytes} bytes, and this request takes {route.body_bytes}"
             )
-        self.body_bytes = route.body_bytes
+        self.user_id, self.body_bytes = caller.user_id, route.body_bytes
         self._handle = route.handle
         return request
 

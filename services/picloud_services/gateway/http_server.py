@@ -11,6 +11,7 @@ from typing import Protocol
 
 from picloud_jupyter.protocol.errors import CloudException, InvalidRequest, PayloadTooLarge
 from picloud_jupyter.protocol.frames import Buffer
+from picloud_services.gateway.held_memory import HeldMemory
 from picloud_services.gateway.http_answers import CONTINUE, cut_or_join, head_of
 from picloud_services.gateway.http_parser import IncomingRequest, RequestParser
 from picloud_services.gateway.words import Head, Reply, Sink, error_reply
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 class Exchange(Protocol):
     """What is to be done with one request, decided from its head."""
 
+    user_id: int | None  # whose memory is used; None: of nobody, for it is refused
     body_bytes: int  # the largest body that is kept in memory for `serve`
     sink: Sink | None  # takes the body piece by piece instead
     refusal: CloudException | None  # the body is dropped and this answered
@@ -65,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self._since = 0.0
         self._sending = False
         self._ending = False
+        self._held_bytes = 0  # of the request that is served
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     # --------------------------------------------------------------------- called by asyncio
@@ -155,6 +158,10 @@ class Connection(asyncio.BufferedProtocol):
         exchange = self._server.open_exchange(request.head, self.uid)
         try:
             reply = await self._reply(exchange, request)
+            try:
+                self._hold(exchange, sum(map(len, reply.parts)))
+            except CloudException as exc:
+                reply = exchange.fail(exc)
             keep_alive = request.whole and request.keep_alive
             await self._send(
                 reply,
@@ -163,6 +170,8 @@ class Connection(asyncio.BufferedProtocol):
                 with_body=request.head.method != "HEAD",
             )
         finally:
+            self._server.held.give_back(exchange.user_id, self._held_bytes)
+            self._held_bytes = 0
             if exchange.sink is not None:
                 exchange.sink.abort()
         return keep_alive and not self._ending
@@ -177,7 +186,7 @@ class Connection(asyncio.BufferedProtocol):
         body = b""
         try:
             if exchange.sink is None:
-                body = await self._collect(request, exchange.body_bytes)
+                body = await self._collect(request, exchange)
             else:
                 while piece := await self._take(request):
                     await exchange.sink.write(piece)
@@ -202,21 +211,29 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting = False
         return parser.requests.popleft()
 
-    async def _collect(self, request: IncomingRequest, limit_bytes: int) -> bytes:
+    async def _collect(self, request: IncomingRequest, exchange: Exchange) -> bytes:
         """Return the whole body.
 
         Raises:
-            PayloadTooLarge: it is larger than ``limit_bytes``.
+            PayloadTooLarge: it is larger than the exchange takes.
             InvalidRequest: its chunks are broken.
+            Unavailable: its user has too much in memory already.
         """
+        limit_bytes = exchange.body_bytes
         body: bytes | bytearray = await self._take(request)
+        self._hold(exchange, len(body))
         if not request.whole:
             body = bytearray(body)
             while len(body) <= limit_bytes and (piece := await self._take(request)):
+                self._hold(exchange, len(piece))
                 body += piece
         if len(body) > limit_bytes:
             raise PayloadTooLarge(f"this request takes a body of at most {limit_bytes} bytes")
         return bytes(body)
+
+    def _hold(self, exchange: Exchange, size_bytes: int) -> None:
+        self._server.held.take(exchange.user_id, size_bytes)
+        self._held_bytes += size_bytes
 
     async def _take(self, request: IncomingRequest) -> bytes:
         """Return the next piece of the body; empty at its end."""
@@ -290,6 +307,7 @@ class HttpServer:
         self.open_exchange = open_exchange
         self._most_of_a_user = most_of_a_user
         self.connections: set[Connection] = set()
+        self.held = HeldMemory()
         self.buffer = memoryview(bytearray(READ_BYTES))
         self._server: asyncio.AbstractServer | None = None
         self._sweeper: asyncio.TimerHandle | None = None
