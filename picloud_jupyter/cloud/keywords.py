@@ -32,6 +32,7 @@ RETRIED_REASONS = (
 )
 
 NO_RETRIES = RetryPolicy()
+MOST_MINUTES = 1000 * 365 * 24 * 60  # what every clock and number on the way can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +223,13 @@ def _max_runtime(value: object) -> dict[str, Any]:
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or not math.isfinite(value)
+        or (isinstance(value, float) and not math.isfinite(value))
     ):
         raise TypeError(f"_max_runtime must be a number of minutes, got {value!r}")
-    if value <= 0:
-        raise ValueError(f"_max_runtime must be more than 0 minutes, got {value}")
+    if not 0 < value <= MOST_MINUTES:
+        raise ValueError(
+            f"_max_runtime must be more than 0 minutes and at most {MOST_MINUTES:,}, got {value!r:.80}"
+        )
     return {"max_runtime_seconds": value * 60.0}
 
 
@@ -303,6 +306,8 @@ def _retries(value: object) -> dict[str, Any]:
     ):
         raise ValueError(f"_retries: delay_seconds must be from 0 to 86400, got {delay!r}")
     reasons = value.get("reasons", ())
+    if not isinstance(reasons, Iterable):
+        raise TypeError(f"_retries: reasons must be names of end reasons, got {reasons!r}")
     names = (reasons,) if isinstance(reasons, str) else tuple(reasons)
     allowed = [reason.value for reason in RETRIED_REASONS]
     for name in names:

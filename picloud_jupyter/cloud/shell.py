@@ -12,6 +12,7 @@ from picloud_jupyter.cloud.keywords import Options, take_options
 from picloud_jupyter.cloud.maps import submit_map
 from picloud_jupyter.cloud.shell_templates import (
     check_bound,
+    check_mapping,
     check_values,
     equal_length,
     parse_template,
@@ -75,6 +76,7 @@ def execute_map(
         ValueError: lists of different lengths or empty ones; a name in both; else as for `execute`.
         TypeError, OSError, PayloadTooLarge, CloudException: as for `execute`.
     """
+    check_mapping("map_argdict", map_argdict)
     columns = {name: _column(name, values) for name, values in map_argdict.items()}
     count = equal_length(columns)
     return execute_many(

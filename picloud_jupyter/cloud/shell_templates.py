@@ -78,9 +78,10 @@ def check_values(values: Mapping[str, object]) -> dict[str, str]:
     """Return ``values`` as they came: names and texts.
 
     Raises:
-        TypeError: one is not a string.
+        TypeError: one is not a string, or they are no mapping.
         ValueError: one holds a NUL, which no command can.
     """
+    check_mapping("the values of a command's parameters", values)
     found: dict[str, str] = {}
     for name, value in values.items():
         if not isinstance(name, str):
@@ -92,6 +93,16 @@ def check_values(values: Mapping[str, object]) -> dict[str, str]:
         _check_text(f"the value of {{{name}}}", value)
         found[name] = value
     return found
+
+
+def check_mapping(what: str, value: object) -> None:
+    """Return if ``value`` is a mapping.
+
+    Raises:
+        TypeError: it is not; ``what`` names it.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a dict of names and values, got {value!r:.80}")
 
 
 def check_length(pieces: Pieces, values: Mapping[str, str]) -> None:

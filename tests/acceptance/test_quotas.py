@@ -139,6 +139,17 @@ def test_map_that_meets_the_quota_of_the_disk_keeps_what_was_taken(limited):
     assert set(cloud.result(rest)) == {1000}
 
 
+def test_map_of_large_elements_that_meets_the_quota_keeps_what_was_taken(limited):
+    used = quota(limited)["use"]["disk_bytes"]
+    quota(limited, "--disk", str(used + 1_000_000))
+    elements = [bytes([i]) * 200_000 for i in range(9)]
+    with pytest.raises(QuotaExceeded, match="of the disk") as caught:
+        cloud.map(len, elements)
+    taken = list(caught.value.jid)
+    assert 1 < len(taken) < 9
+    assert set(cloud.result(taken)) == {200_000}
+
+
 def test_large_arguments_are_refused_before_they_are_sent(limited):
     used = quota(limited)["use"]["disk_bytes"]
     quota(limited, "--disk", str(used + 1_000_000))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from picloud_jupyter.cloud.shell import execute_map
 from picloud_jupyter.cloud.shell_templates import (
     check_bound,
     check_length,
@@ -105,6 +106,14 @@ def test_values_must_be_strings(value):
         check_values({"a": value})
     with pytest.raises(TypeError, match="names"):
         check_values({7: "x"})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("values", [["x"], "x", 5])
+def test_values_must_have_names(values):
+    with pytest.raises(TypeError, match="must be a dict"):
+        check_values(values)
+    with pytest.raises(TypeError, match="map_argdict must be a dict"):
+        execute_map("echo {x}", None, values)
 
 
 def test_a_command_longer_than_linux_takes_is_refused_with_the_way_out():
