@@ -87,8 +87,12 @@ def _new_output(jid: int, stream: str, offsets: dict[int, int]) -> Iterator[byte
     """Yield what ``jid`` has printed since it was last looked at."""
     route = routes.LOG.format(jid=jid, stream=stream)
     while True:
-        query = {"offset": offsets.get(jid, 0), "limit": SLICE_BYTES}
+        offset = offsets.get(jid, 0)
+        query = {"offset": offset, "limit": SLICE_BYTES}
         answer = session().client.exchange("GET", route, query=query).answer()
+        if int(answer.headers["x-picloud-total"]) < offset:
+            offsets[jid] = 0  # the job was started again, and its output begins anew
+            continue
         if not len(answer.body):
             return
         offsets[jid] = int(answer.headers["x-picloud-next"])

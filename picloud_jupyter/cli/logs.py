@@ -82,8 +82,12 @@ def read_log(
         query = {}
         if len(answer.body):
             yield bytes(answer.body)
-        offset = int(answer.headers.get("x-picloud-next", offset + len(answer.body)))
-        complete = offset >= int(answer.headers.get("x-picloud-total", offset))
+        total = int(answer.headers["x-picloud-total"])
+        if total < offset:  # the job was started again, and its output begins anew
+            offset = 0
+            continue
+        offset = int(answer.headers["x-picloud-next"])
+        complete = offset >= total
         if complete and (not follow or answer.headers.get("x-picloud-finished") == "1"):
             return
 

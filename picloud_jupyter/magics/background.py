@@ -19,12 +19,13 @@ from picloud_jupyter.magics.cell import (
     make_submit,
     plainly,
     take_back,
+    with_sizes,
     without_unsendable,
 )
 from picloud_jupyter.magics.feed import Broken, Ended, JobFeed, Written
 from picloud_jupyter.magics.names import Inputs
 from picloud_jupyter.magics.transcript import Transcript
-from picloud_jupyter.protocol.errors import CloudException
+from picloud_jupyter.protocol.errors import CloudException, PayloadTooLarge
 from picloud_jupyter.protocol.jobs import Status
 
 _REDRAW_SECONDS = 0.5
@@ -144,6 +145,8 @@ def submit_in_background(
             jid = make_submit(jobs, source, names, inputs, request)()
         except pickle.PicklingError as exc:
             inputs = without_unsendable(inputs, exc)
+        except PayloadTooLarge as exc:
+            raise with_sizes(exc, inputs) from None
         except CloudException as exc:
             raise plainly(exc) from None
         else:

@@ -182,7 +182,7 @@ def run_cell(
             inputs = without_unsendable(inputs, exc)
             continue
         except PayloadTooLarge as exc:
-            raise _with_sizes(exc, inputs) from None
+            raise with_sizes(exc, inputs) from None
         except CloudException as exc:
             if feed.jid is not None:
                 say(f"job {feed.jid} was submitted and goes on: %picloud attach {feed.jid}")
@@ -200,7 +200,8 @@ def plainly(error: CloudException) -> CloudException:
     return error
 
 
-def _with_sizes(error: PayloadTooLarge, inputs: Inputs) -> RemoteError:
+def with_sizes(error: PayloadTooLarge, inputs: Inputs) -> RemoteError:
+    """Return ``error`` in words that name the largest of ``inputs``."""
     largest = describe_largest(inputs.values)
     return refusal(
         type(error).__name__, f"{error.parameter}; the largest: {largest}. {error.hint}"

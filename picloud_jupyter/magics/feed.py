@@ -22,6 +22,7 @@ from picloud_jupyter.transport.client import Canceller, Exchange, RequestCancell
 STREAMS = ("stdout", "stderr")
 _POLL_SECONDS = 30.0
 _SLICE_BYTES = 1024 * 1024
+_BEGUN_ANEW = b"\n[picloud: the job was started again, what follows is its new output]\n"
 _QUEUED_EVENTS = 16  # slices: a reader does not run ahead of who shows them
 
 
@@ -99,9 +100,12 @@ class _Reader:
         """Return (what came, whether nothing more will come)."""
         answer = exchange.answer()
         get = answer.headers.get
+        total = int(get("x-picloud-total", 0))
+        if total < self._offset:
+            self._offset = 0
+            return _BEGUN_ANEW, False
         self._offset = int(get("x-picloud-next", self._offset))
-        finished = get("x-picloud-finished") == "1"
-        return answer.body, finished and self._offset >= int(get("x-picloud-total", 0))
+        return answer.body, get("x-picloud-finished") == "1" and self._offset >= total
 
     def _follow(self, put: Callable[[Event], None]) -> None:
         # a stream that cannot be read is no end of the job: the end is told by its result

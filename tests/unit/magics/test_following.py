@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from picloud_jupyter.cli import follow as follow_module
+from picloud_jupyter.cli import logs
 from picloud_jupyter.cloud.outcomes import Outcome
+from picloud_jupyter.magics import feed as feed_module
 from picloud_jupyter.magics.arguments import read_request
 from picloud_jupyter.magics.cell import CellJobs, _Follower, follow
 from picloud_jupyter.magics.commands import _jids
@@ -66,3 +69,50 @@ def test_a_dry_run_tells_what_cannot_be_sent():
     assert lines[2].startswith("sends: n (")
     assert "lock" not in lines[2]
     assert lines[3].startswith("not sent: cannot pickle lock")
+
+
+class LogOfTwoAttempts:
+    """Answers as GET /v1/jobs/J/logs/STREAM does for a job that was started again."""
+
+    def __init__(self, *attempts):
+        self._attempts = list(attempts)
+
+    def exchange(self, _method, _path, *, query, **_rest):
+        data = self._attempts[0]
+        if len(self._attempts) > 1:
+            del self._attempts[0]
+        body = data[query["offset"] :]
+        headers = {
+            "x-picloud-next": str(query["offset"] + len(body)),
+            "x-picloud-total": str(len(data)),
+            "x-picloud-finished": str(int(len(self._attempts) == 1)),
+        }
+        return SimpleNamespace(answer=lambda: SimpleNamespace(body=body, headers=headers))
+
+
+@pytest.fixture
+def restarted(monkeypatch):
+    log = LogOfTwoAttempts(b"first attempt, which died", b"", b"second")
+    used = SimpleNamespace(client=log)
+    for module in (feed_module, logs, follow_module):
+        monkeypatch.setattr(module, "session", lambda: used)
+    return log
+
+
+def test_a_job_that_is_started_again_shows_its_new_output(restarted):
+    reader, shown, complete = feed_module._Reader(5, "stdout"), [], False
+    while not complete:
+        data, complete = reader.take(reader.ask())
+        shown.append(bytes(data))
+    assert shown[0] == b"first attempt, which died"
+    assert b"started again" in shown[1]
+    assert shown[-1] == b"second"
+
+
+def test_logs_of_a_job_that_is_started_again_have_its_new_output(restarted):
+    assert list(logs.read_log(5, "stdout", follow=True))[-1] == b"second"
+
+
+def test_logs_of_many_jobs_have_the_new_output_too(restarted):
+    offsets: dict[int, int] = {}
+    assert b"".join(follow_module._new_output(5, "stdout", offsets)).endswith(b"second")
