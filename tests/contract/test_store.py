@@ -6,12 +6,21 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from picloud_jupyter.protocol.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
+from picloud_jupyter.protocol.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    QuotaExceeded,
+    Unavailable,
+)
 from picloud_jupyter.protocol.frames import pack_frame, pack_records
 from picloud_jupyter.protocol.jobs import EndReason, RetryPolicy
 from picloud_jupyter.protocol.users import Quota
+from picloud_services.base import connections
+from picloud_services.base.database import open_database
 from picloud_services.base.sql import Statement
 from picloud_services.blobs.store import BlobRef
+from picloud_services.jobs import maps, queries
 from tests.tools.fake_engine import Does, FakeEngine
 from tests.tools.job_system import USER, System, function, running_system, spec
 from tests.tools.postgresql_server import fresh_database, private_server
@@ -321,6 +330,46 @@ async def test_others_jobs_are_unknown(system):
             await request
 
 
+async def test_kept_results_of_a_part_are_each_read_once(system, monkeypatch):
+    """They are packed many in a record, and the store writes nothing else meanwhile."""
+    arguments = [b"%d" % i for i in range(100)]
+    await system.join(await system.map(arguments, cache=True))
+    read: list[int] = []
+    read_row = queries.read_result_row
+
+    def counted(tx, result):
+        read.append(result)
+        return read_row(tx, result)
+
+    monkeypatch.setattr(queries, "read_result_row", counted)
+    jids = await system.map(arguments, cache=True)
+    assert len(set(read)) == len(read) < len(arguments)
+    monkeypatch.undo()
+    answer = await system.service.results(USER, jids, limit_bytes=10_000)
+    assert [item.body for item in answer.items] == arguments
+
+
+async def test_maps_that_a_user_begins_and_does_not_send_are_bounded(system, monkeypatch):
+    monkeypatch.setattr(maps, "MAX_OPEN_MAPS", 2)
+    made = [await system.service.create_map(USER, spec(), "", 10, function()) for _ in range(2)]
+    with pytest.raises(Conflict, match="not complete"):
+        await system.service.create_map(USER, spec(), "", 10, function())
+    other = await system.service.create_map(OTHER, spec(), "", 0, function())
+    await system.service.seal_map(USER, made[0].map, 0, 0, short=True)
+    last = await system.service.create_map(USER, spec(), "", 0, function())
+    for user, found in ((USER, made[1]), (USER, last), (OTHER, other)):
+        await system.service.seal_map(user, found.map, 0, 0, short=True)
+
+
+async def test_words_with_nul_from_a_container_end_their_job_and_hold_up_nobody(system):
+    ends = [Does(exits={"wait_status": 6, "oom_count": 0, "message": "bad\0words"})] * 2
+    system.engine.behaviour = lambda *_: ends.pop() if ends else Does()
+    jid = await system.call(kill_process=True)
+    assert await system.join(jid) == {"error": 1}
+    assert await system.join(await system.call()) == {"done": 1}
+    assert "badwords" in (await system.service.result(USER, jid)).message
+
+
 async def test_cached_result_is_taken_over(system):
     first = await system.call(b"a", cache=True)
     await system.join(first)
@@ -375,3 +424,23 @@ async def test_listing_is_newest_first_and_filters(system):
     assert await listed(map_id=batch) == [first + 2, first + 1, first]
     assert await service.list_jobs(OTHER) == []
     assert await service.counts(USER) == {"done": 3, "error": 1}
+
+
+# -------------------------------------------------------------------------------- PostgreSQL alone
+async def test_database_serves_one_service_at_a_time(tmp_path, server, monkeypatch):
+    url = fresh_database(server, f"store{next(_names)}")
+    async with running_system(tmp_path, url=url):
+        monkeypatch.setattr(connections, "BUSY_SECONDS", 1.0)
+        with pytest.raises(Unavailable, match="in use by another service"):
+            await open_database(tmp_path / "other.db", url).open()
+        monkeypatch.undo()
+    async with running_system(tmp_path, url=url) as system:
+        assert await system.join(await system.call()) == {"done": 1}
+
+
+async def test_value_that_the_database_cannot_keep_is_refused_in_words(tmp_path, server):
+    url = fresh_database(server, f"store{next(_names)}")
+    async with running_system(tmp_path, url=url) as system:
+        with pytest.raises(InvalidRequest, match="cannot keep"):
+            await system.call(label="a\0b")
+        assert await system.join(await system.call()) == {"done": 1}

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from picloud_jupyter.protocol.errors import CloudException, Corrupt, DiskFull, Unavailable
+from picloud_jupyter.protocol.errors import (
+    CloudException,
+    Corrupt,
+    DiskFull,
+    InvalidRequest,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -17,6 +23,8 @@ BUSY_SECONDS = 30.0
 _LOG_INDEX = struct.Struct("=14xHI")  # page size, frames: sqlite.org/walformat.html 2.1
 _DISK_FULL_CODES = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE"}
 _DISK_FULL_STATES = {"53100"}  # PostgreSQL: disk_full
+_LOCKED_STATE = "55P03"  # lock_not_available
+_SERVICE_LOCK = int.from_bytes(b"picloud", "big")  # an advisory lock of the database
 _WRITER_PRAGMAS = (
     "PRAGMA page_size=2048",  # of a new file; a call changes a few bytes on each of 20 pages
     "PRAGMA journal_mode=WAL",
@@ -120,10 +128,27 @@ def _connect_postgresql(url: str, *, read_only: bool) -> Any:  # noqa: ANN401
 
     dsn = _parse(url).set(drivername="postgresql").render_as_string(hide_password=False)
     connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=3)
-    connection.execute("SET synchronous_commit = on")
-    if read_only:
-        connection.execute("SET default_transaction_read_only = on")
+    try:
+        connection.execute("SET synchronous_commit = on")
+        if read_only:
+            connection.execute("SET default_transaction_read_only = on")
+        else:
+            _lock_postgresql(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _lock_postgresql(connection: Any) -> None:  # noqa: ANN401
+    """Hold the database as long as ``connection`` lives: two services would run each job twice."""
+    # A machine that lost its power says no farewell: the server is to notice before we give up.
+    connection.execute("SET tcp_keepalives_idle = 10")
+    connection.execute("SET tcp_keepalives_interval = 5")
+    connection.execute("SET tcp_keepalives_count = 2")
+    connection.execute(f"SET lock_timeout = '{BUSY_SECONDS:.0f}s'")
+    connection.execute(f"SELECT pg_advisory_lock({_SERVICE_LOCK})")
+    connection.execute("RESET lock_timeout")
 
 
 def translate(error: BaseException, where: object) -> CloudException | None:
@@ -134,17 +159,29 @@ def translate(error: BaseException, where: object) -> CloudException | None:
         return _disk_full(where)
     if isinstance(error, sqlite3.Error):
         return _translate_sqlite(error, where)
-    state = getattr(error, "sqlstate", None)
     if type(error).__module__.startswith("psycopg"):
-        if state in _DISK_FULL_STATES:
-            return _disk_full(where)
-        if state in ("XX001", "XX002"):
-            return _corrupt(error, where)
-        if type(error).__name__ in ("OperationalError", "InterfaceError", "AdminShutdown"):
-            return Unavailable(
-                f"The database {where} does not answer: {error}",
-                hint="check that it runs; the request may be repeated",
-            )
+        return _translate_postgresql(error, where)
+    return None
+
+
+def _translate_postgresql(error: BaseException, where: object) -> CloudException | None:
+    state = getattr(error, "sqlstate", None) or ""
+    if state in _DISK_FULL_STATES:
+        return _disk_full(where)
+    if state in ("XX001", "XX002"):
+        return _corrupt(error, where)
+    if state == _LOCKED_STATE:
+        return Unavailable(
+            f"The database {where} is in use by another service.",
+            hint="end that one (picloud down), or give this one a database of its own (database_url)",
+        )
+    if type(error).__name__ == "DataError" or state.startswith("22"):
+        return InvalidRequest(f"PostgreSQL cannot keep what was sent: {error}")
+    if type(error).__name__ in ("OperationalError", "InterfaceError", "AdminShutdown"):
+        return Unavailable(
+            f"The database {where} does not answer: {error}",
+            hint="check that it runs; the request may be repeated",
+        )
     return None
 
 

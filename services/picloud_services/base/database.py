@@ -284,7 +284,7 @@ class Database:
             job.result = job.error = None
             self._write_alone(job)
             return
-        if known is not None and not isinstance(known, DiskFull) and self._dialect != "sqlite":
+        if isinstance(known, Unavailable) and self._dialect != "sqlite":
             self._reconnect()
         job.error = known or error
 
@@ -335,13 +335,11 @@ class Database:
             _log.debug("rollback: %s", exc)
 
     def _reconnect(self) -> None:
+        self._connection.close()  # first: it may hold the database still
         try:
-            fresh = connect(self.source)
+            self._connection = connect(self.source)
         except PlatformError as exc:
             _log.warning("the database cannot be reached again yet: %s", exc)
-            return
-        self._connection.close()
-        self._connection = fresh
 
     def _fill_ballast(self) -> None:
         """Keep a file that can be removed on a full disk, so that the failure itself is recorded."""

@@ -12,7 +12,7 @@ from picloud_services.blobs.store import BlobRef
 from picloud_services.environments.identity import environment_id
 from picloud_services.jobs.counting import add_to_user
 from picloud_services.jobs.links import blobs_of, link_blob
-from picloud_services.jobs.queries import read_result_row
+from picloud_services.jobs.queries import ResultReader
 from picloud_services.jobs.store import PartRows
 from picloud_services.jobs.words import Cached, Payload
 
@@ -54,12 +54,14 @@ def cache_digest(spec: JobSpec, function_digest: str, arguments: Payload) -> str
     )
 
 
-def find_cached(tx: Transaction, user_id: int, digest: str) -> Cached | None:
-    """Return the newest earlier job that may answer."""
+def find_cached(
+    tx: Transaction, user_id: int, digest: str, reader: ResultReader
+) -> Cached | None:
+    """Return the newest earlier job that may answer; neighbours share a record of ``reader``."""
     row = tx.one(_FIND, user_id=user_id, digest=digest)
     if row is None:
         return None
-    record = read_result_row(tx, row[1])
+    record = reader.row(row[1])
     if record is None:
         return None
     return Cached(row[0], record.item(row[0]), record.body(row[0]), row[1])

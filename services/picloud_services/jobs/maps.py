@@ -21,11 +21,13 @@ from picloud_services.jobs.ending import Move, move, slices
 from picloud_services.jobs.leasing import Arguments
 from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.publishing import Publisher
+from picloud_services.jobs.queries import ResultReader
 from picloud_services.jobs.reasons import Facts, message
 from picloud_services.jobs.spans import ABANDONED, CODE_OF, OPEN, SEALED, LiveBatch
 from picloud_services.jobs.submit import Desk
 from picloud_services.jobs.words import Function, MapReceipt, PartReceipt
 
+MAX_OPEN_MAPS = 200  # of one user
 _log = logging.getLogger(__name__)
 
 _MAP = Statement(
@@ -69,10 +71,21 @@ class Maps:
         desk = self._desk
         new = desk.new_batch(user_id, spec, key, function)
         desk.dispatch.check(user_id, new.spec)
+        self._require_few_open(user_id)
         entered = await desk.database.write(
             partial(_enter_map, new, desk.book, count), partial(self._created, new, count)
         )
         return MapReceipt(entered.batch, entered.first_jid)
+
+    def _require_few_open(self, user_id: int) -> None:
+        """Return if the user may begin another map: each takes memory for all its elements."""
+        batches = self._desk.live.batches
+        begun = [batch for map_id in self._heard if (batch := batches.get(map_id)) is not None]
+        if sum(batch.user_id == user_id for batch in begun) >= MAX_OPEN_MAPS:
+            raise Conflict(
+                f"{MAX_OPEN_MAPS} maps of yours were begun and are not complete yet",
+                hint="let some of them be sent to their end first; what is not heard of for a while is given up",
+            )
 
     def _created(self, new: store.NewBatch, count: int | None, entered: store.Entered) -> None:
         if entered.repeated:
@@ -309,13 +322,13 @@ def _enter_part(
             cache.cache_digest(spec, function_digest, large.get(i) or pack[i])
             for i in range(rows.count)
         ]
-        rows.cached = [
-            (first_jid + i, found)
-            for i, digest in enumerate(rows.cache_digests)
-            if (found := cache.find_cached(tx, rows.user_id, digest)) is not None
-        ]
-        if rows.status is not Status.QUEUED:
-            rows.cached = []
+        if rows.status is Status.QUEUED:
+            reader = ResultReader(tx)
+            rows.cached = [
+                (first_jid + i, found)
+                for i, digest in enumerate(rows.cache_digests)
+                if (found := cache.find_cached(tx, rows.user_id, digest, reader)) is not None
+            ]
     store.insert_part(tx, rows)
     for jid, found in rows.cached:
         done = Move(rows.batch, rows.user_id, jid, jid, Status.DONE, olds=(Status.QUEUED,))

@@ -184,7 +184,7 @@ def message(reason: EndReason, facts: Facts) -> str:
         node=f" {facts.node}" if facts.node else "",
         losses=facts.losses,
     )
-    return f"{what} {text.next_step}"
+    return f"{what} {text.next_step}".replace("\0", "")  # PostgreSQL stores none
 
 
 def _memory(facts: Facts) -> str:

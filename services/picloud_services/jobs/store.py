@@ -178,9 +178,9 @@ def admit(
     if row is None:  # before a user's first job
         known = tx.one(_BY_KEY, user_id=user_id, key=key)
         return _repeated(known, is_map=is_map) if known else None
-    cost, disk_bytes, max_cost, max_disk_bytes, *known = row
-    if known[0] is not None:
-        return _repeated(known, is_map=is_map)
+    cost, disk_bytes, max_cost, max_disk_bytes, *earlier = row
+    if earlier[0] is not None:
+        return _repeated(earlier, is_map=is_map)
     quota = quotas.in_force(Quota(cost=max_cost, disk_bytes=max_disk_bytes), default)
     accounts.require(quotas.why_paused(quota, Standing(cost, disk_bytes)))
     return None

@@ -18,6 +18,7 @@ from picloud_services.jobs.dependencies import Dependencies
 from picloud_services.jobs.leasing import Arguments
 from picloud_services.jobs.live import LiveJobs, Ready
 from picloud_services.jobs.ports import Dispatch
+from picloud_services.jobs.queries import ResultReader
 from picloud_services.jobs.spans import CODE_OF, SEALED, LiveBatch
 from picloud_services.jobs.words import CallReceipt, Function, Payload
 
@@ -203,7 +204,7 @@ class _Call:
         cached = None
         if new.spec.cache:
             digests = [cache.cache_digest(new.spec, new.function.digest, self._arguments)]
-            cached = cache.find_cached(tx, new.user_id, digests[0])
+            cached = cache.find_cached(tx, new.user_id, digests[0], ResultReader(tx))
         counted = cached is None
         book = self._desk.book
         entered = store.insert_batch(tx, new, book, size=1, is_map=False, counted=counted)
