@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.errors import (
@@ -23,17 +25,23 @@ from picloud_jupyter.protocol.errors import (
 from picloud_jupyter.transport.client import Client
 from picloud_jupyter.transport.connection import Connection
 from picloud_jupyter.transport.endpoint import Endpoint
-from picloud_jupyter.transport.paths import ServicePaths, make_run, service_paths
+from picloud_jupyter.transport.paths import (
+    STATE_FOLDERS,
+    ServicePaths,
+    make_run,
+    service_paths,
+)
 from picloud_jupyter.transport.retry import RetryLimits
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 _LEAVING_SECONDS = 0.2
+_FIRST_LOG = ("service.log", "service.log.*")  # there before a service holds its home
 _STATE = (
     *("store.db", "store.db-*", "store.db.*", "metrics.db", "metrics.db-*", "metrics.db.*"),
-    *("lock", "agent.lock", "service.run", "secret", "ballast"),
-    *("blobs", "code", "logs", "bundle", "layers", "secrets"),
-    *("service.log", "service.log.*", "agent.log", "agent.log.*"),
+    *("agent.lock", "service.run", "secret", "ballast", *STATE_FOLDERS),
+    *("agent.log", "agent.log.*", *_FIRST_LOG),
+    "lock",  # the last: it says that the others are ours
 )
 
 
@@ -203,8 +211,7 @@ def _start_lock(paths: ServicePaths, deadline_at: float) -> Iterator[bool]:
 
 
 def _start(paths: ServicePaths, variables: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (paths.home / "service.log").open("ab") as log:
+    with _open_log(paths) as log:
         process = subprocess.Popen(
             start_command(paths),
             stdin=subprocess.DEVNULL,
@@ -216,6 +223,18 @@ def _start(paths: ServicePaths, variables: Mapping[str, str]) -> "subprocess.Pop
         )
     threading.Thread(target=process.wait, name="picloud-reaper", daemon=True).start()
     return process
+
+
+def _open_log(paths: ServicePaths) -> IO[bytes]:
+    try:
+        paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return (paths.home / "service.log").open("ab")
+    except OSError as exc:
+        raise Unreachable(
+            f"the folder of the service's state, {paths.home}, cannot be used: {exc.strerror}",
+            hint="set PICLOUD_HOME to a folder that you may write to",
+            retry=False,
+        ) from exc
 
 
 def start_command(paths: ServicePaths) -> list[str]:
@@ -330,7 +349,7 @@ def _growing_pauses() -> Iterator[float]:
 
 def _remove_state(paths: ServicePaths) -> None:
     """Remove what the service made, by name: the folder may be one that the user chose."""
-    for pattern in _STATE:
+    for pattern in _STATE if paths.was_held else _FIRST_LOG:
         for path in paths.home.glob(pattern):
             if path.is_dir() and not path.is_symlink():
                 _remove_tree(path)
@@ -349,11 +368,24 @@ def remove_run(paths: ServicePaths) -> None:
 
 
 def _remove_tree(top: Path) -> None:
-    """Remove a folder that may hold read-only ones: bundles, and what jobs left in their layers."""
-    top.chmod(0o700)
-    for folder, names, _ in os.walk(top):
-        for name in names:
-            inner = os.path.join(folder, name)
-            if not os.path.islink(inner):
-                os.chmod(inner, 0o700)  # the owner's alone
-    shutil.rmtree(top)
+    """Remove a folder that may hold read-only ones: bundles, and what jobs left in their layers.
+
+    Those may be deeper than any path may be long: inner folders are moved up into ``top``.
+    """
+    unused = (f"{top}/{os.urandom(8).hex()}" for _ in itertools.count())
+    folders = [str(top)]
+    while folders:
+        folder = folders.pop()
+        os.chmod(folder, 0o700)  # the owner's alone
+        with os.scandir(folder) as entries:
+            inner = list(entries)
+        for entry in inner:
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry.path, 0o700)  # a folder that moves gets a new ".."
+                folders.append(next(unused))
+                os.rename(entry.path, folders[-1])
+            else:
+                os.unlink(entry.path)
+        if folder != str(top):
+            os.rmdir(folder)
+    top.rmdir()

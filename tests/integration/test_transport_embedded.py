@@ -22,6 +22,7 @@ from picloud_jupyter.transport.embedded import (
     stop,
 )
 from picloud_jupyter.transport.paths import service_paths
+from tests.tools.deep_folders import make_deep
 
 SERVICE = """
     import json, os, pathlib, sys, threading, time
@@ -176,6 +177,17 @@ def test_crashed_start_raises_the_end_of_its_log(paths):
     assert "picloud doctor" in str(caught.value)
 
 
+def test_a_home_that_cannot_be_written_is_named_at_once(paths, monkeypatch):
+    (paths.home / "file").touch()
+    monkeypatch.setenv("PICLOUD_HOME", str(paths.home / "file" / "home"))
+    client = embedded_client(service_paths(), start=True)
+    started_at = time.monotonic()
+    with pytest.raises(Unreachable, match="file/home, cannot be used: Not a directory") as info:
+        client.get("/v1/service")
+    assert time.monotonic() - started_at < 5  # it is tried once
+    assert "PICLOUD_HOME" in str(info.value)
+
+
 def test_stop_writes_the_intent_and_waits_for_the_end(paths):
     ensure_running(paths)
     pid = starts(paths)[0]
@@ -248,17 +260,31 @@ def test_stop_when_the_control_plane_does_not_listen_yet_then_told_as_soon_as_it
 
 def test_purge_removes_what_is_ours_and_nothing_else(paths):
     ensure_running(paths)
-    for name in ("store.db", "store.db-wal", "service.log.1", "mine.txt"):
+    for name in ("lock", "store.db", "store.db-wal", "service.log.1", "mine.txt"):
         (paths.home / name).write_text("x")
     (paths.home / "blobs" / "ab").mkdir(parents=True)
     (paths.home / "bundle" / "digest").mkdir(parents=True)
     (paths.home / "bundle" / "digest" / "runner.py").write_text("")
     (paths.home / "bundle" / "digest").chmod(0o500)  # as an agent leaves it
+    (paths.home / "layers").mkdir()
+    make_deep(paths.home / "layers", 3_000)
+    (paths.home / "layers" / "link").symlink_to(paths.home.parent / "lib")
     stop(paths, kill_jobs=True, purge=True)
     left = {path.name for path in paths.home.iterdir()}
     assert "mine.txt" in left
     assert not left & {"store.db", "store.db-wal", "service.log", "service.log.1", "blobs"}
+    assert not left & {"bundle", "layers", "lock"}
     assert not paths.run.exists()
+    assert (paths.home.parent / "lib" / "picloud_services").exists()
+
+
+def test_purge_when_no_service_ever_held_the_home_then_nothing_of_it_goes(paths):
+    (paths.home / "code").mkdir()
+    (paths.home / "code" / "thesis.py").write_text("x")
+    (paths.home / "secret").write_text("mine")
+    stop(paths, kill_jobs=True, purge=True)
+    assert sorted(path.name for path in paths.home.iterdir()) == ["code", "secret"]
+    assert (paths.home / "code" / "thesis.py").exists()
 
 
 def test_foreign_run_folder_is_refused(paths):
