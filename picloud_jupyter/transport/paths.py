@@ -8,6 +8,7 @@ from pathlib import Path
 
 SYSTEM_HOME = "/var/lib/picloud"
 SYSTEM_FOLDER = "/run/picloud"
+STATE_FOLDERS = ("blobs", "code", "logs", "bundle", "layers", "secrets")  # in ``home``
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,16 @@ class ServicePaths:
     def agent_record(self) -> Path:
         """JSON of the running agent: pid, start time."""
         return self.run / "agent.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the running service."""
+        return self.home / "lock"
+
+    @property
+    def was_held(self) -> bool:
+        """Whether a service ever held ``home``: what is called like its state there is its own."""
+        return self.lock.exists() or (self.home / "store.db").exists()
 
     @property
     def whereabouts(self) -> Path:

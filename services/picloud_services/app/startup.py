@@ -21,7 +21,7 @@ from picloud_jupyter.protocol.errors import (
     PlatformError,
     error_to_wire,
 )
-from picloud_jupyter.transport.paths import ServicePaths, make_private, make_run
+from picloud_jupyter.transport.paths import STATE_FOLDERS, ServicePaths, make_private, make_run
 from picloud_services.agent.guardian import Guardian, the_agent
 from picloud_services.base.collector import without_collector
 from picloud_services.base.filesystem import disk_space, network_file_system, write_atomically
@@ -54,11 +54,11 @@ def run_control(paths: ServicePaths, options: Sequence[str] = ()) -> int:
 
     A start that fails leaves its error in RUN/startup-error.json, for the client that waits.
     """
-    lock = InstanceLock(paths.home / "lock")
+    lock = InstanceLock(paths.lock)
     try:
         make_run(paths)
         place = prepare(paths)
-        lock = InstanceLock(place.paths.home / "lock")
+        lock = InstanceLock(place.paths.lock)
         lock.acquire(paths.record)
         write_atomically(place.paths.whereabouts, os.fsencode(place.paths.run))
         settings = replace(load_settings(paths, options), paths=place.paths)
@@ -104,6 +104,7 @@ def prepare(paths: ServicePaths) -> Place:
     Raises:
         PermissionError: the folder is not this user's, or cannot be made.
         DiskFull: there is no room for the store itself.
+        InvalidRequest: the folder has others in it that are called like the service's own.
     """
     kind = network_file_system(paths.home)
     note = ""
@@ -124,6 +125,8 @@ def prepare(paths: ServicePaths) -> Place:
         raise PermissionError(
             errno.EACCES, "it may not be written to by this user", str(paths.home)
         )
+    if not paths.was_held:
+        _refuse_what_is_not_ours(paths.home)
     space = disk_space(paths.home)
     if space.free_bytes < LEAST_BYTES:
         raise DiskFull(
@@ -132,6 +135,17 @@ def prepare(paths: ServicePaths) -> Place:
             hint="Free some space, or move the home with PICLOUD_HOME.",
         )
     return Place(paths, note)
+
+
+def _refuse_what_is_not_ours(home: Path) -> None:
+    """Raise if the first service of ``home`` would put its state among somebody's own folders."""
+    found = [name for name in STATE_FOLDERS if (home / name).exists()]
+    if found:
+        raise InvalidRequest(
+            f"{home} has {', '.join(found)} already, which no service made; its state would be among your own files, "
+            "and be removed with them",
+            hint="Name a new or an empty folder with PICLOUD_HOME.",
+        )
 
 
 def load_settings(paths: ServicePaths, options: Sequence[str]) -> Settings:

@@ -101,3 +101,14 @@ def test_settings_when_nothing_is_set_then_traitlets_is_not_needed(paths, monkey
             monkeypatch.delenv(name)
     assert startup.load_settings(paths, []).paths == paths
     assert startup.load_settings(paths, ["--cores=2"]).cores == 2
+
+
+def test_home_when_it_has_folders_of_the_users_own_then_refused_until_a_service_held_it(paths):
+    (paths.home / "code").mkdir(parents=True)
+    with pytest.raises(InvalidRequest, match=r"has code already"):
+        startup.prepare(paths)
+    (paths.home / "code").rmdir()
+    startup.prepare(paths)
+    paths.lock.touch()
+    (paths.home / "code").mkdir()
+    startup.prepare(paths)
