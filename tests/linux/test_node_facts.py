@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 
 import pytest
 
@@ -35,6 +36,27 @@ async def kept_trials(settings, change):
 async def test_facts_when_an_isolating_kind_works_then_it_is_not_tried_again(settings):
     seen = await kept_trials(settings, lambda t: dataclasses.replace(t, why="as it was kept"))
     assert seen[ContainerKind.ROOT].why == "as it was kept"
+
+
+async def test_facts_when_the_disk_of_the_home_cannot_hold_a_layer_then_no_kind_that_needs_one(
+    settings, tmp_path
+):
+    """Another service of the same user may have its home on another disk."""
+    assert (await node_facts.find_facts(settings)).report.container_kind is ContainerKind.ROOT
+    for name in ("lower", "upper", "work", "other"):
+        (tmp_path / name).mkdir()
+    options = ",".join(f"{name}dir={tmp_path}/{name}" for name in ("lower", "upper", "work"))
+    home = tmp_path / "other"  # an overlay, which cannot be a layer of another one
+    mount = ["mount", "-t", "overlay", "overlay", "-o", options, str(home)]
+    subprocess.run(mount, check=True, timeout=10)
+    try:
+        other = Settings(ServicePaths(home, tmp_path / "run"))
+        report = (await node_facts.find_facts(other)).report
+    finally:
+        subprocess.run(["umount", str(home)], check=True, timeout=10)
+    (root,) = (t for t in report.trials if t.kind is ContainerKind.ROOT)
+    assert not root.works
+    assert "local disk" in root.mend
 
 
 async def test_facts_when_nothing_isolated_then_the_kinds_are_tried_again(settings):

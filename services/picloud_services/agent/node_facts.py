@@ -43,6 +43,7 @@ class _Tried:
     uid: int
     prefix: str  # bubblewrap may come from our own environment
     wanted: tuple[str, str]
+    layers_device: int  # the disk that layers are on: not every file system can hold them
     trials: tuple[KindTrial, ...]
     network_mode: NetworkMode
     network_program: str
@@ -92,15 +93,17 @@ async def _tried_once(settings: Settings) -> _Tried:
         kept = from_wire(_Tried, json.loads(path.read_bytes()))
     except (OSError, ValueError):  # not tried yet, or by another version of ours
         kept = None
-    key = (boot_id(), os.geteuid(), sys.prefix, wanted)
+    layers = settings.home / "layers"
+    layers.mkdir(mode=0o700, exist_ok=True)
+    key = (boot_id(), os.geteuid(), sys.prefix, wanted, layers.stat().st_dev)
     if (
         kept is not None
-        and (kept.boot_id, kept.uid, kept.prefix, kept.wanted) == key
+        and (kept.boot_id, kept.uid, kept.prefix, kept.wanted, kept.layers_device) == key
         # Where no kind isolates, somebody may have mended that since.
         and (settings.container_kind or not trial.is_plain_only(kept.trials))
     ):
         return kept
-    trials = tuple(await asyncio.to_thread(trial.try_kinds))
+    trials = tuple(await asyncio.to_thread(trial.try_kinds, str(layers)))
     chosen = trial.choose(trials, settings.container_kind or None)
     uid, gid = job_ids(chosen.kind, os.geteuid(), settings.home)
     choice = await choose_network(chosen.kind, uid, gid)

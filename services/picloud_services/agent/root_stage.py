@@ -180,6 +180,9 @@ def _overlay(lower: str, upper: str, work: str, target: str) -> None:
     )
     try:
         syscalls.mount_at("overlay", target, "overlay", _FLAGS, options)
+    except OSError as exc:
+        exc.filename = f"an overlay at {target}"
+        raise
     finally:
         for file in files:
             os.close(file)

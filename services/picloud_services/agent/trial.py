@@ -47,13 +47,14 @@ print("fine")
 """
 
 
-def try_kinds(scratch: str | None = None) -> list[KindTrial]:
+def try_kinds(layers: str | None = None) -> list[KindTrial]:
     """Return what each kind did, best first; takes about a tenth of a second for each.
 
-    ``scratch`` is a folder on the disk that layers will be on (default: a temporary one).
+    ``layers`` is the folder that layers will be in: not every disk can hold one (default: a
+    temporary folder).
     """
     facts = read_facts()
-    return [_try_kind(kind, facts, scratch) for kind in ORDER]
+    return [_try_kind(kind, facts, layers) for kind in ORDER]
 
 
 def choose(trials: Sequence[KindTrial], wanted: str | None = None) -> KindTrial:
@@ -106,9 +107,9 @@ def find_programs() -> list[str]:
     return found
 
 
-def _try_kind(kind: ContainerKind, facts: HostFacts, scratch: str | None) -> KindTrial:
+def _try_kind(kind: ContainerKind, facts: HostFacts, layers: str | None) -> KindTrial:
     if kind is ContainerKind.PLAIN:
-        why = _run(make_container(kind), scratch)
+        why = _run(make_container(kind), layers)
         return KindTrial(kind, works=not why, why=why, mend=mend(kind, why, facts))
     if (kind is ContainerKind.ROOT) is not facts.is_root:
         why = (
@@ -117,7 +118,7 @@ def _try_kind(kind: ContainerKind, facts: HostFacts, scratch: str | None) -> Kin
         return KindTrial(kind, works=False, why=why, mend=mend(kind, why, facts))
     whys = []
     for program in facts.programs:
-        why = _run(make_container(kind, program), scratch)
+        why = _run(make_container(kind, program), layers)
         if not why:
             return KindTrial(kind, works=True, program=program)
         whys.append(f"{program}: {why}")
@@ -125,11 +126,14 @@ def _try_kind(kind: ContainerKind, facts: HostFacts, scratch: str | None) -> Kin
     return KindTrial(kind, works=False, why=why, mend=mend(kind, why, facts))
 
 
-def _run(container: Container, scratch: str | None) -> str:
+def _run(container: Container, layers: str | None) -> str:
     """Make one container; return why it did not work, "" if it did."""
-    with tempfile.TemporaryDirectory(prefix="picloud-trial-", dir=scratch) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="picloud-trial-") as folder,
+        tempfile.TemporaryDirectory(prefix="picloud-trial-", dir=layers) as layer,
+    ):
         try:
-            return _run_in(container, folder)
+            return _run_in(container, folder, f"{layer}/layer")
         except (ContainerError, OSError) as exc:
             return str(exc)
         finally:
@@ -138,16 +142,17 @@ def _run(container: Container, scratch: str | None) -> str:
             )  # the plain kind began it; this is no supervisor
 
 
-def _run_in(container: Container, folder: str) -> str:
-    for name in ("run", "out", "layer", "bundle", "files"):
+def _run_in(container: Container, folder: str, layer: str) -> str:
+    for name in ("run", "out", "bundle", "files"):
         os.mkdir(f"{folder}/{name}")
+    os.mkdir(layer)
     with open(f"{folder}/files/given", "w", encoding="ascii") as file:
         file.write("given")
     output, written = os.pipe()
     with contextlib.ExitStack() as cleaning:
         cleaning.callback(os.close, output)
         try:
-            request = _request(container, folder, written)
+            request = _request(container, folder, layer, written)
             running = container.start(request)
         finally:
             os.close(written)
@@ -160,7 +165,7 @@ def _run_in(container: Container, folder: str) -> str:
     return text.strip() or f"the trial ended with wait status {container.wait_status(status)}"
 
 
-def _request(container: Container, folder: str, written: int) -> ContainerRequest:
+def _request(container: Container, folder: str, layer: str, written: int) -> ContainerRequest:
     uid = os.geteuid()
     # A trial needs no installed package, so only the interpreter itself is shown.
     python = HostPython(
@@ -174,7 +179,7 @@ def _request(container: Container, folder: str, written: int) -> ContainerReques
         spec=SandboxSpec(user_id=uid, host_python=python, folder=f"{folder}/files"),
         run_dir=f"{folder}/run",
         out_dir=f"{folder}/out",
-        layer_dir=f"{folder}/layer",
+        layer_dir=layer,
         bundle=f"{folder}/bundle",
         code="",
         stdout_fd=written,
