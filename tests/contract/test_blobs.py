@@ -1,5 +1,6 @@
 """What every `BlobStore` must do; run on the one in files."""
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -214,6 +215,14 @@ async def test_usage_when_kept_then_counted(blobs):
     usage = await blobs.usage()
     assert usage.count == 1
     assert usage.total_bytes >= 10_000
+
+
+async def test_usage_when_many_ask_at_once_then_looked_at_once(blobs, monkeypatch):
+    looks = []
+    measure = blobs._measure
+    monkeypatch.setattr(blobs, "_measure", lambda: looks.append(1) or measure())
+    await asyncio.gather(*(blobs.usage() for _ in range(5)))
+    assert len(looks) == 1
 
 
 async def test_usage_while_blobs_are_taken_away_counts_the_others(blobs, root, monkeypatch):

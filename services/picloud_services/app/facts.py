@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,19 @@ class FolderSize:
 
 
 def _folder_bytes(folder: Path) -> int:
+    return size_of(
+        os.path.join(path, name) for path, _, names in os.walk(folder) for name in names
+    )
+
+
+def size_of(paths: Iterable[str | Path]) -> int:
+    """Return how many bytes of the disk those of ``paths`` take that are there."""
     total_bytes = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total_bytes += os.lstat(os.path.join(path, name)).st_blocks * 512
-            except FileNotFoundError:  # removed since the listing
-                continue
+    for path in paths:
+        try:
+            total_bytes += os.lstat(path).st_blocks * 512
+        except FileNotFoundError:  # removed since the listing
+            continue
     return total_bytes
 
 
@@ -113,7 +119,7 @@ class ServiceFacts:
         space = self._disk.refresh()
         blobs = await self._blobs.usage()
         logs_bytes = await self._logs.measure()
-        files = sum(p.stat().st_blocks * 512 for p in self._settings.home.glob("*.db*"))
+        files = size_of(self._settings.home.glob("*.db*"))
         return {
             "home_bytes": files + blobs.total_bytes + logs_bytes,
             "free_bytes": space.free_bytes,

@@ -215,8 +215,10 @@ class FileBlobStore:
         """See `BlobStore`."""
         now = time.monotonic()
         if now >= self._usage_until:
+            self._usage_until = (
+                now + USAGE_SECONDS
+            )  # others who ask meanwhile start no other look
             self._usage = await asyncio.to_thread(self._measure)
-            self._usage_until = now + USAGE_SECONDS
         return self._usage
 
     def _measure(self) -> BlobUsage:

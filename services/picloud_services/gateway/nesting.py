@@ -1,7 +1,7 @@
 """What a job may ask for the jobs that it submits: nothing of this machine that it has not itself. Pure."""
 
 from picloud_jupyter.protocol.errors import NotAllowed
-from picloud_jupyter.protocol.jobs import JobSpec
+from picloud_jupyter.protocol.jobs import JobSpec, NetworkPolicy
 from picloud_services.dispatch.sandbox import Volume, parse_volume
 
 
@@ -9,7 +9,8 @@ def check_child(spec: JobSpec, parent: JobSpec) -> None:
     """Return if a job with ``parent`` may submit ``spec``.
 
     Raises:
-        NotAllowed: it asks for a Python, a folder, code, a secret or a volume that it does not have itself.
+        NotAllowed: it asks for a Python, a folder, code, a secret, a volume or a network that it does
+            not have itself.
         InvalidRequest: a volume is of another form.
     """
     for name, words in (
@@ -22,6 +23,11 @@ def check_child(spec: JobSpec, parent: JobSpec) -> None:
                 f"a job submits jobs with its own {words} ({name}) only",
                 hint="submit from outside of jobs what needs another one",
             )
+    if parent.network is NetworkPolicy.NONE and spec.network is not NetworkPolicy.NONE:
+        raise NotAllowed(
+            "a job without a network submits jobs without one only",
+            hint="submit with _network='none'",
+        )
     if foreign := {name for _, name in spec.secrets} - {name for _, name in parent.secrets}:
         raise NotAllowed(
             f"a job may give its jobs only the secrets that it has itself, not {min(foreign)!r}",

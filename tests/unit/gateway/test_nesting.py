@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from picloud_jupyter.protocol.errors import NotAllowed
-from picloud_jupyter.protocol.jobs import HostPython, JobSpec
+from picloud_jupyter.protocol.jobs import HostPython, JobSpec, NetworkPolicy
 from picloud_services.gateway.nesting import check_child
 
 PYTHON = HostPython("/usr/bin/python3", "/usr", "/usr", "3.11.2")
@@ -41,6 +41,15 @@ def test_check_when_the_secrets_are_its_own_then_they_are_allowed(secrets) -> No
 def test_check_when_a_secret_is_not_its_own_then_it_is_refused_by_name() -> None:
     with pytest.raises(NotAllowed, match="'VARIABLE'"):  # it has the variable, not the secret
         check_child(child(secrets=(("TOKEN", "TOKEN"), ("V", "VARIABLE"))), PARENT)
+
+
+def test_check_when_the_job_has_no_network_then_its_jobs_have_none_either() -> None:
+    alone = dataclasses.replace(PARENT, network=NetworkPolicy.NONE)
+    check_child(child(network=NetworkPolicy.NONE), alone)
+    check_child(child(network=NetworkPolicy.NONE), PARENT)
+    with pytest.raises(NotAllowed, match="without a network") as caught:
+        check_child(child(), alone)
+    assert "_network='none'" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

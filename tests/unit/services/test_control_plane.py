@@ -1,4 +1,4 @@
-"""The end of a control plane, as it is asked for."""
+"""The end of a control plane, and what it tells of itself."""
 
 import asyncio
 from pathlib import Path
@@ -6,7 +6,14 @@ from typing import Any
 
 from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.app.control_plane import ControlPlane
+from picloud_services.app.facts import size_of
 from picloud_services.config import Settings
+
+
+def test_size_when_a_file_goes_while_it_is_measured_then_that_of_the_others(tmp_path: Path):
+    (tmp_path / "store.db").write_bytes(b"x" * 10_000)
+    files = [tmp_path / "store.db-wal", tmp_path / "store.db"]
+    assert size_of(files) == size_of(files[1:]) >= 10_000
 
 
 async def test_stop_when_the_intent_cannot_be_written_then_it_stops_all_the_same(
