@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
 import pytest
 
-from picloud_services.agent import containers, launcher_client
+from picloud_services.agent import containers, launcher_client, upstream
 from picloud_services.agent.container import ContainerError
+from picloud_services.agent.incoming import move_results
 from picloud_services.agent.launcher_client import LauncherClient
 from picloud_services.agent.leftovers import clean_up
 from tests.tools.running_agent import NODE, connected, make_chunk, running_agent, until
@@ -64,6 +66,31 @@ async def test_clean_when_the_disk_refuses_for_a_moment_then_it_is_tried_again(
         assert len(tries) == 3
         assert not agent.containers()
         await agent.start()
+
+
+async def test_lost_when_a_result_is_on_its_way_then_it_still_arrives(tmp_path, monkeypatch):
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def move_later(*args):
+        begun.set()
+        assert may_go_on.wait(20)
+        return move_results(*args)
+
+    monkeypatch.setattr(upstream, "move_results", move_later)
+    async with running_agent(tmp_path) as agent:
+        async with connected(agent.settings) as (engine, listener):
+            chunk = make_chunk(bytes, [200_000])
+            engine.submit(NODE, chunk)
+            await until(begun.is_set)
+            (status,) = agent.settings.run.glob("c/*/status.json")
+            (client,) = agent.agent._containers.all()
+            os.kill(json.loads(status.read_bytes())["pid"], signal.SIGKILL)
+            await until(lambda: client.has_ended)
+            may_go_on.set()
+            await until(lambda: listener.is_over(chunk.lease))
+            assert [item[1] for item in listener.items(chunk.lease)] == ["done"]
+            assert not listener.named("exited")
+            await until(lambda: not agent.containers())
 
 
 async def test_launch_when_two_find_the_launcher_lost_then_one_is_started(monkeypatch):

@@ -239,6 +239,7 @@ class Containers:
         self._run(self._clean(client))
 
     async def _clean(self, client: SupervisorClient) -> None:
+        await client.settled.wait()
         await self._surroundings.leave(client.container)
         for tries_left in reversed(range(CLEAN_TRIES)):
             try:

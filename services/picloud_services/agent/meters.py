@@ -62,9 +62,10 @@ class CgroupMeter:
     def __init__(self, running: RunningContainer) -> None:
         self._reader = CgroupReader(running.cgroups)
         self._network = _open_first([f"/proc/{running.init_pid}/net/dev"], os.O_RDONLY)
-        self._peak = _open_first(
-            [f"{group}/{name}" for group in running.cgroups for name in _PEAK_FILES], os.O_RDWR
-        )
+        peaks = [f"{group}/{name}" for group in running.cgroups for name in _PEAK_FILES]
+        self._peak = _open_first(peaks, os.O_RDWR)
+        if self._peak < 0:  # v2 before Linux 6.12: it can only be read
+            self._peak = _open_first(peaks, os.O_RDONLY)
         self._last_oom_count = 0
 
     def counters(self) -> Meters:

@@ -46,6 +46,8 @@ class SupervisorClient:
         self.moving: deque[tuple[bytes, bytes]] | None = (
             None  # frames behind a result on its way
         )
+        self.settled = asyncio.Event()  # no result is on its way out of the container's folders
+        self.settled.set()
         self.is_adopted = (
             False  # an earlier agent started it, and its books are not taken over yet
         )

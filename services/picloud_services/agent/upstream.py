@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FULL_BYTES = 64 * 1024 * 1024  # of unacknowledged events: supervisors keep what comes then
 BATCH = b'{"t":"batch"'
+GONE = b'{"t":"gone"}'  # our own: nothing more comes of this supervisor
 EXITED = b'{"t":"exited"'
 
 
@@ -89,6 +90,7 @@ class Upstream:
             "output": self._volatile,
             "made": lambda client, header, *_: containers.on_made(client, header),
             "ready": lambda client, *_: client.be_ready(),
+            "gone": lambda client, *_: self._lost(client),
         }
 
     @property
@@ -162,6 +164,7 @@ class Upstream:
 
     def _begin_move(self, client: SupervisorClient, data: bytes, body: bytes) -> None:
         client.moving = deque([(data, body)])
+        client.settled.clear()
         task = asyncio.create_task(self._move(client, client.moving))
         self._moves.add(task)
         task.add_done_callback(self._moves.discard)
@@ -170,17 +173,20 @@ class Upstream:
         self, client: SupervisorClient, waiting: deque[tuple[bytes, bytes]]
     ) -> None:
         """Move the large results of a batch, then go on with the frames that waited behind it."""
-        while waiting:
-            data, body = waiting.popleft()
-            header = decode_header(data)
-            if FILE in data and header["t"] == "batch":
-                body = await asyncio.to_thread(self._take_files, client, header, body)
-                data = encode_json(header)
-            elif header["t"] == "exited" and header["position"] is not None:
-                await asyncio.to_thread(self._keep_left, client, header)
-                data = encode_json(header)
-            self._handlers[header["t"]](client, header, data, body)
-        client.moving = None
+        try:
+            while waiting:
+                data, body = waiting.popleft()
+                header = decode_header(data)
+                if FILE in data and header["t"] == "batch":
+                    body = await asyncio.to_thread(self._take_files, client, header, body)
+                    data = encode_json(header)
+                elif header["t"] == "exited" and header["position"] is not None:
+                    await asyncio.to_thread(self._keep_left, client, header)
+                    data = encode_json(header)
+                self._handlers[header["t"]](client, header, data, body)
+            client.moving = None
+        finally:
+            client.settled.set()
 
     def _take_files(
         self, client: SupervisorClient, header: dict[str, Any], body: bytes
@@ -230,7 +236,14 @@ class Upstream:
             client.leases.pop(lease, None)
 
     def lost(self, client: SupervisorClient) -> None:
-        """The supervisor itself was lost: nobody knows how far its chunks were."""
+        """The supervisor itself was lost; what it said before is still passed on, and first."""
+        if client.moving is not None:
+            client.moving.append((GONE, b""))
+        else:
+            self._lost(client)
+
+    def _lost(self, client: SupervisorClient) -> None:
+        """End the leases of a supervisor of whom nobody knows how far its chunks were."""
         self._return_unsent(client)
         for lease in client.leases:
             self.report({**LOST, "lease": lease})
