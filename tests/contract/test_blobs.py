@@ -220,7 +220,12 @@ async def test_usage_when_kept_then_counted(blobs):
 async def test_usage_when_many_ask_at_once_then_looked_at_once(blobs, monkeypatch):
     looks = []
     measure = blobs._measure
-    monkeypatch.setattr(blobs, "_measure", lambda: looks.append(1) or measure())
+
+    def counted() -> object:
+        looks.append(1)
+        return measure()
+
+    monkeypatch.setattr(blobs, "_measure", counted)
     await asyncio.gather(*(blobs.usage() for _ in range(5)))
     assert len(looks) == 1
 
