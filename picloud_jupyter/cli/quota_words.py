@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from picloud_jupyter.cli.output import format_bytes
+from picloud_jupyter.protocol.users import cost_words
 
 UNITS = {"K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 NO_LIMIT, AS_SETTINGS = "none", "default"
@@ -17,7 +18,7 @@ def used_of(user: dict[str, Any]) -> dict[str, str]:
         "cores": _of(f"{use['cores']:g}", quota["cores"], f"{quota['cores']:g}"),
         "memory": _sizes(use, quota, "memory_bytes"),
         "disk": _sizes(use, quota, "disk_bytes"),
-        "cost": _of(f"{use['cost']:.2g}", quota["cost"], f"{quota['cost']:.2g}"),
+        "cost": _of(cost_words(use["cost"]), quota["cost"], cost_words(quota["cost"])),
     }
 
 

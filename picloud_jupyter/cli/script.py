@@ -160,7 +160,8 @@ def _why_not_compiled(path: str, source: str, exc: SyntaxError | ValueError) -> 
     if not findings:
         return head
     listed = python2.describe(path, findings)
-    return f"{head} It is Python 2 in {len(findings)} lines:\n{listed}\n{python2.DIVISION}"
+    lines = "1 line" if len(findings) == 1 else f"{len(findings)} lines"
+    return f"{head} It is Python 2 in {lines}:\n{listed}\n{python2.DIVISION}"
 
 
 def explain_error(exc: BaseException, path: str, source: str) -> Iterator[str]:

@@ -6,6 +6,15 @@ Sizes are bytes; costs are in the unit of the core types' prices.
 from dataclasses import dataclass, field
 
 
+def cost_words(cost: float) -> str:
+    """Return a cost as people read it; the unit is the dollar.
+
+    >>> cost_words(0.00053), cost_words(3.5), cost_words(12000.0), cost_words(0.0)
+    ('$0.00053', '$3.50', '$12,000.00', '$0.00')
+    """
+    return f"${cost:.2g}" if 0 < cost < 0.01 else f"${cost:,.2f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Quota:
     """What the jobs of one user may use. None = as the service's settings say, 0 = no limit.

@@ -7,7 +7,7 @@ queued ones wait and go on when the quota is raised or space is freed.
 from dataclasses import dataclass, fields
 
 from picloud_jupyter.protocol.jobs import Resources
-from picloud_jupyter.protocol.users import Quota
+from picloud_jupyter.protocol.users import Quota, cost_words
 
 ROUNDING = 1e-6
 NOTHING = Resources(0.0, 0)
@@ -73,7 +73,7 @@ def why_never(quota: Quota, wanted: Resources) -> str:
 def why_paused(quota: Quota, standing: Standing) -> str:
     """Return why nothing of the user starts, whatever it needs; "" if something may."""
     if quota.cost and standing.cost >= quota.cost:
-        return f"your jobs have cost {standing.cost:.2g}, and your quota is {quota.cost:.2g}"
+        return f"your jobs have cost {cost_words(standing.cost)}, and your quota is {cost_words(quota.cost)}"
     if quota.disk_bytes and standing.disk_bytes >= quota.disk_bytes:
         return (
             f"your jobs occupy {size_words(standing.disk_bytes)} of the disk, and your quota is "

@@ -3,6 +3,7 @@
 import pytest
 
 from picloud_jupyter.cli.exit_codes import WRONG_USAGE
+from picloud_jupyter.cli.quota_words import used_of
 from picloud_jupyter.cli.run import run
 from picloud_jupyter.cli.service import describe_service
 from picloud_jupyter.cli.top import fit
@@ -40,3 +41,10 @@ def test_status_says_that_the_state_is_not_where_it_was_asked_to_be():
     note = "/net/home is on NFS: state is in /var/tmp/picloud-0-1234"
     assert note in describe_service({"note": note}, 0.0)
     assert "note" not in describe_service({"note": ""}, 0.0)
+
+
+def test_a_cost_is_in_dollars_however_large():
+    use = {"cores": 0.0, "memory_bytes": 0, "disk_bytes": 0, "cost": 123.4}
+    assert used_of({"use": use, "quota": use | {"cost": 12000.0}})["cost"] == (
+        "$123.40 of $12,000.00"
+    )

@@ -56,7 +56,7 @@ def test_words_name_quota_use_and_number():
         == "it needs 4 cores, and your quota is 2 cores"
     )
     assert quotas.why_paused(quota, Standing(3.5, 0)) == (
-        "your jobs have cost 3.5, and your quota is 3"
+        "your jobs have cost $3.50, and your quota is $3.00"
     )
     assert "occupy 10.0 GiB of the disk, and your quota is 10.0 GiB" in quotas.why_paused(
         quota, Standing(0.0, 10 * GIB)
