@@ -154,7 +154,7 @@ class _ArrayPickler(Pickler):
         """Return how ``obj`` is rebuilt; see `Pickler`."""
         if _is_large_array(obj):
             interface = obj.__array_interface__
-            key = (interface["data"][0], obj.shape, obj.strides, obj.dtype.str)
+            key = (interface["data"][0], obj.shape, obj.strides, obj.dtype)
             taken = self._find(key, obj)
             if taken is not None:
                 return taken

@@ -4,7 +4,9 @@ Beside PiCloud's: keywords of the function (``kwds``), `starmap`, results in the
 (`imap_unordered`), timeouts that count, and callbacks that get values as those of multiprocessing do.
 """
 
+import itertools
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, as_completed, wait
 from typing import Any
@@ -60,11 +62,13 @@ class AsyncResult:
 
     def call_back(self, on_value: Callback | None, on_error: Callback | None) -> None:
         """Have one of the functions called, in a background thread, when it is ready."""
-        left = [len(self._futures)]
+        left = itertools.count(len(self._futures) - 1, -1)
+        lock = threading.Lock()  # those that have ended already are noted in this thread
 
         def note_end(_future: Future[Any]) -> None:
-            left[0] -= 1  # all of them in one thread, one after another
-            if left[0] == 0:
+            with lock:
+                is_last = next(left) == 0
+            if is_last:
                 self._tell(on_value, on_error)
 
         if on_value is None and on_error is None:

@@ -1,6 +1,7 @@
 """What may go wrong in a client while it waits, sends and gives back, against a played control API."""
 
 import asyncio
+import functools
 import os
 import shutil
 import sys
@@ -15,6 +16,8 @@ import pytest
 from picloud_jupyter import cloud
 from picloud_jupyter.cloud import executor as executor_module
 from picloud_jupyter.cloud import maps, outcomes, results
+from picloud_jupyter.cloud.array_table import ArrayTable
+from picloud_jupyter.cloud.keywords import DEFAULT_OPTIONS
 from picloud_jupyter.cloud.session import session
 from picloud_jupyter.protocol.errors import NotFound, QuotaExceeded, Unreachable
 from picloud_jupyter.transport.client import Client
@@ -184,6 +187,25 @@ def test_map_that_cannot_be_sent_whole_leaves_no_job(gateway):
     with pytest.raises(Exception, match="lock"):
         executor.map(type, [1, 2, threading.Lock()])
     assert [job["status"] for job in gateway.jobs.values()] == ["killed", "killed"]
+
+
+def test_unordered_results_come_as_they_are_ready(gateway):
+    gateway.hold = True
+    found = cloud.pool_interface.imap_unordered(same, [1, 2, 3])
+    for jid in (3, 1, 2):
+        gateway.run(jid)
+        assert next(found) == jid
+    assert list(found) == []
+
+
+def test_shared_memory_of_two_types_is_two_arrays(gateway):
+    numpy = pytest.importorskip("numpy")
+    floats = numpy.zeros(9_000, [("a", "f8"), ("b", "f8")])
+    integers = floats.view([("c", "i8"), ("d", "i8")])
+    table = ArrayTable()
+    calls = [functools.partial(lambda a: a.dtype.names, a) for a in (floats, integers) * 3]
+    jids = [table.submit(call, DEFAULT_OPTIONS) for call in calls]
+    assert cloud.result(jids) == [("a", "b"), ("c", "d")] * 3
 
 
 # ----------------------------------------------------------------------------------- iresult

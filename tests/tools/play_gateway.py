@@ -103,8 +103,9 @@ class PlayedGateway:
     def run(self, jid: int) -> None:
         job = self.jobs[jid]
         try:
+            function = load_function(job["function"])  # first: arguments may refer to it
             args, kwargs = load_call(job["arguments"])
-            value = load_function(job["function"]).call(*args, **kwargs)
+            value = function.call(*args, **kwargs)
             self.end(jid, "done", "done", dump_bytes(value))
         except Exception as exc:
             self.end(jid, "error", "error", dump_failure(exc, traceback.format_exc()))
