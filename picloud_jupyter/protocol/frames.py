@@ -146,13 +146,18 @@ def pack_records(records: Sequence[Buffer]) -> bytes:
 
 
 class Pack(Sequence[bytes]):
-    """A pack, read in place: ``pack[i]`` is record i, ``len(pack)`` their count."""
+    """A pack, read in place: ``pack[i]`` is record i, ``len(pack)`` their count.
 
-    def __init__(self, data: Buffer) -> None:
+    Say ``most`` of one that a stranger sent: counting its records takes ten times its own memory.
+    """
+
+    def __init__(self, data: Buffer, *, most: int | None = None) -> None:
         view = memoryview(data)
         if len(view) < 4:
             raise FrameError("a pack has at least 4 bytes")
         (count,) = _COUNT.unpack_from(view)
+        if most is not None and count > most:
+            raise FrameError(f"the pack has {count} records, at most {most} are taken")
         start = 4 + 4 * count
         if start > len(view):
             raise FrameError(f"a pack of {count} records cannot be {len(view)} bytes")

@@ -266,7 +266,7 @@ def _check_part(rows: store.PartRows) -> None:
     if rows.part < 0:
         raise InvalidRequest("parts are numbered from 0")
     try:
-        found = len(Pack(rows.arguments))
+        found = len(Pack(rows.arguments, most=MAX_PART_COUNT))
     except FrameError as exc:
         raise InvalidRequest(f"the arguments are not a pack: {exc}") from exc
     if found != rows.count:

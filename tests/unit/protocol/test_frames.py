@@ -1,4 +1,6 @@
 import contextlib
+import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -59,3 +61,17 @@ def test_lying_sizes_are_refused_before_anything_is_held(prefix):
 def test_header_that_is_not_an_object_is_refused(header):
     with pytest.raises(FrameError):
         split_frame(PREFIX.pack(len(header), 0) + header)
+
+
+def test_pack_when_it_says_more_records_than_are_wanted_then_refused_before_they_are_counted():
+    many = pack_records([b""] * 3)
+    assert len(Pack(many, most=3)) == 3
+    with pytest.raises(FrameError, match="3 records, at most 2"):
+        Pack(many, most=2)
+    hostile = struct.pack(">I", 4_000_000) + bytes(4 * 4_000_000)
+    tracemalloc.start()
+    with pytest.raises(FrameError):
+        Pack(hostile, most=1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
