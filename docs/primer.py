@@ -12,7 +12,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
 NOTEBOOK = Path(__file__).with_name("primer.ipynb")
@@ -34,7 +34,7 @@ def main() -> int:
     )
     try:
         client.execute()
-    except CellExecutionError as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         print(f"\nA cell of {NOTEBOOK.name} failed:\n{ESCAPES.sub('', str(error))}")
         return 1
     finally:

@@ -40,11 +40,15 @@ def test_the_primer_runs_and_leaves_its_page(own_service, tmp_path):
     assert (tmp_path / "primer.ipynb").read_bytes() == before
 
 
-def test_a_cell_that_fails_ends_the_primer_with_words(own_service, tmp_path):
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("1 / 0", "ZeroDivisionError"), ("import os; os._exit(1)", "Kernel died")],
+)
+def test_a_cell_that_fails_ends_the_primer_with_words(own_service, tmp_path, source, words):
     import nbformat
 
     shutil.copy(DOCS / "primer.py", tmp_path)
-    cells = [nbformat.v4.new_code_cell("print('first')"), nbformat.v4.new_code_cell("1 / 0")]
+    cells = [nbformat.v4.new_code_cell("print('first')"), nbformat.v4.new_code_cell(source)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "primer.ipynb")
     done = subprocess.run(
         [sys.executable, str(tmp_path / "primer.py")],
@@ -55,5 +59,6 @@ def test_a_cell_that_fails_ends_the_primer_with_words(own_service, tmp_path):
     )
     assert done.returncode == 1
     assert done.stdout.startswith("first\n")
-    assert "ZeroDivisionError" in done.stdout
+    assert words in done.stdout
+    assert "Traceback (most recent call last):\n  File" not in done.stderr
     assert (tmp_path / "primer.html").stat().st_size
