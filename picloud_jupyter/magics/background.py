@@ -80,7 +80,7 @@ class LiveView:
         feed = JobFeed(lambda: self._jid, may_repeat=True)
         feed_seconds: float = _REDRAW_SECONDS
         drawn_at = 0.0
-        fresh = True
+        fresh = False  # it is not said to run before it has written something
         while True:
             feed.start_reading()
             event = feed.next(feed_seconds)

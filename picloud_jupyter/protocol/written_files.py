@@ -41,9 +41,13 @@ class Listing:
 
 
 def listing_header(files: list[WrittenFile], left: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return the header that `read_listing` reads."""
-    kept = [[file.path, file.size_bytes, file.modified_at] for file in files]
+    """Return the header that `read_listing` reads; a job may give its files any time."""
+    kept = [[file.path, file.size_bytes, _real_time(file.modified_at)] for file in files]
     return {"t": "files", "files": kept, "left": [list(pair) for pair in left]}
+
+
+def _real_time(at: float) -> float:
+    return max(-_MOST_SECONDS, min(at, _MOST_SECONDS))
 
 
 def is_plain_path(path: object) -> bool:
@@ -71,7 +75,7 @@ def read_listing(header: Mapping[str, Any], header_bytes: int, total_bytes: int)
         for path, size_bytes, modified_at in header["files"]:
             if not is_plain_path(path) or type(size_bytes) is not int or size_bytes < 0:
                 raise FrameError("a file is listed wrongly")
-            if not abs(float(modified_at)) < _MOST_SECONDS:
+            if not abs(float(modified_at)) <= _MOST_SECONDS:
                 raise FrameError("a file is listed with a time that is none")
             files.append(WrittenFile(path, size_bytes, float(modified_at), offset))
             offset += size_bytes

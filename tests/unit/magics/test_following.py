@@ -9,11 +9,12 @@ import pytest
 from picloud_jupyter.cli import follow as follow_module
 from picloud_jupyter.cli import logs
 from picloud_jupyter.cloud.outcomes import Outcome
+from picloud_jupyter.magics import background
 from picloud_jupyter.magics import feed as feed_module
 from picloud_jupyter.magics.arguments import read_request
 from picloud_jupyter.magics.cell import CellJobs, _Follower, follow
 from picloud_jupyter.magics.commands import _jids
-from picloud_jupyter.magics.feed import Ended, JobFeed
+from picloud_jupyter.magics.feed import Ended, JobFeed, Written
 from picloud_jupyter.magics.magic import _plan
 from picloud_jupyter.magics.names import Inputs
 from picloud_jupyter.protocol.errors import Unreachable
@@ -116,3 +117,33 @@ def test_logs_of_a_job_that_is_started_again_have_its_new_output(restarted):
 def test_logs_of_many_jobs_have_the_new_output_too(restarted):
     offsets: dict[int, int] = {}
     assert b"".join(follow_module._new_output(5, "stdout", offsets)).endswith(b"second")
+
+
+def test_a_job_that_waits_is_not_said_to_run(monkeypatch):
+    titles, ended = [], threading.Event()
+
+    class Handle:
+        def update(self, bundle, **_options):
+            titles.append(bundle["text/plain"].splitlines()[0])
+            if "is done" in titles[-1]:
+                ended.set()
+
+    class Feed:
+        def __init__(self, _submit, **_options):
+            outcome = Outcome(5, "done", None, "", b"")
+            self._events = iter((None, Written("stdout", b"x"), None, Ended(outcome)))
+
+        def next(self, _seconds):
+            return next(self._events)
+
+        def start_reading(self): ...
+
+        def rest(self):
+            return ()
+
+    monkeypatch.setattr(background, "JobFeed", Feed)
+    monkeypatch.setattr(background, "_REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr(background, "display", lambda *_a, **_k: Handle())
+    background.LiveView(5)
+    assert ended.wait(10)
+    assert [title.partition(" after")[0] for title in titles] == ["job 5 runs", "job 5 is done"]

@@ -5,7 +5,12 @@ import os
 import pytest
 
 from picloud_jupyter.protocol.frames import PREFIX, decode_header
-from picloud_jupyter.protocol.written_files import Listing, read_listing
+from picloud_jupyter.protocol.written_files import (
+    Listing,
+    WrittenFile,
+    listing_header,
+    read_listing,
+)
 from picloud_kernels.runner import written
 from picloud_kernels.runner.written import WrittenFiles
 
@@ -131,6 +136,13 @@ def test_a_list_that_would_be_too_long_to_be_read_ends_early(files, folder, out,
     assert 0 < len(listing.files) < 5
     assert any("too long" in why for _, why in listing.left)
     assert max(len(path) for path, _ in listing.left) < 510
+
+
+@pytest.mark.parametrize("at", [2e11, -2e11])
+def test_a_file_of_an_impossible_time_does_not_cost_the_list(at):
+    header = listing_header([WrittenFile("a", 0, at), WrittenFile("b", 0, 5.0)], [])
+    listing = read_listing(header, 100, PREFIX.size + 100)
+    assert [(f.path, f.modified_at) for f in listing.files] == [("a", at / 2), ("b", 5.0)]
 
 
 def test_a_full_disk_costs_the_files_and_not_the_result(files, folder, out):
