@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -258,3 +259,15 @@ async def test_what_is_removed_is_not_remembered(root):
             await blobs.sweep(nothing_referenced, now_at=time.time() + 10, grace_seconds=0)
     assert not blobs._verified
     assert not blobs._hashed
+
+
+@pytest.mark.parametrize("kind", ["link", "socket"])
+async def test_adopt_when_it_came_as_something_else_then_refused_for_good(blobs, kind):
+    blob = secrets.token_hex(16)
+    place = blobs.incoming_path(blob)
+    if kind == "link":
+        place.symlink_to("/etc/hostname")
+    else:
+        os.mknod(place, stat.S_IFSOCK | 0o600)
+    with pytest.raises(Corrupt, match="other than a plain file"):
+        await blobs.adopt(blob, size_bytes=1)

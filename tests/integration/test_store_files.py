@@ -73,6 +73,19 @@ async def test_write_while_it_closes_is_refused_and_what_was_queued_is_kept(tmp_
         assert await queued == 2
 
 
+async def test_reserve_that_finds_no_room_is_made_when_there_is_some(
+    database, tmp_path, caplog
+):
+    database._ballast = tmp_path / "no such folder" / "ballast"
+    database._reserve_used = True
+    async with asyncio.timeout(10):
+        while "no room for the reserve" not in caplog.text:
+            await database.write(lambda tx: tx.value(NEXT))
+        database._ballast = tmp_path / "ballast"
+        while not database._ballast.exists():
+            await database.write(lambda tx: tx.value(NEXT))
+
+
 async def test_log_is_folded_in_after_a_few_large_pieces(database, tmp_path):
     made = Statement("CREATE TABLE large (data BLOB)")
     await database.write(lambda tx: tx.run(made))

@@ -1,14 +1,14 @@
 """What goes with the jobs that are removed: specs with their variables, and output of every attempt."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.ids import MAX_JID, JidRange
 from picloud_services.base.sql import Statement
-from picloud_services.jobs import links, retention
+from picloud_services.jobs import links, removal, retention
 from picloud_services.jobs.retention import Limits, Retention
 from tests.tools.fake_engine import Does
 from tests.tools.job_system import USER, System, function, running_system, spec
@@ -141,6 +141,33 @@ async def test_delete_keeps_the_output_of_jobs_that_share_a_chunk_and_still_run(
     await system.service.kill(USER, [(last + 1, last + 2)])
     await system.service.delete(USER, [(last + 1, last + 2)])
     assert lease in system.engine.deleted
+
+
+async def test_delete_whose_client_goes_away_still_removes_the_output(system, monkeypatch):
+    jid = await system.call()
+    await system.join(jid)
+    is_removing, goes_on = asyncio.Event(), asyncio.Event()
+    commit = removal.delete_jobs
+
+    def committing(*arguments):
+        loop.call_soon_threadsafe(is_removing.set)
+        return commit(*arguments)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(removal, "delete_jobs", committing)
+    remove = system.engine.delete_output
+
+    async def removing(node: str, leases: Sequence[str]) -> None:
+        await remove(node, leases)
+        goes_on.set()
+
+    monkeypatch.setattr(system.engine, "delete_output", removing)
+    client = asyncio.ensure_future(system.service.delete(USER, [(jid, jid)]))
+    async with asyncio.timeout(10):
+        await is_removing.wait()
+        client.cancel()
+        await goes_on.wait()
+    assert system.engine.deleted == [system.engine.submitted[0].lease]
 
 
 async def test_retention_keeps_the_output_of_a_chunk_that_still_runs(system):

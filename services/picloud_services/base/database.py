@@ -247,8 +247,8 @@ class Database:
         except sqlite3.Error as exc:
             _log.warning("the log of the store could not be folded in yet: %s", exc)
         if self._reserve_used:
-            self._reserve_used = False
             self._fill_ballast()
+            self._reserve_used = not self._ballast.exists()  # then it is tried again
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._folded_in)
 

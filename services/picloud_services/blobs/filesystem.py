@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -80,12 +81,14 @@ class FileBlobStore:
             )
         except FileNotFoundError:
             raise NotFound(f"the payload {ref.blob} never came") from None
+        except OSError as exc:
+            if exc.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket: it stays one
+                raise _no_plain_file(ref) from exc
+            raise
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                raise Corrupt(
-                    f"the payload {ref.blob} came as something other than a plain file"
-                )
+                raise _no_plain_file(ref)
             if found.st_size != ref.size_bytes:
                 raise Corrupt(
                     f"the payload {ref.blob} came with {found.st_size} bytes instead of {ref.size_bytes}"
@@ -232,6 +235,10 @@ class FileBlobStore:
 
     def _folders(self) -> list[Path]:
         return [self._root / e.name for e in _entries(self._root) if len(e.name) == 2]
+
+
+def _no_plain_file(ref: BlobRef) -> Corrupt:
+    return Corrupt(f"the payload {ref.blob} came as something other than a plain file")
 
 
 def _signature(file: BufferedReader) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -97,6 +97,32 @@ class Removed:
         self.standings = release(tx, self.freed)
 
 
+class Remover:
+    """Carries out what removes rows: their files go too, and accounts hear of it."""
+
+    def __init__(self, database: Database, outputs: OutputReader, accounts: Accounts) -> None:
+        self._database = database
+        self._outputs = outputs
+        self._accounts = accounts
+
+    async def run(self, work: Callable[[Transaction], Removed]) -> Removed:
+        """Return what ``work`` removed, when the output is removed too.
+
+        If this is cancelled both still happen: nothing but this knows of the output by then.
+        """
+        return await asyncio.shield(self._run(work))
+
+    async def _run(self, work: Callable[[Transaction], Removed]) -> Removed:
+        removed = await self._database.write(work, self._committed)
+        for node, leases in removed.outputs.items():
+            await self._outputs.delete_output(node, leases)
+        return removed
+
+    def _committed(self, removed: Removed) -> None:
+        for user_id, standing in removed.standings.items():
+            self._accounts.stand(user_id, standing)
+
+
 class Removal:
     """Deletes finished jobs by request."""
 
@@ -112,8 +138,7 @@ class Removal:
         self._database = database
         self._live = live
         self._waiting = waiting
-        self._outputs = outputs
-        self._accounts = accounts
+        self._remover = Remover(database, outputs, accounts)
         self._clock = clock
 
     async def delete(self, user_id: int, jids: Ranges, key: str) -> int:
@@ -130,20 +155,10 @@ class Removal:
                     raise _unfinished(_first_unfinished(span, start, stop))
         deleted = known or 0
         for first, last in slices(list(jids)):
-            done = await asyncio.shield(
-                self._database.write(
-                    partial(_delete_slice, user_id, (first, last), self._clock.now_at(), key),
-                    self._deleted,
-                )
-            )
+            work = partial(_delete_slice, user_id, (first, last), self._clock.now_at(), key)
+            done = await self._remover.run(work)
             deleted = done.deleted if key else deleted + done.count
-            for node, leases in done.outputs.items():
-                await self._outputs.delete_output(node, leases)
         return deleted
-
-    def _deleted(self, removed: Removed) -> None:
-        for user_id, standing in removed.standings.items():
-            self._accounts.stand(user_id, standing)
 
 
 def _first_unfinished(span: Span, start: int, stop: int) -> int:

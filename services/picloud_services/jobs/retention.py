@@ -18,6 +18,7 @@ from picloud_services.jobs.ending import slices
 from picloud_services.jobs.ports import OutputReader
 from picloud_services.jobs.removal import (
     Removed,
+    Remover,
     delete_jobs,
     remove_if_empty,
     unlink_item_blobs,
@@ -80,8 +81,7 @@ class Retention:
     ) -> None:
         self._database = database
         self._blobs = blobs
-        self._outputs = outputs
-        self._accounts = accounts
+        self._remover = Remover(database, outputs, accounts)
         self._clock = clock
         self._limits = limits or Limits()
         self._noted = clock.steady_seconds()
@@ -112,19 +112,16 @@ class Retention:
         while True:
             over = total - limits.retention_bytes
             before = seen if over > 0 else seen - limits.retention_seconds
-            removed, size = await self._database.write(
+            removed = await self._remover.run(
                 partial(
                     _remove_results,
                     before=before,
                     unread_before=seen - limits.unread_seconds,
                     at_most_bytes=over if over > 0 else None,
                     at=self._clock.now_at(),
-                ),
-                lambda answer: self._freed(answer[0]),
+                )
             )
-            for node, leases in removed.outputs.items():
-                await self._outputs.delete_output(node, leases)
-            total -= size
+            total -= removed.freed.total()
             if not removed.count:
                 return
 
@@ -142,21 +139,11 @@ class Retention:
         parts = await self._database.read(lambda tx: tx.all(_JIDS_OF, batch=batch))
         ranges = to_ranges(jid for first, count in parts for jid in range(first, first + count))
         for first, last in slices(ranges):
-            removed = await self._database.write(
-                partial(delete_jobs, user_id, first, last, self._clock.now_at()), self._freed
+            await self._remover.run(
+                partial(delete_jobs, user_id, first, last, self._clock.now_at())
             )
-            for node, leases in removed.outputs.items():
-                await self._outputs.delete_output(node, leases)
         # one whose jobs were deleted while it was open, or that never had any
-        left = await self._database.write(
-            partial(_remove_empty, batch, self._clock.now_at()), self._freed
-        )
-        for node, leases in left.outputs.items():
-            await self._outputs.delete_output(node, leases)
-
-    def _freed(self, removed: Removed) -> None:
-        for user_id, standing in removed.standings.items():
-            self._accounts.stand(user_id, standing)
+        await self._remover.run(partial(_remove_empty, batch, self._clock.now_at()))
 
     async def _release_blobs(self) -> None:
         before = self._clock.now_at() - GRACE_SECONDS
@@ -186,24 +173,22 @@ def _remove_results(
     unread_before: float,
     at_most_bytes: int | None,
     at: float,
-) -> tuple[Removed, int]:
+) -> Removed:
     removed = Removed()
-    size = 0
     for result, user_id, node, lease, files, items, count in tx.all(
         _OLDEST, before=before, unread_before=unread_before, limit=RESULTS_PER_SLICE
     ):
-        if at_most_bytes is not None and size >= at_most_bytes:
+        if at_most_bytes is not None and removed.freed.total() >= at_most_bytes:
             break
         if files:
             unlink_item_blobs(tx, items, at)
         tx.run(_DELETE_RESULT, result=result)
         removed.count += 1
         removed.freed[user_id] += count
-        size += count
         if lease and not tx.one(_LEASE_IN_USE, lease=lease):
             removed.outputs.setdefault(node, []).append(lease_text(lease))
     removed.settle(tx)
-    return removed, size
+    return removed
 
 
 def _remove_empty(batch: int, at: float, tx: Transaction) -> Removed:
