@@ -42,6 +42,27 @@ async def test_adopt_when_a_supervisor_is_stopped_then_the_agent_listens_all_the
             os.kill(supervisor, signal.SIGCONT)
 
 
+async def test_adopt_when_a_folder_was_damaged_then_the_job_goes_on(tmp_path):
+    def wait(folder):
+        while not os.path.exists(f"{folder}/go"):
+            time.sleep(0.002)
+        return "done"
+
+    async with running_agent(tmp_path) as agent:
+        chunk = make_chunk(wait, [str(tmp_path)])
+        async with connected(agent.settings) as (engine, listener):
+            engine.submit(NODE, chunk)
+            await until(lambda: listener.named("started"))
+        await agent.stop(kill=False)
+        (run,) = agent.settings.run.glob("c/*/run")
+        run.rename(tmp_path / "moved_away")
+        await agent.start()
+        async with connected(agent.settings) as (engine, listener):
+            (tmp_path / "go").touch()
+            await until(lambda: listener.is_over(chunk.lease))
+            assert [item[1] for item in listener.items(chunk.lease)] == ["done"]
+
+
 async def test_clean_when_the_disk_refuses_for_a_moment_then_it_is_tried_again(
     tmp_path, monkeypatch
 ):

@@ -85,12 +85,18 @@ class Containers:
 
         Returns when ``on_adopted`` was called for it, or it turned out to be gone. One that says
         nothing for long is left aside, so that the others are served: it joins when it speaks.
+        One whose folder was damaged goes on, but code inside reaches the control plane no more.
         """
         client = self._add(order)
         client.is_adopted = True
         devices = [source for source, _ in order.request.devices]
         self._gpus.note(order.container, devices)
-        await self._surroundings.serve(order)
+        try:
+            await self._surroundings.serve(order)
+        except OSError as exc:
+            log.warning(
+                "code in container %s cannot reach the service: %s", order.container, exc
+            )
         client.connect(process)
         try:
             async with asyncio.timeout(GREETING_SECONDS):

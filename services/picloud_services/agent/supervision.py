@@ -224,8 +224,8 @@ class Supervision:
         ``left`` is how many tokens were still in the pipe, ``words`` what it said before it was
         ready.
         """
-        if not self._was_ready or self._never_ran(wait_status, left):
-            why = why_not_ready(self._message, self.asked, wait_status, words)
+        if not self.asked and (not self._was_ready or self._never_ran(wait_status, left)):
+            why = why_not_ready(self._message, wait_status, words)
             return self.start_failed("start_failed", why)
         actions: list[Action] = []
         chunk, lease, position = self.current, None, None
@@ -298,7 +298,7 @@ class Supervision:
     def _never_ran(self, wait_status: int, left: int) -> bool:
         """Return whether the runner ended by itself before it took a single element."""
         chunk = self.current
-        if self.asked or self.elements or (chunk and chunk.limit != left):
+        if self.elements or (chunk and chunk.limit != left):
             return False
         return bool(self._message) or wait_status & 0x7F != SIGKILL
 

@@ -159,11 +159,7 @@ def read_chunk(header: Mapping[str, Any]) -> LeasedChunk:
     )
 
 
-def why_not_ready(message: str, asked: str | None, wait_status: int, words: str) -> str:
+def why_not_ready(message: str, wait_status: int, words: str) -> str:
     """Return why a container ended before its runner was ready; ``words`` are what it said."""
-    why = message or (
-        f"it was ended on request ({asked})"
-        if asked
-        else f"the runner ended before it was ready (wait status {wait_status})"
-    )
+    why = message or f"the runner ended before it was ready (wait status {wait_status})"
     return f"{why}; it said: {words}" if words else why

@@ -453,6 +453,16 @@ def test_a_runner_that_is_never_ready_is_a_failed_start():
     assert not world.covered
 
 
+def test_a_runner_that_was_told_to_end_before_it_was_ready_gives_back_what_waits():
+    world = World()
+    world.give("a", 2)
+    world.do(world.machine.kill("shutdown", None, None, 0.0))
+    world.do(world.machine.exited(9, 0, 0))
+    assert world.over == {"a"}
+    assert set(world.covered) == {("a", 0), ("a", 1)}
+    assert world.exit == Exited(None, None, 9, 0, "shutdown", "")
+
+
 @pytest.mark.parametrize(("status", "is_failed"), [(256, True), (11, True), (9, False)])
 def test_a_runner_that_ends_before_its_first_element_failed_to_start_unless_killed(
     status, is_failed
