@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 JidRange = tuple[int, int]
 MAX_JID = 2**53 - 1  # what a JSON number carries exactly
+_MAX_DIGITS = 100  # Python refuses to read numbers of many more
 
 
 def to_ranges(jids: Iterable[int]) -> list[JidRange]:
@@ -59,7 +60,7 @@ def parse_jids(text: str) -> list[JidRange]:
     ranges: list[JidRange] = []
     for piece in text.split(","):
         first_text, dash, last_text = piece.strip().partition("-")
-        if not first_text.isdecimal() or (dash and not last_text.strip().isdecimal()):
+        if not _is_number(first_text) or (dash and not _is_number(last_text.strip())):
             raise ValueError(
                 f"{piece.strip()!r} is not a job id or a range of them; write for example 5, 1,4,9 or 1-4"
             )
@@ -71,6 +72,10 @@ def parse_jids(text: str) -> list[JidRange]:
             )
         ranges.append((first, last))
     return merge_ranges(ranges)
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 def merge_ranges(ranges: Iterable[JidRange]) -> list[JidRange]:

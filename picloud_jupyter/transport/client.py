@@ -326,7 +326,7 @@ class Exchange:
 
 
 def _common_head(endpoint: Endpoint) -> str:
-    host = endpoint.host or "picloud"
+    host = endpoint.authority or "picloud"
     key = f"Authorization: Bearer {endpoint.key}\r\n" if endpoint.key else ""
     return f" HTTP/1.1\r\nHost: {host}\r\nX-PiCloud-Wire: {WIRE_VERSION}\r\n{key}"
 

@@ -44,7 +44,13 @@ class Endpoint:
         """The address as a person writes it."""
         if self.socket_path:
             return f"unix://{self.socket_path}"
-        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.base_path}"
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.base_path}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port as they stand in an address; "" for a unix socket."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if host else ""
 
 
 def find_endpoint(
@@ -85,9 +91,14 @@ def parse_url(url: str, key: str) -> Endpoint:
     """Return the endpoint that ``url`` names: https://…, unix:///…, or http:// to this machine.
 
     Raises:
-        InvalidRequest: another scheme, no host, or http:// to another machine.
+        InvalidRequest: another scheme, no host, http:// to another machine, or no address or key at all.
     """
-    parts = urlsplit(url)
+    if not _is_one_word(key):
+        raise InvalidRequest(
+            "the API key holds a blank, a line end or a letter that no key has",
+            hint="give it just as it was shown, in PICLOUD_API_KEY",
+        )
+    parts = _split(url)
     if parts.scheme == "unix" and parts.path:
         return Endpoint(socket_path=parts.path, key=key)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -108,6 +119,23 @@ def parse_url(url: str, key: str) -> Endpoint:
         base_path=parts.path.rstrip("/"),
         key=key,
     )
+
+
+def _is_one_word(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise InvalidRequest(f"{url!r} is not the address of a control plane: {exc}") from exc
+    if parts.scheme != "unix" and not _is_one_word(url):
+        raise InvalidRequest(
+            f"{url!r} holds a character that no address has",
+            hint="write it as a browser's address bar has it, blanks as %20",
+        )
+    return parts
 
 
 def _port(parts: SplitResult, url: str) -> int | None:

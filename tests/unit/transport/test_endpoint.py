@@ -39,11 +39,27 @@ def test_job_goes_before_the_environment_and_an_explicit_address_before_the_job(
 
 
 @pytest.mark.parametrize(
-    "url", ["lab:80", "ftp://lab", "https://", "http://lab", "https://lab:99999", "unix://"]
+    "url",
+    [
+        *("lab:80", "ftp://lab", "https://", "http://lab", "https://lab:99999", "unix://"),
+        *("https://[::1", "https://lab/a b", "https://lab/\u00e9", "https://lab/\nX-Evil: 1"),
+    ],
 )
 def test_wrong_or_unsafe_addresses_are_refused_with_a_hint(url):
     with pytest.raises(InvalidRequest):
         parse_url(url, "")
+
+
+@pytest.mark.parametrize("key", ["k\n", "k1 k2", "\u20ac", "k\r\nX-Evil: 1"])
+def test_keys_that_would_break_a_request_are_refused_and_not_shown(key):
+    with pytest.raises(InvalidRequest) as caught:
+        parse_url("https://lab", key)
+    assert key not in str(caught.value)
+
+
+def test_addresses_of_version_6_are_written_in_brackets():
+    found = parse_url("http://[::1]:7/pi", "k")
+    assert (found.authority, found.address) == ("[::1]:7", "http://[::1]:7/pi")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:80", "http://localhost", "http://[::1]:7"])
