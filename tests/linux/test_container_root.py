@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from picloud_jupyter.protocol.jobs import ContainerKind
-from picloud_services.agent import cgroup, overlay, root_stage
+from picloud_services.agent import bubblewrap, cgroup, overlay, root_stage
 from picloud_services.agent.binds import Bind, Layer
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.mounts import parse_mountinfo
@@ -271,3 +271,29 @@ def test_start_when_the_first_process_has_ended_already_then_its_own_words_tell_
     monkeypatch.setattr(cgroup, "enter", late)
     assert lab.run("import sys; sys.exit('what was said')").err == "what was said\n"
     assert len(entered) == 2
+
+
+def test_start_when_another_process_is_said_to_be_the_first_then_it_is_left_alone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bystander = subprocess.Popen(["sleep", "60"])
+    groups = Path(f"/proc/{bystander.pid}/cgroup")
+    before = groups.read_text()
+    entered: list[int] = []
+    enter = cgroup.enter
+
+    def noted(group: tuple[str, ...], pid: int = 0) -> None:
+        entered.append(pid)
+        enter(group, pid)
+
+    monkeypatch.setattr(bubblewrap, "_first_process", lambda *_: bystander.pid)
+    monkeypatch.setattr(cgroup, "enter", noted)
+    try:
+        with pytest.raises(ContainerError, match="is not bubblewrap's"):
+            lab.run("")
+        assert bystander.pid not in entered
+        assert groups.read_text() == before
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()

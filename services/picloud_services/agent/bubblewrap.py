@@ -143,6 +143,13 @@ class BubblewrapContainer:
             with contextlib.suppress(ProcessLookupError):  # then the report says why
                 cgroup.enter(group, pid)
         init_pid = _first_process(report, request.stderr_fd)
+        process = read_process(init_pid)
+        if process is not None and process.parent != pid:
+            # bwrap is the user's by now, who may have written into its report from outside; what
+            # is put into the group gets its limits and dies with it.
+            raise ContainerError(
+                f"process {init_pid}, which is said to be the container's first, is not bubblewrap's"
+            )
         with contextlib.suppress(
             ProcessLookupError
         ):  # then bwrap said why, as of a runner's end
