@@ -83,8 +83,6 @@ class Box:
         self.hello, _ = self.peer.receive()
         if not self.hello["ready"]:
             first, _ = self.peer.receive()
-            if first["t"] == "made":
-                first, _ = self.peer.receive()
             self.first = first
 
     def connect(self) -> Peer:

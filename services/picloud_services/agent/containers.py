@@ -194,7 +194,7 @@ class Containers:
     def _on_hello(self, client: SupervisorClient) -> None:
         """Connect the container's network, and let its chunks go when that is there."""
         if client.facts.get("init_pid"):
-            self.on_made(client, client.facts)
+            self._attach(client)
         elif client.facts["state"] != "starting":
             client.open()  # it failed to start, or has ended: it will say so
         if client.is_adopted:
@@ -202,8 +202,8 @@ class Containers:
             self.on_adopted(client)
         client.greeted.set()
 
-    def on_made(self, client: SupervisorClient, facts: dict[str, Any]) -> None:
-        """The container exists: ``facts`` have its first process and its cgroups."""
+    def _attach(self, client: SupervisorClient) -> None:
+        facts = client.facts
         self._surroundings.attach(client, int(facts["init_pid"]), tuple(facts["cgroups"]))
         self._open(client)
 

@@ -144,7 +144,11 @@ class ProcessMeter:
 
 
 def parse_network(text: bytes) -> tuple[int, int]:
-    """Return (bytes received, bytes sent) over all interfaces but loopback in /proc/net/dev."""
+    r"""Return (bytes received, bytes sent) over all interfaces but loopback in /proc/net/dev.
+
+    >>> parse_network(b"head\nhead\n    lo: 9 1 0 0 0 0 0 0 9 1\n  eth0: 70 2 0 0 0 0 0 0 50 3\n")
+    (70, 50)
+    """
     received = sent = 0
     for line in text.splitlines()[2:]:
         name, _, numbers = line.partition(b":")

@@ -31,12 +31,12 @@ def parse_stat(text: bytes) -> Process:
 
 
 def read_process(pid: int) -> Process | None:
-    """Return the process ``pid``, None if there is none."""
+    """Return the process ``pid``, None if there is none that we may see."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return parse_stat(file.read())
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None  # the last where /proc hides the processes of others (hidepid=1)
 
 
 def read_table() -> Table:

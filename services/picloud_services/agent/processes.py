@@ -39,12 +39,12 @@ class Process:
 
 
 def find_process(pid: int) -> Process | None:
-    """Return the live process ``pid``, or None if there is none (a zombie is none)."""
+    """Return the live process ``pid``, or None if there is none that we may see (a zombie is none)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None  # the last where /proc hides the processes of others (hidepid=1)
     return None if fields[0] in (b"Z", b"X") else Process(pid, int(fields[19]))
 
 

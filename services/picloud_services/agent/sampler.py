@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_services.agent.cgroup_usage import CgroupUsage
+from picloud_services.agent.meters import parse_network
 from picloud_services.agent.tree_usage import ProcessTable, TreeUsage
 from picloud_services.base.ticker import Ticker
 
@@ -200,24 +201,8 @@ class _Source:
             self._network = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         text = os.pread(self._network, 16384, 0)
         if text != self._network_text:
-            self._network_text, self._network_bytes = text, network_bytes(text)
+            self._network_text, self._network_bytes = text, parse_network(text)
         return self._network_bytes
-
-
-def network_bytes(text: bytes) -> tuple[int, int]:
-    r"""Return (received, sent) bytes in the text of /proc/PID/net/dev, loopback left out.
-
-    >>> network_bytes(b"head\nhead\n    lo: 9 1 0 0 0 0 0 0 9 1\n  eth0: 70 2 0 0 0 0 0 0 50 3\n")
-    (70, 50)
-    """
-    received = sent = 0
-    for line in text.split(b"\n")[2:]:
-        name, _, values = line.partition(b":")
-        if values and name.strip() != b"lo":
-            words = values.split()
-            received += int(words[0])
-            sent += int(words[8])
-    return received, sent
 
 
 def _grown(before: TreeUsage, now: TreeUsage) -> TreeUsage:

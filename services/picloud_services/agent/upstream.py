@@ -88,7 +88,6 @@ class Upstream:
             "start_failed": self._start_failed,
             "started": self._started,
             "output": self._volatile,
-            "made": lambda client, header, *_: containers.on_made(client, header),
             "ready": lambda client, *_: client.be_ready(),
             "gone": lambda client, *_: self._lost(client),
         }
