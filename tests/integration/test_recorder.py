@@ -71,6 +71,10 @@ async def test_record_when_an_element_wrote_files_then_both_blobs_are_its_own(
         await system.join(jid, seconds=5)
         assert system.blobs.adopted == ["fedcba9876543210", "0123456789abcdef"]
         assert not failures
+        assert system.blobs.used == [
+            "0123456789abcdef",
+            "fedcba9876543210",
+        ]  # while they waited
 
 
 @dataclass

@@ -44,10 +44,15 @@ class MemoryBlobs:
     folder: Path
     released: list[str] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
 
     async def adopt(self, blob: str, *, size_bytes: int, digest: str = "") -> BlobRef:
         self.adopted.append(blob)
         return BlobRef(blob, size_bytes, digest)
+
+    async def find(self, blob: str) -> BlobRef | None:
+        self.used.append(blob)
+        return BlobRef(blob, 0)
 
     async def local_path(self, ref: BlobRef) -> Path:
         return self.folder / ref.blob

@@ -19,6 +19,7 @@ from picloud_services.base.sql import Transaction
 from picloud_services.blobs.store import BlobStore
 from picloud_services.dispatch.engine import EngineEvent
 from picloud_services.jobs.lifecycle import classify_exit, exit_text
+from picloud_services.jobs.links import blobs_of
 from picloud_services.jobs.live import LiveJobs
 from picloud_services.jobs.outcomes import Outcome, Report, Rules, record
 from picloud_services.jobs.returns import end_all, end_wished, give_back
@@ -118,6 +119,7 @@ class _Lane:
         self._waiting: deque[EngineEvent] = deque()
         self._writing: list[EngineEvent] = []
         self._stopped = False
+        self._is_repeating = False
         self._task: asyncio.Task[None] | None = None
 
     def take(self, event: EngineEvent) -> None:
@@ -136,7 +138,7 @@ class _Lane:
         self._writing = [] if self._stopped else _cut(self._waiting)
         if not self._writing:
             return
-        if any(_names_files(event) for event in self._writing):
+        if self._is_repeating or any(_names_files(event) for event in self._writing):
             self._task = asyncio.get_running_loop().create_task(self._adopt_and_write())
             self._task.add_done_callback(self._adopted)
         else:
@@ -170,10 +172,15 @@ class _Lane:
         count = len(self._writing)
         _log.error("%d events wait: %s", count, error, exc_info=None if known else error)
         self._waiting.extendleft(reversed(self._writing))
+        self._is_repeating = True
         asyncio.get_running_loop().call_later(RETRY_SECONDS, self._next)
 
     # ---------------------------------------------------------------------------- large results
     async def _adopt_and_write(self) -> None:
+        if self._is_repeating:
+            self._is_repeating = False
+            for blob in _named_blobs(self._writing):
+                await self._blobs.find(blob)  # in use: else it is swept while the disk is full
         for event in self._writing:
             if not _names_files(event):
                 continue
@@ -312,6 +319,13 @@ def _names_files(event: EngineEvent) -> bool:
         item[7] and ("file" in item[7] or "file" in item[7].get("files", ()))
         for item in event.fields["items"]
     )
+
+
+def _named_blobs(events: Sequence[EngineEvent]) -> list[str]:
+    """Return the blobs that ``events`` name already."""
+    extras = [item[7] for event in events for item in event.fields.get("items") or ()]
+    extras += [{"files": event.fields.get("files")} for event in events]
+    return [ref.blob for extra in extras for ref in blobs_of(extra)]
 
 
 def _is_short(event: EngineEvent) -> bool:
