@@ -231,7 +231,9 @@ def error_to_wire(error: CloudException) -> dict[str, Any]:
 
 def error_from_wire(value: Mapping[str, Any]) -> CloudException:
     """Return the exception carried by ``value``; an unknown code becomes a CloudException."""
-    body = value.get("error") or {}
+    body = value.get("error")
+    if not isinstance(body, Mapping):
+        body = {}
     cls = BY_CODE.get(str(body.get("code")), CloudException)
     return cls(
         str(body.get("message") or "the service answered with an error that has no text"),

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from picloud_jupyter.protocol.frames import PREFIX, Buffer, FrameError, encode_json, split_frame
+from picloud_jupyter.protocol.frames import PREFIX, Buffer, encode_json, split_frame
 from picloud_jupyter.serialize.pickler import (
     DEFAULT_FILE_LIMIT_BYTES,
     PROTOCOL,
     Pickler,
     References,
 )
-from picloud_jupyter.serialize.sources import Source, collect_sources
+from picloud_jupyter.serialize.sources import Source, collect_sources, read_sources
 from picloud_jupyter.serialize.versions import package_versions
 
 OUT_OF_BAND_BYTES = 64 * 1024  # smaller buffers stay within the pickle
@@ -236,12 +236,10 @@ def _split_function(data: Buffer) -> tuple[FunctionHeader, memoryview]:
         raise PayloadError("these bytes are not a function payload of this version")
     try:
         header, body = split_frame(view[1:])
-        sources = tuple(Source(*source) for source in header["sources"])
-        return (
-            FunctionHeader(header["name"], header["python"], header["packages"], sources),
-            body,
-        )
-    except (FrameError, KeyError, TypeError) as exc:
+        sources = read_sources(header["sources"])
+        name, python, packages = str(header["name"]), str(header["python"]), header["packages"]
+        return FunctionHeader(name, python, dict(packages), sources), body
+    except (KeyError, TypeError, ValueError) as exc:
         raise PayloadError(f"the function payload is damaged: {exc}") from exc
 
 

@@ -3,8 +3,9 @@
 import linecache
 import types
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+MAX_LINE = 10_000_000  # no source has more
 MAX_SOURCE_CHARACTERS = 256 * 1024  # per function payload; beyond, frames show no code
 
 
@@ -39,6 +40,22 @@ def _line_range(code: types.CodeType) -> tuple[int, int]:
         if isinstance(constant, types.CodeType):
             last = max(last, _line_range(constant)[1])
     return max(code.co_firstlineno, 1), last
+
+
+def read_sources(values: Iterable[Any]) -> tuple[Source, ...]:
+    """Return the sources that came as plain ``values``.
+
+    Raises:
+        TypeError, ValueError: these are none.
+    """
+    found = []
+    for file_name, first_line, text in values:
+        if not (isinstance(file_name, str) and isinstance(text, str)):
+            raise TypeError("a source is a file, a line and a text")
+        if not 1 <= first_line <= MAX_LINE:
+            raise ValueError(f"a source begins at line {first_line}")
+        found.append(Source(file_name, int(first_line), text))
+    return tuple(found)
 
 
 def install_sources(sources: Iterable[Source]) -> None:

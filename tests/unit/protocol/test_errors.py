@@ -41,3 +41,10 @@ def test_unknown_codes_become_the_root():
         is errors.CloudException
     )
     assert "no text" in str(errors.error_from_wire({}))
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"error": None}, {"error": [1]}, {"error": "no"}, {"error": 5}]
+)
+def test_error_from_wire_when_there_is_none_in_it_says_so(value):
+    assert "no text" in str(errors.error_from_wire(value))

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picloud_jupyter.protocol.frames import pack_frame
 from picloud_jupyter.serialize.payload import (
     PayloadError,
     digest,
@@ -310,3 +311,21 @@ def test_open_file_when_it_cannot_be_read_is_left_where_it_was(tmp_path):
         with pytest.raises(pickle.PicklingError, match="cannot be read"):
             dump([file])
         assert file.tell() == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("packages", 5), ("packages", ["ab", "c"]), ("sources", 5), ("sources", [["f", 1]])),
+        *(
+            ("sources", [[1, 1, "x"]]),
+            ("sources", [["f", "1", "x"]]),
+            ("sources", [["f", 1, 2]]),
+        ),
+        *(("sources", [["f", 10**12, "x"]]), ("sources", [["f", -5, "x"]])),
+    ],
+)
+def test_function_header_when_a_stranger_wrote_it_is_refused_in_words(field, value):
+    header = {"name": "f", "python": "3.11.2", "packages": {}, "sources": [], field: value}
+    with pytest.raises(PayloadError, match="damaged"):
+        read_function_header(b"\x10" + pack_frame(header))
