@@ -1,4 +1,4 @@
-"""Facts about the file systems that state lives on, and writes that survive a power cut."""
+"""Facts about the file systems that state lives on; files that are replaced whole, names made durable."""
 
 import ctypes
 import os
@@ -122,7 +122,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Replace ``path`` by a file with ``content``; readers see the old or the new one, whole."""
+    """Replace ``path`` by a file with ``content``; readers see the old or the new one, whole.
+
+    A power cut may lose it: for what can be made again.
+    """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
