@@ -52,10 +52,9 @@ class _Watcher(Generic[T]):
             for jid in jids:
                 self._watched.setdefault(int(jid), []).append(on_end)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="picloud-watcher", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="picloud-watcher", daemon=True)
+                thread.start()  # raises where there may be no more threads; the next watch tries again
+                self._thread = thread
             elif self._thread is not threading.current_thread():
                 self.canceller.cancel()  # the poll in flight does not know them
 

@@ -35,6 +35,7 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     played = PlayedGateway(run / "api.sock", tmp_path)
     yield played
     cloud.close()
+    eventually(lambda: all(t.name != "picloud-watcher" for t in threading.enumerate()))
     played.close()
     shutil.rmtree(run)
 
@@ -128,6 +129,23 @@ def test_futures_and_awaits_end_with_the_connection(gateway):
         asyncio.run(main())
     with pytest.raises(cloud.CloudException, match="connection was closed"):
         future.result(timeout=20)
+
+
+def test_thread_that_could_not_start_is_started_by_the_next_watch(gateway, monkeypatch):
+    true = threading.Thread.start
+
+    def start(thread):
+        if thread.name == "picloud-watcher":
+            raise RuntimeError("can't start new thread")
+        true(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="thread"):
+            cloud.call(same, _callback=print)
+    seen: list[int] = []
+    jid = cloud.call(same, _callback=seen.append)
+    eventually(lambda: seen == [jid])
 
 
 def test_awaited_generator_of_jids_gives_all_results(gateway):
