@@ -295,6 +295,9 @@ def _start_failure(paths: ServicePaths, code: int) -> CloudException:
             return error_from_wire(value)
     except (OSError, ValueError):
         pass  # it left no words: its log has them
+    other = control_process(paths)
+    if other is not None:  # of a healthy service nothing is left in writing: others start by it
+        return Conflict(f"process {other.pid} already runs the service of {paths.home}")
     log = paths.home / "service.log"
     return Unreachable(
         f"the control plane ended with code {code} while it started:\n{_tail(log)}",

@@ -25,10 +25,11 @@ def test_label_is_kept_and_must_be_text():
 
 
 def test_lower_priority_numbers_run_first():
-    blockers = cloud.map(time.sleep, [1.5] * (os.cpu_count() or 1))
+    blockers = cloud.map(time.sleep, [60] * (os.cpu_count() or 1))
     eventually(lambda: set(cloud.status(blockers)) == {"processing"})
     late = cloud.map(time.sleep, [0.3] * 2 * len(blockers), _priority=9)
     early = cloud.call(time.time, _priority=1)
+    cloud.kill(blockers)
     cloud.join([*late, early])
     assert info(early, "started") < max(info(jid, "started") for jid in late)
     with pytest.raises(TypeError):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -328,20 +329,18 @@ def test_a_user_chooses_a_service_of_their_own(two_users: TwoUsers) -> None:
 
 
 def test_a_uid_without_an_account_is_refused_in_words(two_users: TwoUsers) -> None:
-    done = subprocess.run(
-        [
-            *("curl", "-s", "--unix-socket", str(two_users.socket)),
-            "http://localhost/v1/service",
-        ],
-        user=54_321,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert (
-        "uid 54321 has no account on this machine"
-        in json.loads(done.stdout)["error"]["message"]
-    )
+    with socket.socket(socket.AF_UNIX) as connection:
+        os.seteuid(54_321)  # whom the service sees is who connects
+        try:
+            connection.connect(str(two_users.socket))
+        finally:
+            os.seteuid(0)
+        connection.sendall(
+            b"GET /v1/service HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    body = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert "uid 54321 has no account on this machine" in body["error"]["message"]
 
 
 def test_a_new_control_plane_takes_over_what_runs_for_each_user(two_users: TwoUsers) -> None:

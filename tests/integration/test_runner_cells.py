@@ -313,13 +313,14 @@ def test_an_error_shows_the_cells_own_lines(runner):
         first_line=2,
     ).failure
     assert isinstance(failure.exception, ZeroDivisionError)
-    assert failure.traceback.splitlines() == [
+    lines = failure.traceback.splitlines()
+    assert "           ~~^~~" in lines
+    assert [line for line in lines if line.strip(" ~^")] == [  # some Pythons mark more
         "Traceback (most recent call last):",
         '  File "<picloud J7>", line 8, in <module>',
         "    fail(3)",
         '  File "<picloud J7>", line 5, in fail',
         "    return x / 0",
-        "           ~~^~~",
         "ZeroDivisionError: division by zero",
     ]
 

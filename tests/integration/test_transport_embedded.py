@@ -40,6 +40,13 @@ SERVICE = """
         error = {"code": "conflict", "message": "process 1 serves this home already"}
         (run / "startup-error.json").write_text(json.dumps({"error": error}))
         sys.exit(1)
+    if mode == "other starts":  # and this one is silent: the other is recorded, and is well
+        (home / "mode").write_text("slow")
+        import subprocess
+        subprocess.Popen([sys.executable, *sys.orig_argv[1:]])
+        while not (run / "record.json").exists():
+            time.sleep(0.01)
+        sys.exit(1)
     if mode == "crash":
         raise RuntimeError("something broke in the service")
     from tests.tools.play_gateway import PlayedGateway
@@ -95,6 +102,12 @@ def test_first_request_starts_the_service_and_later_ones_find_it(paths):
     process = embedded.control_process(paths)
     assert process is not None
     assert process.pid == starts(paths)[0]
+
+
+def test_a_service_that_another_just_started_is_used(paths):
+    (paths.home / "mode").write_text("other starts")
+    ensure_running(paths)
+    assert listens(paths)
 
 
 def test_service_is_no_part_of_our_session(paths):

@@ -1,0 +1,93 @@
+"""The faults that are tried: each row is a function that makes worlds, hurts them and counts."""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from tests.faults.invariants import Violation
+from tests.faults.world import World
+from tests.tools.service_under_test import kinds_of_this_machine
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One row of the table. ``ci`` and ``soak`` say how often it is tried there."""
+
+    name: str
+    try_it: "Callable[[Trial], None]"
+    ci: int
+    soak: int
+    needs_root: bool = False
+
+
+@dataclass(slots=True)
+class Trial:
+    """One run of a row: what it may use, and what came out.
+
+    A row calls `strike` for each fault that it did, and `refuse` for what was not as promised;
+    worlds from `world` are checked against all invariants when they end.
+    """
+
+    seed: int
+    wanted: int
+    until: float = float("inf")  # time.monotonic(); a soak stops there
+    count: int = 0
+    violations: list[Violation] = field(default_factory=list)
+    figures: dict[str, str] = field(default_factory=dict)
+    random: Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.seed)
+
+    def rounds(self) -> Iterator[int]:
+        """Yield until as many faults were tried as wanted, or time is up."""
+        while self.count < self.wanted and (not self.count or time.monotonic() < self.until):
+            before = self.count
+            yield self.count
+            if self.count == before:
+                self.count += 1
+
+    def refuse(self, invariant: str, text: str) -> None:
+        """Note a promise that was not kept."""
+        self.violations.append(Violation(invariant, text))
+
+    @contextlib.contextmanager
+    def world(self, clients: int = 2, kind: str = "", **settings: str) -> Iterator[World]:
+        """Give a running service with ``clients`` at work; at the end it is checked.
+
+        ``settings`` are PICLOUD_* variables of the service, without that prefix and in lower case.
+        """
+        variables = {f"PICLOUD_{name.upper()}": value for name, value in settings.items()}
+        with tempfile.TemporaryDirectory(prefix="picloud-fault-", dir="/var/tmp") as folder:
+            os.chmod(folder, 0o755)  # jobs have uids of their own
+            world = World(
+                Path(folder), kind or kinds_of_this_machine()[0], self.random, variables
+            )
+            try:
+                world.start()
+                for _ in range(clients):
+                    world.add_client()
+                yield world
+                self.violations += world.finish()
+            finally:
+                world.end()
+
+
+FAULTS: list[Fault] = []
+
+
+def fault(
+    name: str, *, ci: int, soak: int, needs_root: bool = False
+) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
+    """Enter a function into the catalog."""
+
+    def enter(try_it: Callable[[Trial], None]) -> Callable[[Trial], None]:
+        FAULTS.append(Fault(name, try_it, ci, soak, needs_root))
+        return try_it
+
+    return enter

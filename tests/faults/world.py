@@ -1,0 +1,257 @@
+"""A service under attack: clients that keep journals, a nemesis that finds its victims, a check at the end."""
+
+import contextlib
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from picloud_jupyter.transport.paths import ServicePaths, service_paths
+from picloud_services.agent.processes import Process, find_process
+from tests.faults.invariants import Figures, Violation, check
+from tests.faults.journal import Event, Journal, read_journal
+from tests.faults.load import SECRET_NAME
+from tests.faults.picture import cgroups_of_containers, find_leftovers, take_picture
+from tests.tools.service_under_test import ServiceUnderTest
+
+LOAD = Path(__file__).with_name("load.py")
+ROLES = ("control plane", "agent", "launcher", "supervisor", "container", "runner", "client")
+CLEAN_SECONDS = 45.0  # a lease's last word and two sweeps
+FINISH_SECONDS = 180.0
+
+
+class World:
+    """A service in ``folder`` with clients around it; all chances are drawn from ``random``."""
+
+    def __init__(
+        self, folder: Path, kind: str, chance: random.Random, settings: dict[str, str]
+    ) -> None:
+        self.folder = folder
+        self.random = chance
+        self.service = ServiceUnderTest(folder / "home", kind)
+        self.service.environment.update(settings)
+        self.journals = folder / "outside"
+        self.journals.mkdir(mode=0o777)
+        self.journals.chmod(0o777)
+        self.clients: list[subprocess.Popen[bytes]] = []
+        self.canary = secrets.token_hex(16)
+        self._names = 0
+        self._known_cgroups = cgroups_of_containers()
+        self._seen: set[Process] = set()
+        Journal(self.journals / "effects.jsonl").path.chmod(0o666)
+
+    @property
+    def paths(self) -> ServicePaths:
+        """Where the service lives."""
+        return service_paths(self.service.home)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that lead a process to this service."""
+        return {**os.environ, **self.service.environment}
+
+    def start(self) -> None:
+        """Start the service, and give it the secret that must be found nowhere."""
+        self.service.cli("status")
+        self.service.cli("secret", "set", SECRET_NAME, input=self.canary)
+
+    # ------------------------------------------------------------------------------- clients
+    def add_client(self) -> subprocess.Popen[bytes]:
+        """Start one more working client."""
+        self._names += 1
+        client = self._run_client(f"c{self._names}", self.random.randrange(2**32))
+        self.clients.append(client)
+        return client
+
+    def _run_client(self, name: str, seed: int) -> subprocess.Popen[bytes]:
+        words = [sys.executable, str(LOAD), str(self.journals), name, str(seed)]
+        log = (self.folder / f"client-{name}.log").open("wb")
+        with log:
+            return subprocess.Popen(words, env=self.environment, stdout=log, stderr=log)
+
+    def events(self) -> list[Event]:
+        """Return what the clients noted so far."""
+        return list(read_journal(self.journals / "clients.jsonl"))
+
+    def effects(self) -> list[Event]:
+        """Return what the jobs noted so far."""
+        return list(read_journal(self.journals / "effects.jsonl"))
+
+    # ------------------------------------------------------------------------------- victims
+    def find(self, role: str) -> list[Process]:
+        """Return the live processes of a role, without asking the service."""
+        if role == "client":
+            pids = [client.pid for client in self.clients if client.poll() is None]
+        elif role in ("control plane", "agent", "launcher"):
+            pids = self._own_processes(role)
+        else:
+            pids = [pid for status in self._statuses() for pid in _pids_in(status, role)]
+        found = [process for pid in pids if (process := find_process(pid))]
+        if role in ("supervisor", "container", "runner"):
+            self._seen.update(found)
+        return found
+
+    def _own_processes(self, role: str) -> list[int]:
+        word = "control" if role == "control plane" else "agent"
+        marks = f"picloud_services\0{word}\0".encode(), f"--run\0{self.paths.run}\0".encode()
+        pids = [pid for pid in _all_pids() if all(mark in _command(pid) for mark in marks)]
+        containers = {process.pid for process in self._supervisors()}
+        pids = [pid for pid in pids if pid not in containers]
+        if role == "launcher":
+            return [pid for pid in pids if _parent(pid) in pids]
+        return [pid for pid in pids if _parent(pid) not in pids]
+
+    def _supervisors(self) -> list[Process]:
+        pids = [status["pid"] for status in self._statuses()]
+        return [process for pid in pids if (process := find_process(pid))]
+
+    def _statuses(self) -> list[Event]:
+        found = []
+        for path in (self.paths.run / "c").glob("*/status.json"):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(json.loads(path.read_bytes()))
+        return found
+
+    def send(self, role: str, number: signal.Signals = signal.SIGKILL) -> Process | None:
+        """Send a signal to one process of a role, drawn by chance; return it, or None if there is none."""
+        found = self.find(role)
+        if not found:
+            return None
+        victim = self.random.choice(sorted(found, key=lambda process: process.pid))
+        victim.kill(number)
+        if role == "client" and number == signal.SIGKILL:
+            self.add_client()
+        return victim
+
+    def rest(self, least_seconds: float, most_seconds: float) -> None:
+        """Let the work go on for a time drawn by chance: when a fault strikes is what is tried."""
+        for role in ("supervisor", "container"):
+            self.find(role)  # remembered, to be looked for at the end
+        time.sleep(self.random.uniform(least_seconds, most_seconds))
+
+    # --------------------------------------------------------------------------------- the end
+    def finish(self) -> list[Violation]:
+        """Let all work end, stop the service, and return what was not as promised."""
+        broken, figures = self.settle()
+        picture = take_picture(self.paths, self.canary)
+        return broken + check(self.events(), self.effects(), picture, figures)
+
+    def settle(self) -> tuple[list[Violation], Figures]:
+        """Let all work end and stop the service; return what went wrong in that, and how long it took."""
+        limit = 10 + self._work_left()
+        begun = time.monotonic()
+        (self.journals / "stop").touch()
+        broken = self._wait_for_clients()
+        drain = Figures(drain_seconds=time.monotonic() - begun, drain_limit_seconds=limit)
+        broken += self._audit()
+        broken += self._leftovers(down=False)
+        self.service.cli("down")
+        broken += self._leftovers(down=True)
+        return broken, drain
+
+    def _work_left(self) -> float:
+        events = self.events()
+        ended = {event["jid"] for event in events if event["do"] == "ended"}
+        work: dict[str, float] = {}
+        for event in events:
+            if event["do"] == "submit":
+                work[event["token"]] = event.get("work_seconds", 0.0)
+        left = [e["token"] for e in events if e["do"] == "acked" and not ended & set(e["jids"])]
+        return sum(work[token] for token in left)
+
+    def _wait_for_clients(self) -> list[Violation]:
+        deadline = time.monotonic() + FINISH_SECONDS
+        broken = []
+        for client in self.clients:
+            try:
+                code = client.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                client.kill()
+                client.wait()
+                broken.append(Violation("I9", "a client was not finished when time was up"))
+            else:
+                if code not in (0, -signal.SIGKILL):
+                    broken.append(Violation("client", self._last_words()))
+        return broken
+
+    def _last_words(self) -> str:
+        logs = [path.read_text()[-2000:] for path in self.folder.glob("client-*.log")]
+        return "a client ended with an error:\n" + "\n".join(log for log in logs if log)
+
+    def _audit(self) -> list[Violation]:
+        code = self._run_client("audit", 0).wait(FINISH_SECONDS)
+        return [Violation("client", self._last_words())] if code else []
+
+    def _leftovers(self, *, down: bool) -> list[Violation]:
+        """Return what stays although the service had its time to clean up."""
+
+        def found() -> list[str]:
+            left = find_leftovers(self.paths, self._known_cgroups, down=down)
+            if down:
+                left += [
+                    f"process {process.pid} of a container"
+                    for process in self._seen
+                    if find_process(process.pid) == process
+                ]
+            return left
+
+        left = wait_until_empty(found, CLEAN_SECONDS)
+        return [Violation("I7", text) for text in left]
+
+    def end(self) -> None:
+        """End all processes and remove all files of this world, whatever happened."""
+        for client in self.clients:
+            client.kill()
+            client.wait()
+        for role in ("control plane", "agent", "launcher", "supervisor"):
+            for process in self.find(role):
+                process.kill(signal.SIGCONT)
+        self.service.cli("down", "--purge", check=False)
+
+
+def wait_until_empty(look: Callable[[], list[str]], seconds: float) -> list[str]:
+    """Return what ``look`` finds, as soon as it finds nothing or when time is up."""
+    deadline = time.monotonic() + seconds
+    while (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    return 0
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [
+            int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    return []
+
+
+def _pids_in(status: Event, role: str) -> list[int]:
+    match role:
+        case "supervisor":
+            return [status["pid"]]
+        case "container":
+            return [status["init_pid"]] if status.get("init_pid") else []
+        case _:
+            return _children(status["init_pid"]) if status.get("init_pid") else []
