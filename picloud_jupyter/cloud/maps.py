@@ -67,7 +67,9 @@ def submit_map(
     """
     references = References()
     function = dump_checked_function(func, references)
-    parts = _parts(elements, options.fast_serialization, references)
+    # A repeat must be cut as the first one was, which the clock cannot promise.
+    seconds = PART_SECONDS if options.key is None or count is None else float("inf")
+    parts = _parts(elements, options.fast_serialization, references, seconds)
     first = next(parts, None)
     if first is None:
         return Jids()
@@ -138,7 +140,7 @@ class _Part:
 
 
 def _parts(
-    elements: Iterator[tuple[Any, ...]], fast: int, references: References
+    elements: Iterator[tuple[Any, ...]], fast: int, references: References, seconds: float
 ) -> Iterator[_Part]:
     limit = config.max_transmit_data
     clock = time.monotonic
@@ -147,7 +149,7 @@ def _parts(
         arguments = dump_call(
             element, _NO_KEYWORDS, fast=fast, references=references, file_limit_bytes=limit
         )
-        if part.add(arguments, limit) or clock() - part.begun_at > PART_SECONDS:
+        if part.add(arguments, limit) or clock() - part.begun_at > seconds:
             yield part
             part = _Part(part.first_index + len(part.records))
     if part.records:

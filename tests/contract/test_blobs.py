@@ -148,12 +148,12 @@ async def test_find_when_there_then_size_and_when_not_then_none(blobs):
     assert await read(blobs, ref) == b"abc"  # a look does not count as a change
 
 
-async def test_release_when_open_then_reader_keeps_it(blobs):
+async def test_sweep_when_open_then_reader_keeps_it(blobs):
     content = os.urandom(PIECE_BYTES * 3)
     ref = await keep(blobs, content)
     stream = blobs.stream(ref)
     first = await anext(stream)
-    await blobs.release([ref.blob, secrets.token_hex(16)])
+    assert await blobs.sweep(nothing_referenced, now_at=time.time() + 10, grace_seconds=0) == 1
     rest = [piece async for piece in stream]
     assert first + b"".join(rest) == content
     with pytest.raises(NotFound):
@@ -250,13 +250,9 @@ async def test_usage_while_blobs_are_taken_away_counts_the_others(blobs, root, m
 
 async def test_what_is_removed_is_not_remembered(root):
     blobs = FileBlobStore(root)
-    for removal in ("release", "sweep"):
-        ref = await keep(blobs, b"content")
-        await blobs.verify(ref)
-        if removal == "release":
-            await blobs.release([ref.blob])
-        else:
-            await blobs.sweep(nothing_referenced, now_at=time.time() + 10, grace_seconds=0)
+    ref = await keep(blobs, b"content")
+    await blobs.verify(ref)
+    await blobs.sweep(nothing_referenced, now_at=time.time() + 10, grace_seconds=0)
     assert not blobs._verified
     assert not blobs._hashed
 
@@ -271,3 +267,15 @@ async def test_adopt_when_it_came_as_something_else_then_refused_for_good(blobs,
         os.mknod(place, stat.S_IFSOCK | 0o600)
     with pytest.raises(Corrupt, match="other than a plain file"):
         await blobs.adopt(blob, size_bytes=1)
+
+
+async def test_sweep_when_adopted_after_hours_then_waits_for_its_row(blobs):
+    blob = secrets.token_hex(16)
+    place = blobs.incoming_path(blob)
+    for _delivery in ("first", "repeated"):
+        place.write_bytes(b"abc")
+        os.utime(place, (1.0, 1.0))  # the service was down since
+        await blobs.adopt(blob, size_bytes=3)
+        assert await blobs.sweep(nothing_referenced, now_at=time.time()) == 0
+        os.utime(blobs._path(blob), (1.0, 1.0))
+    assert await blobs.sweep(nothing_referenced, now_at=time.time()) == 1

@@ -171,6 +171,17 @@ async def test_map_with_missing_or_wrong_parts_is_not_sealed(system):
         await service.put_part(OTHER, made.map, 1, 2, 1, pack_records([b"c"]))
 
 
+async def test_map_with_a_gap_in_it_is_not_sealed(system):
+    service = system.service
+    made = await service.create_map(USER, spec(), "", 3, function())
+    await service.put_part(USER, made.map, 0, 0, 1, pack_records([b"a"]))
+    await service.put_part(USER, made.map, 1, 2, 1, pack_records([b"c"]))
+    with pytest.raises(Conflict, match="those between"):
+        await service.seal_map(USER, made.map, 2, 2, short=True)
+    await service.put_part(USER, made.map, 2, 1, 1, pack_records([b"b"]))
+    assert await service.seal_map(USER, made.map, 3, 3) == [(made.first_jid, made.first_jid + 2)]
+
+
 async def test_failures_keep_reason_text_and_neighbours(system):
     failure = pack_frame(
         {"type": "ValueError", "traceback": "Traceback: bad", "message": "bad"}

@@ -58,7 +58,7 @@ async def test_series_when_asked_then_gives_rates(metrics):
 
 async def test_prune_when_old_then_goes_and_the_new_stays(metrics):
     metrics.add(samples(1, 20, start_at=1000.0) + samples(2, 20, start_at=5000.0))
-    await metrics.delete([99])  # writes what is pending
+    await metrics._flush()
     assert await metrics.prune(5050.0) == 20
     assert await metrics.samples(1) == []
     assert len(await metrics.samples(2)) == 20
@@ -66,14 +66,17 @@ async def test_prune_when_old_then_goes_and_the_new_stays(metrics):
 
 async def test_delete_when_a_job_is_deleted_then_its_samples_go(metrics):
     metrics.add(samples(1, 5) + samples(2, 5))
-    await metrics.delete([1])
+    await metrics._flush()
+    metrics.add(samples(1, 2, start_at=2000.0))  # pending when the job goes
+    metrics.forget([1])
+    await metrics._flush()
     assert await metrics.samples(1) == []
     assert len(await metrics.samples(2)) == 5
 
 
 def test_store_when_over_its_size_then_drops_the_oldest(tmp_path):
     store = SampleStore(tmp_path / "metrics.db")
-    store.add(samples(1, 20_000))
+    store.change(samples(1, 20_000))
     limit = store.used_bytes // 2
     while store.prune(0.0, limit):
         pass
@@ -88,7 +91,7 @@ def test_store_when_the_file_is_damaged_then_it_is_put_aside(tmp_path):
     path = tmp_path / "metrics.db"
     path.write_bytes(b"this is not a database, " * 500)
     store = SampleStore(path)
-    store.add(samples(1, 1))
+    store.change(samples(1, 1))
     assert store.read(1, 0.0, 10) == (samples(1, 1), 0.0)
     assert (tmp_path / "metrics.db.broken").exists()
     store.close()
@@ -107,7 +110,7 @@ def test_store_when_more_than_asked_for_then_thins_and_keeps_peaks_and_totals(tm
     store = SampleStore(tmp_path / "metrics.db")
     history = samples(1, 10_000)
     history[4321] = replace(history[4321], memory_bytes=10**9)
-    store.add(history)
+    store.change(history)
     found, spacing = store.read(1, 0.0, 100)
     assert 90 <= len(found) <= 101
     assert 90 <= spacing <= 110
@@ -133,7 +136,7 @@ async def test_series_when_a_thinned_job_was_not_measured_for_long_then_the_gap_
 
 def test_store_when_the_file_is_of_before_gpus_then_it_goes_on(tmp_path):
     store = SampleStore(tmp_path / "metrics.db")
-    store.add(samples(7, 3))
+    store.change(samples(7, 3))
     for column in ("gpu_percent", "gpu_memory_bytes"):
         store._connection.execute(f"ALTER TABLE sample DROP COLUMN {column}")
     store.close()
@@ -148,7 +151,7 @@ def test_read_when_thinned_then_use_of_gpus_is_the_mean_and_their_memory_the_mos
         replace(s, gpu_percent=100.0 * (i % 2), gpu_memory_bytes=i)
         for i, s in enumerate(samples(7, 100))
     ]
-    store.add(busy)
+    store.change(busy)
     assert store.read(7, 0.0, 1000)[0] == busy
     thinned, _ = store.read(7, 0.0, 10)
     assert all(abs(s.gpu_percent - 50.0) < 10 for s in thinned[:-1])

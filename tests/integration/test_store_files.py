@@ -216,7 +216,6 @@ async def test_old_results_go_and_unread_ones_stay_a_day(tmp_path):
         def retention(**limits: float) -> Retention:
             return Retention(
                 system.database,
-                system.blobs,  # type: ignore[arg-type]
                 system.engine,
                 system.accounts,
                 system.dispatcher._clock,
@@ -245,7 +244,6 @@ async def test_size_limit_removes_the_oldest_first(tmp_path):
         await system.join([(jid, jid) for jid in jids])
         retention = Retention(
             system.database,
-            system.blobs,  # type: ignore[arg-type]
             system.engine,
             system.accounts,
             system.dispatcher._clock,
@@ -263,7 +261,6 @@ async def test_keys_live_a_day_past_the_end(tmp_path):
         await system.join(first.jid)
         retention = Retention(
             system.database,
-            system.blobs,  # type: ignore[arg-type]
             system.engine,
             system.accounts,
             system.dispatcher._clock,

@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
 from picloud_jupyter.protocol.frames import pack_records
-from picloud_jupyter.protocol.jobs import GIB, EndReason
+from picloud_jupyter.protocol.jobs import GIB, EndReason, RetryPolicy
+from picloud_services.base.database import open_database
 from picloud_services.dispatch import upkeep
 from picloud_services.dispatch.engine import EngineEvent
+from picloud_services.jobs.links import SpecBook
+from picloud_services.jobs.recovery import load
 from tests.tools.fake_engine import Does, FakeEngine, report
 from tests.tools.job_system import USER, function, running_system, spec
 
@@ -399,3 +403,18 @@ async def test_cancelled_submit_leaves_no_core_taken(tmp_path):
         await system.join(await system.call())
         await until(lambda: not system.live.batches)
         assert system.dispatcher._cluster.nodes["n1"].free.cores == 2
+
+
+@pytest.mark.parametrize("jump_seconds", [0.0, -1e8])
+async def test_retry_after_hours_is_not_brought_forward_by_a_restart(tmp_path, jump_seconds):
+    failing = FakeEngine(behaviour=lambda *_: Does(reason=EndReason.ERROR))
+    async with running_system(tmp_path, engine=failing) as system:
+        jid = await system.call(retries=RetryPolicy(count=1, delay_seconds=7200.0))
+        await until(lambda: len(system.dispatcher._delayed))
+    database = open_database(tmp_path / "store.db")
+    await database.open()
+    loaded = await database.read(lambda tx: load(tx, SpecBook(), time.time() + jump_seconds))
+    [ready] = loaded.batches[0].parts[0].ready
+    await database.close()
+    assert ready.first_jid == jid
+    assert 7140 < ready.delay_seconds <= 7200

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from picloud_jupyter.protocol.errors import InvalidRequest
+from picloud_jupyter.protocol.errors import Conflict, InvalidRequest
+from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.protocol.ids import MAX_JID, JidRange
 from picloud_services.base.sql import Statement
+from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs import links, removal, retention
 from picloud_services.jobs.retention import Limits, Retention
 from tests.tools.fake_engine import Does
@@ -28,7 +30,6 @@ async def system(tmp_path) -> AsyncIterator[System]:
 def make_retention(system: System, **limits: float) -> Retention:
     return Retention(
         system.database,
-        system.blobs,  # type: ignore[arg-type]
         system.engine,
         system.accounts,
         system.dispatcher._clock,
@@ -220,3 +221,44 @@ async def test_code_of_unfinished_jobs_is_in_use(system):
     system.engine.behaviour = lambda *_: Does(seconds=60)
     await system.call(code_version="ab" * 32)
     assert "ab" * 32 in {code for _, code in system.service.code_versions()}
+
+
+async def test_jobs_of_a_map_that_is_still_sent_are_not_deleted(system):
+    service = system.service
+    made = await service.create_map(USER, spec(), "", 2, function())
+    part = await service.put_part(USER, made.map, 0, 0, 1, pack_records([b"a"]))
+    jids = [(part.first_jid, part.first_jid)]
+    await system.join(jids)
+    with pytest.raises(Conflict, match="still being sent"):
+        await service.delete(USER, jids)
+    with pytest.raises(Conflict, match="still being sent"):  # whatever the image in memory says
+        await system.database.write(lambda tx: removal.delete_jobs(USER, *jids[0], 0.0, tx))
+    again = await service.put_part(USER, made.map, 0, 0, 1, pack_records([b"a"]))
+    assert again == part
+    await service.put_part(USER, made.map, 1, 1, 1, pack_records([b"b"]))
+    jids = await service.seal_map(USER, made.map, 2, 2)
+    await system.join(jids)
+    assert await service.delete(USER, jids) == 2
+
+
+async def test_what_was_deleted_is_told_and_nothing_of_others(system):
+    told: list[int] = []
+    system.events.listen("jobs.deleted", told.extend)
+    mine, others = await system.call(b"a"), await system.call(b"b", user_id=USER + 1)
+    await system.join(mine)
+    await system.join(others, user_id=USER + 1)
+    await system.service.delete(USER, [(mine, mine)], "key")
+    await system.service.delete(USER, [(mine, mine)], "key")  # repeated: those are nobody's now
+    assert told == [mine]
+
+
+async def test_blob_without_a_row_is_left_to_the_sweep(system):
+    large = await system.call(BlobRef("ab" * 16, 10**6, ""))
+    await system.join(large)
+    await system.service.delete(USER, [(large, large)])
+    keeping = make_retention(system)
+    unlinked = Statement("UPDATE blobs SET unlinked_at = 1")
+    await system.database.write(lambda tx: tx.run(unlinked))
+    assert await keeping.referenced(["ab" * 16]) == {"ab" * 16}
+    await keeping.prune()
+    assert await keeping.referenced(["ab" * 16]) == set()

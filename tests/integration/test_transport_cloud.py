@@ -264,6 +264,12 @@ def test_slow_generator_is_sent_after_a_second(gateway, monkeypatch):
     assert len(gateway.maps[1]["parts"]) == 3
 
 
+def test_keyed_map_of_a_list_is_not_cut_by_the_clock(gateway, monkeypatch):
+    monkeypatch.setattr(maps, "PART_SECONDS", 0.0)
+    assert cloud.map(divide, [1, 2, 3], _key="k").result() == [1, 2, 3]
+    assert len(gateway.maps[1]["parts"]) == 1  # as a repeat on a faster machine has it
+
+
 def test_failing_generator_kills_what_was_sent(gateway, monkeypatch):
     monkeypatch.setattr(maps, "MAX_PART_COUNT", 10)
     gateway.hold = True

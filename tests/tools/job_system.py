@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,10 +39,9 @@ def spec(**fields: object) -> JobSpec:
 
 @dataclass
 class MemoryBlobs:
-    """Blobs as the job service sees them: names, and what was released."""
+    """Blobs as the job service sees them: names."""
 
     folder: Path
-    released: list[str] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
     used: list[str] = field(default_factory=list)
 
@@ -56,9 +55,6 @@ class MemoryBlobs:
 
     async def local_path(self, ref: BlobRef) -> Path:
         return self.folder / ref.blob
-
-    async def release(self, blobs: Iterable[str]) -> None:
-        self.released += blobs
 
 
 @dataclass

@@ -237,6 +237,7 @@ class ControlPlane:
             "samples",
             lambda items: stores.metrics.add(codec.convert(list[ResourceSample], items)),
         )
+        self._events.listen("jobs.deleted", stores.metrics.forget)
         self._events.listen("nodes", lambda _nodes: self._note_agent(dispatcher.nodes()))
         self._at_end("the jobs", jobs.stop)
         self._at_end("the dispatcher", dispatcher.stop)
@@ -302,9 +303,7 @@ class ControlPlane:
             self._settings,
             self._clock,
             jobs,
-            Retention(
-                stores.database, stores.blobs, engine, stores.accounts, self._clock, limits
-            ),
+            Retention(stores.database, engine, stores.accounts, self._clock, limits),
             stores.blobs,
             stores.code_blobs,
             stores.metrics,

@@ -43,7 +43,7 @@ class Upkeep:
             ("reading notes", READ_SECONDS, self.jobs.flush_read),
             ("age", AGE_SECONDS, self.retention.note_time),
             ("retention", HOUR_SECONDS / 4, self.retention.prune),
-            ("blob sweep", HOUR_SECONDS, self.sweep),
+            ("blob sweep", HOUR_SECONDS / 4, self.sweep),
             ("samples", HOUR_SECONDS / 6, self.prune_samples),
         ]
         return [Ticker(name, seconds, step) for name, seconds, step in steps]

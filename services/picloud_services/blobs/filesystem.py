@@ -73,6 +73,7 @@ class FileBlobStore:
             source.unlink(
                 missing_ok=True
             )  # a repeated delivery; what is referenced never changes
+            _note_use(target)
             return self._verify(BlobRef(ref.blob, ref.size_bytes))
         try:
             # No link is followed and nothing but a plain file taken: a container wrote it.
@@ -95,6 +96,7 @@ class FileBlobStore:
                 )
             os.fchmod(descriptor, 0o400)
             os.fsync(descriptor)
+            _note_use(descriptor)  # it may have waited here for hours, and has no row yet
             signature = _signature(file)
         target.parent.mkdir(exist_ok=True)
         if target.parent.name not in self._durable:
@@ -137,15 +139,10 @@ class FileBlobStore:
 
     async def find(self, blob: str) -> BlobRef | None:
         """See `BlobStore`."""
-        path = self._path(blob)
         try:
-            found = path.stat()
-            os.utime(
-                path, ns=(time.time_ns(), found.st_mtime_ns)
-            )  # the last use; see `_older_than`
+            return BlobRef(blob, _note_use(self._path(blob)))
         except FileNotFoundError:
             return None
-        return BlobRef(blob, found.st_size)
 
     async def verify(self, ref: BlobRef) -> None:
         """See `BlobStore`."""
@@ -179,12 +176,6 @@ class FileBlobStore:
             raise NotFound(
                 f"the payload {ref.blob} is not there; it was removed with its job"
             ) from None
-
-    async def release(self, blobs: Iterable[str]) -> None:
-        """See `BlobStore`."""
-        paths = [self._path(blob) for blob in blobs]
-        self._forget(path.name for path in paths)
-        await asyncio.to_thread(_unlink_all, paths)
 
     async def sweep(
         self,
@@ -239,6 +230,13 @@ class FileBlobStore:
 
 def _no_plain_file(ref: BlobRef) -> Corrupt:
     return Corrupt(f"the payload {ref.blob} came as something other than a plain file")
+
+
+def _note_use(file: Path | int) -> int:
+    """Note that ``file`` is used now, for `_is_older`; return its size."""
+    found = os.stat(file)
+    os.utime(file, ns=(time.time_ns(), found.st_mtime_ns))
+    return found.st_size
 
 
 def _signature(file: BufferedReader) -> tuple[int, int]:

@@ -2,12 +2,11 @@
 
 A blob is immutable and named by 16 to 64 lowercase hex digits. References to blobs are rows of
 the job store, counted in its own transactions: a blob is made durable *before* the row that names
-it commits, and `release` is called *after* the commit that dropped its last reference. What no
-row names is swept after ``GRACE_SECONDS``.
+it commits. What no row names is swept after ``GRACE_SECONDS``.
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -68,9 +67,6 @@ class BlobStore(Protocol):
     async def verify(self, ref: BlobRef) -> None:
         """Read the whole content once and compare it with ``ref``."""
 
-    async def release(self, blobs: Iterable[str]) -> None:
-        """Remove ``blobs``; whoever has one open keeps it. Unknown ones are ignored."""
-
     async def sweep(
         self,
         referenced: Callable[[Sequence[str]], Awaitable[set[str]]],
@@ -80,6 +76,7 @@ class BlobStore(Protocol):
     ) -> int:
         """Remove blobs older than the grace that no row names; return their count.
 
+        Whoever has one open keeps it; one that was taken into use meanwhile stays.
         ``referenced`` gets at most 500 ids and answers those that a row names.
         """
 

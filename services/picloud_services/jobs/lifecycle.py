@@ -192,6 +192,11 @@ def _after_start_failure(past: Past, facts: Facts) -> Decision:
     )
 
 
+def longest_delay_seconds(policy: RetryPolicy) -> float:
+    """Return how long a job may have to wait for its next attempt."""
+    return max(policy.delay_seconds, START_RETRY_SECONDS * MAX_START_FAILURES)
+
+
 def _user_wants_retry(reason: EndReason, policy: RetryPolicy, past: Past) -> bool:
     if past.retries >= policy.count or reason is EndReason.DONE:
         return False

@@ -40,7 +40,8 @@ _PART = Statement(
 _TAKEN = Statement("SELECT 1 FROM jobs WHERE jid BETWEEN :first AND :last LIMIT 1")
 _HEARD = Statement("UPDATE batches SET heard_at = :at WHERE batch = :batch")
 _PARTS = Statement(
-    "SELECT COUNT(*), COALESCE(SUM(count), 0), COALESCE(MAX(part), -1) FROM parts WHERE batch = :batch"
+    """SELECT COUNT(*), COALESCE(SUM(count), 0), COALESCE(MAX(part), -1),
+      COALESCE(MAX(first_index + count), 0) FROM parts WHERE batch = :batch"""
 )
 _RANGES = Statement(
     "SELECT first_jid, count FROM parts WHERE batch = :batch ORDER BY first_index"
@@ -364,6 +365,11 @@ def _seal(
         raise Conflict(
             f"map {map_id} cannot be sealed: {row[0]} parts with {row[1]} elements have come, "
             f"the client says {parts} with {count}; send the missing parts"
+        )
+    if row[3] != count:  # its jids are counted on from the first
+        raise Conflict(
+            f"map {map_id} cannot be sealed: {count} elements have come, and the last one is element "
+            f"{row[3] - 1}; send those between"
         )
     if state == ABANDONED:
         _require_open(map_id, state)

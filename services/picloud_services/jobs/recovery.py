@@ -1,11 +1,14 @@
 """Builds the image and the queue from the store when the service starts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 
 from picloud_jupyter.protocol.jobs import JobSpec, Status
 from picloud_services.base import codec
 from picloud_services.base.sql import Row, Statement, Transaction
+from picloud_services.jobs.lifecycle import longest_delay_seconds
 from picloud_services.jobs.links import SpecBook
 from picloud_services.jobs.live import LiveJobs, Ready
 from picloud_services.jobs.spans import CODE_OF, LiveBatch
@@ -93,9 +96,12 @@ def load(tx: Transaction, book: SpecBook, now_at: float) -> Loaded:
             spec = specs[row[2]] = book.read(tx, row[2])
         found = _batch(row, spec)
         away = leased.get(row[0], set())
+        delay_left = partial(_delay_left, now_at, longest_delay_seconds(spec.retries))
         for first_jid, first_index, count in tx.all(_PARTS, batch=row[0]):
             jobs = tx.all(_JOBS, first=first_jid, last=first_jid + count - 1)
-            found.parts.append(_part(row[0], first_jid, first_index, count, jobs, away, now_at))
+            found.parts.append(
+                _part(row[0], first_jid, first_index, count, jobs, away, delay_left)
+            )
         batches.append(found)
     return Loaded(batches, leases)
 
@@ -144,7 +150,7 @@ def _part(
     count: int,
     jobs: list[Row],
     away: set[int],
-    now_at: float,
+    delay_left: Callable[[float | None], float],
 ) -> LoadedPart:
     codes = bytearray(count)
     for jid, status, *_ in jobs:
@@ -163,12 +169,16 @@ def _part(
                 attempt=attempt,
                 fresh=bool(fresh),
                 alone=bool(fresh),
-                # a clock that jumped must not make a job wait for years
-                delay_seconds=min(max((retry_at or 0) - now_at, 0.0), 3600.0),
+                delay_seconds=delay_left(retry_at),
             )
         )
     wished = [row[0] for row in jobs if row[5] and row[1] == "queued"]
     return LoadedPart(first_jid, first_index, bytes(codes), ready, wished)
+
+
+def _delay_left(now_at: float, longest_seconds: float, retry_at: float | None) -> float:
+    """Return how long a job still waits: a clock that jumped must not make that years."""
+    return min(max((retry_at or 0) - now_at, 0.0), longest_seconds)
 
 
 def restore(loaded: Loaded, live: LiveJobs, book: SpecBook) -> list[Ready]:

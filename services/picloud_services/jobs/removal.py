@@ -15,13 +15,14 @@ from picloud_services.accounts.store import release
 from picloud_services.base import codec
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
+from picloud_services.base.events import Events
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.jobs import links
 from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
 from picloud_services.jobs.ending import slices
 from picloud_services.jobs.live import LiveJobs
 from picloud_services.jobs.ports import OutputReader
-from picloud_services.jobs.spans import Span
+from picloud_services.jobs.spans import OPEN, Span
 from picloud_services.jobs.store import arguments_bytes, lease_text
 from picloud_services.jobs.waiting import Waiting
 from picloud_services.jobs.words import Ranges
@@ -35,8 +36,9 @@ _TO_DELETE = Statement(
     WHERE jid BETWEEN :first AND :last AND user_id = :user_id GROUP BY batch, status, result"""
 )
 _DELETE_JOBS = Statement(
-    "DELETE FROM jobs WHERE jid BETWEEN :first AND :last AND user_id = :user_id"
+    "DELETE FROM jobs WHERE jid BETWEEN :first AND :last AND user_id = :user_id RETURNING jid"
 )
+_STILL_SENT = Statement("SELECT 1 FROM batches WHERE batch = :batch AND state = 'open'")
 _DELETE_CACHE_KEYS = Statement(
     "DELETE FROM cache_keys WHERE jid BETWEEN :first AND :last AND user_id = :user_id"
 )
@@ -87,6 +89,7 @@ class Removed:
     """
 
     count: int = 0
+    jids: list[int] = field(default_factory=list)
     outputs: dict[str, list[str]] = field(default_factory=dict)  # node -> leases
     deleted: int = 0  # by all slices of the request, where it has a key
     freed: Counter[int] = field(default_factory=Counter)  # user -> bytes
@@ -133,11 +136,13 @@ class Removal:
         waiting: Waiting,
         outputs: OutputReader,
         accounts: Accounts,
+        events: Events,
         clock: Clock,
     ) -> None:
         self._database = database
         self._live = live
         self._waiting = waiting
+        self._events = events
         self._remover = Remover(database, outputs, accounts)
         self._clock = clock
 
@@ -150,15 +155,23 @@ class Removal:
             self._waiting.split(user_id, jids)
         for first, last in jids:
             for span in self._live.overlapping(first, last):
-                start, stop = span.cut(first, last)
-                if span.batch.user_id == user_id and span.unfinished(start, stop):
-                    raise _unfinished(_first_unfinished(span, start, stop))
+                _refuse_live(user_id, span, *span.cut(first, last))
         deleted = known or 0
         for first, last in slices(list(jids)):
             work = partial(_delete_slice, user_id, (first, last), self._clock.now_at(), key)
             done = await self._remover.run(work)
+            self._events.publish("jobs.deleted", done.jids)
             deleted = done.deleted if key else deleted + done.count
         return deleted
+
+
+def _refuse_live(user_id: int, span: Span, start: int, stop: int) -> None:
+    if span.batch.user_id != user_id:
+        return
+    if span.unfinished(start, stop):
+        raise _unfinished(_first_unfinished(span, start, stop))
+    if span.batch.state == OPEN:
+        raise _still_sent(span.batch.batch)
 
 
 def _first_unfinished(span: Span, start: int, stop: int) -> int:
@@ -171,6 +184,14 @@ def _unfinished(jid: int) -> Conflict:
         f"Job {jid} is not finished; only finished jobs can be deleted.",
         jid=jid,
         hint="kill it first",
+    )
+
+
+def _still_sent(batch: int) -> Conflict:
+    """A part whose jobs are gone could be sent again, and would run again."""
+    return Conflict(
+        f"Map {batch} is still being sent; its jobs can be deleted when it is complete.",
+        hint="wait until cloud.map has returned; a map whose program is gone is given up after 10 minutes",
     )
 
 
@@ -193,7 +214,7 @@ def delete_jobs(user_id: int, first: int, last: int, at: float, tx: Transaction)
     """Remove finished jobs of a range with their results, arguments and counters.
 
     Raises:
-        Conflict: one is not finished.
+        Conflict: one is not finished, or its map is still being sent.
     """
     running = tx.value(_UNFINISHED, first=first, last=last, user_id=user_id)
     if running is not None:
@@ -207,7 +228,11 @@ def delete_jobs(user_id: int, first: int, last: int, at: float, tx: Transaction)
         removed.count += count
         if result is not None:
             unlink_result(tx, result, count, at, removed)
-    tx.run(_DELETE_JOBS, first=first, last=last, user_id=user_id)
+    for batch in deltas:
+        if tx.one(_STILL_SENT, batch=batch):
+            raise _still_sent(batch)
+    jobs = tx.all(_DELETE_JOBS, first=first, last=last, user_id=user_id)
+    removed.jids = [jid for (jid,) in jobs]
     tx.run(_DELETE_CACHE_KEYS, first=first, last=last, user_id=user_id)
     _unlink_parts(tx, user_id, (first, last), at, removed)
     for batch, delta in deltas.items():

@@ -13,7 +13,7 @@ from picloud_services.accounts.service import Accounts
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
 from picloud_services.base.sql import Statement, Transaction
-from picloud_services.blobs.store import GRACE_SECONDS, BlobStore
+from picloud_services.blobs.store import GRACE_SECONDS
 from picloud_services.jobs.ending import slices
 from picloud_services.jobs.ports import OutputReader
 from picloud_services.jobs.removal import (
@@ -73,14 +73,12 @@ class Retention:
     def __init__(
         self,
         database: Database,
-        blobs: BlobStore,
         outputs: OutputReader,
         accounts: Accounts,
         clock: Clock,
         limits: Limits | None = None,
     ) -> None:
         self._database = database
-        self._blobs = blobs
         self._remover = Remover(database, outputs, accounts)
         self._clock = clock
         self._limits = limits or Limits()
@@ -102,7 +100,7 @@ class Retention:
         await self._prune_results()
         await self._forget_keys()
         await self._delete_old_rows()
-        await self._release_blobs()
+        await self._forget_blobs()
 
     async def _prune_results(self) -> None:
         limits = self._limits
@@ -142,16 +140,14 @@ class Retention:
             await self._remover.run(
                 partial(delete_jobs, user_id, first, last, self._clock.now_at())
             )
-        # one whose jobs were deleted while it was open, or that never had any
+        # one that never had any
         await self._remover.run(partial(_remove_empty, batch, self._clock.now_at()))
 
-    async def _release_blobs(self) -> None:
+    async def _forget_blobs(self) -> None:
+        """Drop the rows of blobs that nothing names; the sweep, which sees what is used anew, has the files."""
         before = self._clock.now_at() - GRACE_SECONDS
-        while True:
-            blobs = await self._database.write(partial(_drop_unlinked, before))
-            if not blobs:
-                return
-            await self._blobs.release(blobs)
+        while await self._database.write(partial(_drop_unlinked, before)):
+            pass
 
     async def referenced(self, blobs: Sequence[str]) -> set[str]:
         """Return those of ``blobs`` that a row names: for `BlobStore.sweep`."""
@@ -198,8 +194,8 @@ def _remove_empty(batch: int, at: float, tx: Transaction) -> Removed:
     return removed
 
 
-def _drop_unlinked(before: float, tx: Transaction) -> list[str]:
-    blobs = [blob for (blob,) in tx.all(_UNLINKED, before=before)]
-    for blob in blobs:
-        tx.run(_DROP_BLOB, blob=blob)
-    return blobs
+def _drop_unlinked(before: float, tx: Transaction) -> int:
+    """Drop some; return how many."""
+    blobs = tx.all(_UNLINKED, before=before)
+    tx.many(_DROP_BLOB, ({"blob": blob} for (blob,) in blobs))
+    return len(blobs)

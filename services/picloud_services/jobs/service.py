@@ -87,7 +87,9 @@ class JobService:
         self._waiting = Waiting(database, live, whys)
         self._results = Results(database, self._waiting)
         self._killing = Killing(database, live, dispatch, self._publisher, self._waiting, clock)
-        self._removal = Removal(database, live, self._waiting, outputs, accounts, clock)
+        self._removal = Removal(
+            database, live, self._waiting, outputs, accounts, events, clock
+        )
         self._information = Information(
             database, live, self._book, dispatch, self._waiting, whys, outputs, clock
         )

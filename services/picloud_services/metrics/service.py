@@ -44,6 +44,7 @@ class MetricsService:
         self._store: SampleStore | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._pending: list[ResourceSample] = []
+        self._forgotten: set[int] = set()
         self._flushing: asyncio.TimerHandle | None = None  # until its batch is taken
         self._writing = asyncio.Lock()  # a batch at a time: what comes meanwhile is bounded
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,6 +73,14 @@ class MetricsService:
             excess = len(self._pending) - MAX_PENDING
             del self._pending[:excess]
             self._drop(excess, "the disk is too slow")
+        self._flush_later()
+
+    def forget(self, jids: Sequence[int]) -> None:
+        """Remove the samples of ``jids``, within a second."""
+        self._forgotten.update(jids)
+        self._flush_later()
+
+    def _flush_later(self) -> None:
         if self._flushing is None:
             loop = asyncio.get_running_loop()
             self._flushing = loop.call_later(FLUSH_SECONDS, self._flush_soon)
@@ -89,12 +98,6 @@ class MetricsService:
         """Return the use of ``jid`` over time: one list of points per stretch without a gap."""
         found, gap_seconds = await self._read(jid, since_at, max_points)
         return rates(found, gap_seconds=gap_seconds)
-
-    async def delete(self, jids: Sequence[int]) -> None:
-        """Forget the samples of ``jids``."""
-        await self._flush()
-        store = self._open_store
-        await self._in_thread(lambda: store.delete(jids))
 
     async def prune(self, now_at: float) -> int:
         """Remove what is too old or too much; return how many samples. Call it every few minutes."""
@@ -144,11 +147,12 @@ class MetricsService:
                 self._flushing.cancel()
                 self._flushing = None
             batch, self._pending = self._pending, []
-            if not batch:
+            forgotten, self._forgotten = self._forgotten, set()
+            if not batch and not forgotten:
                 return
             store = self._open_store
             try:
-                await self._in_thread(lambda: store.add(batch))
+                await self._in_thread(lambda: store.change(batch, forgotten))
             except sqlite3.Error as error:
                 self._drop(len(batch), str(error))
 

@@ -6,7 +6,7 @@ gives durability away for speed, and it is never anything but a local file.
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -81,8 +81,10 @@ class SampleStore:
         """Close the file; may be called twice."""
         self._connection.close()
 
-    def add(self, samples: Iterable[ResourceSample]) -> None:
-        """Store ``samples`` in one transaction."""
+    def change(
+        self, samples: Iterable[ResourceSample], forgotten: Collection[int] = ()
+    ) -> None:
+        """Store ``samples``, and remove all of the jobs ``forgotten``, in one transaction."""
         rows = [
             (
                 s.at,
@@ -99,11 +101,15 @@ class SampleStore:
                 s.gpu_memory_bytes,
             )
             for s in samples
+            if s.jid not in forgotten
         ]
         with self._connection:
             self._connection.executemany(
                 f"INSERT INTO sample ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
                 rows,
+            )
+            self._connection.executemany(
+                "DELETE FROM sample WHERE jid = ?", ((jid,) for jid in forgotten)
             )
 
     def read(
@@ -128,13 +134,6 @@ class SampleStore:
             span = (last_at - first_at) / max_rows or 1.0
             rows = self._connection.execute(_THINNED, (jid, since_at, first_at, span))
         return [ResourceSample(*(*row[:9], bool(row[9]), *row[10:])) for row in rows], span
-
-    def delete(self, jids: Sequence[int]) -> None:
-        """Remove the samples of ``jids``."""
-        with self._connection:
-            self._connection.executemany(
-                "DELETE FROM sample WHERE jid = ?", ((jid,) for jid in jids)
-            )
 
     def prune(self, before_at: float, max_bytes: int) -> int:
         """Remove up to `PRUNE_ROWS` of the oldest samples, if there is a reason; return how many.
