@@ -2,6 +2,7 @@
 
 PREFIX = "/v1"
 SERVICE = "/v1/service"
+OPENAPI = "/v1/openapi.json"
 CALLS = "/v1/calls"
 MAPS = "/v1/maps"
 MAP_PART = "/v1/maps/{map}/parts/{part}"

@@ -52,6 +52,7 @@ def make_routes(services: Services) -> list[Route]:
 
     return [
         get(routes.SERVICE, service.describe),
+        get(routes.OPENAPI, service.openapi),
         post(routes.CALLS, jobs.create_call, SUBMIT_BYTES),
         post(routes.MAPS, maps.create_map, SUBMIT_BYTES),
         Route("PUT", routes.MAP_PART, bind(maps.put_part), body_bytes=SUBMIT_BYTES),

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.frames import PREFIX
 from picloud_jupyter.protocol.ids import MAX_JID, JidRange
+from picloud_jupyter.protocol.requests import MAX_RANGES
 from picloud_services.base import codec
 
 T = TypeVar("T")
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 MAX_DEPTH = 32
-MAX_RANGES = 250_000
 MAX_COMMAS = (
     2 * MAX_RANGES + 10_000
 )  # between values: reading many more would hold up everybody

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import FINISHED_STATUSES
+from picloud_jupyter.protocol.operations import BYTES_TYPE, MAX_LOG_BYTES
 from picloud_services.dispatch.engine import OutputSlice
 from picloud_services.gateway.decode import read_int, read_seconds
 from picloud_services.gateway.services import Services
-from picloud_services.gateway.words import BYTES_TYPE, Reply, Request, json_reply
+from picloud_services.gateway.words import Reply, Request, json_reply
 
 STREAMS = ("stdout", "stderr")
-MAX_LIMIT_BYTES = 4 * 1024 * 1024
 MAX_POINTS = 2000
 PACE_SECONDS = 0.25  # a follower is told at most four times a second
 FIRST_PACE_SECONDS = 0.02  # the first line is seen at once
@@ -28,7 +28,7 @@ async def read_log(services: Services, request: Request) -> Reply:
         raise InvalidRequest(
             f"a job has the streams {' and '.join(STREAMS)}, not {stream[:40]!r}"
         )
-    limit = read_int(query, "limit", MAX_LIMIT_BYTES, low=0, high=MAX_LIMIT_BYTES)
+    limit = read_int(query, "limit", MAX_LOG_BYTES, low=0, high=MAX_LOG_BYTES)
     offset = read_int(query, "offset", 0)
     if "tail_bytes" in query:
         whole = await _read(services, request.caller.user_id, jid, stream, 0, 0)

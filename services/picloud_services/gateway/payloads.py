@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from picloud_jupyter.protocol.errors import InvalidRequest, PayloadTooLarge
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, JobSpec, PayloadRef
+from picloud_jupyter.protocol.requests import MAX_KEY_CHARACTERS
 from picloud_jupyter.protocol.secrets import check_job_secrets
 from picloud_services.base import codec
 from picloud_services.blobs.store import BlobRef
@@ -16,7 +17,6 @@ from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Caller
 from picloud_services.jobs.words import Function, Payload
 
-MAX_KEY_CHARACTERS = 64
 KEPT_SPECS = 256
 KEPT_SPEC_BYTES = 16 * 1024  # of usual ones; many large ones would fill the memory
 MAX_SPEC_BYTES = 512 * 1024

@@ -3,6 +3,8 @@
 from picloud_jupyter.protocol.errors import NotFound
 from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.protocol.jobs import MAX_RESULT_COUNT
+from picloud_jupyter.protocol.operations import BYTES_TYPE
+from picloud_jupyter.protocol.requests import MAX_RESULTS_BYTES
 from picloud_services.blobs.store import BlobRef
 from picloud_services.gateway.decode import (
     read_byte_range,
@@ -15,7 +17,6 @@ from picloud_services.gateway.decode import (
 from picloud_services.gateway.jobs import blocked
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import (
-    BYTES_TYPE,
     Ranges,
     Reply,
     Request,
@@ -23,7 +24,6 @@ from picloud_services.gateway.words import (
 )
 from picloud_services.jobs.words import Payload, ResultItem, ResultsAnswer
 
-MAX_LIMIT_BYTES = 64 * 1024 * 1024
 DEFAULT_LIMIT_BYTES = 16 * 1024 * 1024
 
 
@@ -36,7 +36,7 @@ async def read_results(services: Services, request: Request) -> Reply:
         services,
         request,
         jids,
-        read_int(asked, "limit_bytes", DEFAULT_LIMIT_BYTES, low=1, high=MAX_LIMIT_BYTES),
+        read_int(asked, "limit_bytes", DEFAULT_LIMIT_BYTES, low=1, high=MAX_RESULTS_BYTES),
         read_seconds(asked, "wait_seconds"),
     )
     items = []

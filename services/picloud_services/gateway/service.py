@@ -1,5 +1,6 @@
 """Requests about the service itself."""
 
+from picloud_jupyter.protocol.openapi import document_json
 from picloud_services.gateway.decode import read_flag, read_json
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Reply, Request, json_reply
@@ -8,6 +9,11 @@ from picloud_services.gateway.words import Reply, Request, json_reply
 async def describe(services: Services, request: Request) -> Reply:
     """GET /v1/service."""
     return json_reply(await services.describe(request.caller))
+
+
+async def openapi(services: Services, request: Request) -> Reply:  # as all handlers
+    """GET /v1/openapi.json."""
+    return Reply((document_json().encode(),))
 
 
 async def stop(services: Services, request: Request) -> Reply:

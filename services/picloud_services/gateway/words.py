@@ -8,11 +8,10 @@ from typing import Any, Protocol
 from picloud_jupyter.protocol import frames
 from picloud_jupyter.protocol.errors import CloudException, error_to_wire
 from picloud_jupyter.protocol.ids import JidRange
+from picloud_jupyter.protocol.operations import JSON_TYPE
 from picloud_services.accounts.keys import JobIdentity
 from picloud_services.base import codec
 
-JSON_TYPE = "application/json"
-BYTES_TYPE = "application/octet-stream"
 Ranges = list[JidRange]
 
 
