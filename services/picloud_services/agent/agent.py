@@ -181,7 +181,10 @@ def run_agent(settings: Settings, launcher: LauncherClient) -> int:
     except BlockingIOError:
         return EXIT_RUNNING_ALREADY
     start_logging(
-        settings.home / "agent.log", level=settings.log_level, max_bytes=settings.log_bytes
+        settings.home / "agent.log",
+        "agent",
+        level=settings.log_level,
+        max_bytes=settings.log_bytes,
     )
     os.umask(0o077)
     os.chdir("/")  # no mount is kept busy for our sake

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from picloud_jupyter.protocol.frames import FrameReader, pack_frame
@@ -22,6 +23,7 @@ from picloud_services.agent.leftovers import hold_layer
 from picloud_services.agent.orders import StartOrder, read_start_frame
 from picloud_services.agent.processes import find_process
 from picloud_services.agent.supervisor import Supervisor
+from picloud_services.base.logs import LineFormatter, log_beside
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,8 @@ def _be_supervisor(order: StartOrder, write: int) -> int:
         return 1
     moved = socket.socket(fileno=os.dup2(listener.fileno(), _SUPERVISOR_FD, inheritable=False))
     listener.close()
+    # Not by standard error: the agent begins new files, and this process outlives several.
+    log_beside(Path(order.logs).parent / "agent.log", "supervisor", container=order.container)
     container = make_container(order.kind, order.program)
     supervisor = Supervisor(order, container, moved, process.start_time)
     found = {"pid": process.pid, "start_time": process.start_time}
@@ -136,7 +140,9 @@ def _leave_agent(ours: socket.socket, theirs: socket.socket) -> NoReturn:
 
 
 def _be_launcher(link: socket.socket) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s supervisor: %(message)s")
+    handler = logging.StreamHandler()  # agent.log, as the agent's own standard error
+    handler.setFormatter(LineFormatter("launcher"))
+    logging.basicConfig(handlers=[handler])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.chdir("/")
     gc.freeze()  # what is shared with the supervisors must not be written to by their collector

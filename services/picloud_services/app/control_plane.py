@@ -27,6 +27,7 @@ from picloud_services.base.cores_ledger import CoresLedger
 from picloud_services.base.database import Database
 from picloud_services.base.events import Events
 from picloud_services.base.filesystem import DiskWatch, write_atomically
+from picloud_services.base.logs import LogFile
 from picloud_services.base.single_instance import ServiceRecord
 from picloud_services.base.ticker import Ticker
 from picloud_services.blobs.code_archives import CodeArchives
@@ -46,7 +47,8 @@ from picloud_services.metrics.service import MetricsService
 
 UPKEEP_DELAY_SECONDS = 5.0
 SHARES_SECONDS = 60.0
-END_SECONDS = 12.0  # of one part; the process leaves even if that part does not
+AGENT_SECONDS = 5.0  # for an agent that is on its way when the service goes down
+END_SECONDS = 17.0  # of one part; the process leaves even if that part does not
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +73,13 @@ class ControlPlane:
     """
 
     def __init__(
-        self, settings: Settings, record: ServiceRecord, guardian: Guardian, *, note: str = ""
+        self,
+        settings: Settings,
+        record: ServiceRecord,
+        guardian: Guardian,
+        log: LogFile,
+        *,
+        note: str = "",
     ) -> None:
         self._settings = settings
         self._note = note
@@ -86,6 +94,7 @@ class ControlPlane:
         self._ends: list[tuple[str, Callable[[], Awaitable[object]]]] = []
         self._record = record
         self._guardian = guardian
+        self._log_file = log
 
     async def run(self) -> None:
         """Serve until `stop` is called or the process is told to end.
@@ -327,10 +336,22 @@ class ControlPlane:
         async def stop_agent() -> None:
             if self._kill_jobs:
                 dispatcher.pause()  # or each core that is freed gets the next queued job
+                await self._wait_for_agent(engine)
                 for node in engine.nodes():
                     await engine.stop_node(node.node, kill=True)
 
         return stop_agent
+
+    async def _wait_for_agent(self, engine: LocalEngine) -> None:
+        """Return when an agent is here that can end what runs, if any does: one may be lost just now."""
+        containers = self._settings.run / "c"
+        end_at = self._clock.steady_seconds() + AGENT_SECONDS
+        while not engine.nodes() and self._clock.steady_seconds() < end_at:
+            if not self._guardian.is_expected:
+                if not containers.is_dir() or not any(containers.iterdir()):
+                    return
+                self._guardian.start()
+            await asyncio.sleep(MISSING_SECONDS / 10)
 
     async def _remove_record(self) -> None:
         self._settings.paths.record.unlink(missing_ok=True)

@@ -21,11 +21,12 @@ from picloud_jupyter.protocol.errors import (
     PlatformError,
     error_to_wire,
 )
+from picloud_jupyter.protocol.scrubbing import scrub
 from picloud_jupyter.transport.paths import STATE_FOLDERS, ServicePaths, make_private, make_run
 from picloud_services.agent.guardian import Guardian, the_agent
 from picloud_services.base.collector import without_collector
 from picloud_services.base.filesystem import disk_space, network_file_system, write_atomically
-from picloud_services.base.logs import scrub, start_logging
+from picloud_services.base.logs import LogFile, start_logging
 from picloud_services.base.single_instance import (
     InstanceLock,
     ServiceRecord,
@@ -62,15 +63,16 @@ def run_control(paths: ServicePaths, options: Sequence[str] = ()) -> int:
         lock.acquire(paths.record)
         write_atomically(place.paths.whereabouts, os.fsencode(place.paths.run))
         settings = replace(load_settings(paths, options), paths=place.paths)
-        start_logging(
+        log = start_logging(
             place.paths.home / "service.log",
+            "control",
             level=settings.log_level,
             max_bytes=settings.log_bytes,
         )
         os.environ.update(settings.exported())
         record = our_record(settings.home)
         record.write(settings.paths.record)
-        _serve(settings, record, place.note)
+        _serve(settings, record, place.note, log)
     except (CloudException, OSError, ValueError) as exc:
         report_failure(paths, as_startup_error(exc))
         return 1
@@ -79,7 +81,7 @@ def run_control(paths: ServicePaths, options: Sequence[str] = ()) -> int:
     return 0
 
 
-def _serve(settings: Settings, record: ServiceRecord, note: str) -> None:
+def _serve(settings: Settings, record: ServiceRecord, note: str, log: LogFile) -> None:
     starts = itertools.count()
     guardian = Guardian(
         the_agent(settings),
@@ -92,7 +94,7 @@ def _serve(settings: Settings, record: ServiceRecord, note: str) -> None:
 
         from picloud_services.app.control_plane import ControlPlane
 
-    asyncio.run(ControlPlane(settings, record, guardian, note=note).run())
+    asyncio.run(ControlPlane(settings, record, guardian, log, note=note).run())
 
 
 def prepare(paths: ServicePaths) -> Place:

@@ -1,5 +1,7 @@
 """File systems, logs, the lock of one instance, environments."""
 
+import errno
+import io
 import json
 import logging
 import os
@@ -13,7 +15,7 @@ from picloud_jupyter.protocol.errors import Conflict, DiskFull, InvalidRequest
 from picloud_jupyter.protocol.jobs import HostPython
 from picloud_services.base import filesystem
 from picloud_services.base.filesystem import DiskSpace, DiskWatch, network_file_system
-from picloud_services.base.logs import LineFormatter, LogFile
+from picloud_services.base.logs import AppendedLog, LineFormatter, LogFile
 from picloud_services.base.single_instance import (
     InstanceLock,
     ServiceRecord,
@@ -93,6 +95,38 @@ def test_log_line_when_an_exception_then_its_traceback_is_a_field():
     assert "\n" not in text
     assert "ValueError" in json.loads(text)["traceback"]
     assert "abc" not in text
+
+
+def test_log_line_when_the_process_is_named_then_each_line_says_it_and_ranges_stay_lists():
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "lost", (), None)
+    record.jids = [(3, 5)]
+    line = json.loads(LineFormatter("supervisor", container="ab12").format(record))
+    assert (line["component"], line["container"]) == ("supervisor", "ab12")
+    assert line["jids"] == [[3, 5]]
+
+
+def test_appended_log_when_the_file_was_rotated_then_the_new_one_gets_the_line(tmp_path):
+    path = tmp_path / "agent.log"
+    handler = AppendedLog(path)
+    handler.emit(logging.LogRecord("x", logging.INFO, "f", 1, "one", (), None))
+    path.rename(tmp_path / "agent.log.1")
+    handler.emit(logging.LogRecord("x", logging.INFO, "f", 1, "two", (), None))
+    assert path.read_text() == "two\n"
+    assert path.stat().st_mode & 0o077 == 0
+
+
+class FullDisk(io.StringIO):
+    def write(self, _text):
+        raise OSError(errno.ENOSPC, "no space left")
+
+
+def test_log_file_when_it_cannot_be_written_then_counted_and_told_on_stderr(tmp_path, capsys):
+    handler = LogFile(tmp_path / "x.log", max_bytes=10**6)
+    handler.stream.close()
+    handler.stream = FullDisk()
+    handler.emit(logging.LogRecord("x", logging.INFO, "f", 1, "no room", (), None))
+    assert handler.dropped == 1
+    assert "no room" in capsys.readouterr().err
 
 
 def test_log_file_when_full_then_rotated_and_three_kept(tmp_path):

@@ -21,7 +21,7 @@ async def test_stop_when_the_intent_cannot_be_written_then_it_stops_all_the_same
 ):
     nobody: Any = None
     paths = ServicePaths(tmp_path / "home", tmp_path / "gone")
-    plane = ControlPlane(Settings(paths), nobody, nobody)
+    plane = ControlPlane(Settings(paths), nobody, nobody, nobody)
     plane.stop(kill_jobs=True)
     async with asyncio.timeout(20):
         await plane._stopping.wait()
