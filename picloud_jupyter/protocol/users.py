@@ -11,7 +11,11 @@ def cost_words(cost: float) -> str:
 
     >>> cost_words(0.00053), cost_words(3.5), cost_words(12000.0), cost_words(0.0)
     ('$0.00053', '$3.50', '$12,000.00', '$0.00')
+    >>> cost_words(6e-10)
+    'under $0.0001'
     """
+    if 0 < cost < 0.0001:
+        return "under $0.0001"
     return f"${cost:.2g}" if 0 < cost < 0.01 else f"${cost:,.2f}"
 
 

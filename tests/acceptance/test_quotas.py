@@ -71,7 +71,7 @@ def test_each_limit_is_set_shown_and_taken_back(limited):
     text = limited.cli("user", "quota").stdout
     assert "of 1.5" in text
     assert "of 7.5 GiB" in text
-    assert "of 2.5" in limited.cli("user", "list").stdout
+    assert "of $2.50" in limited.cli("user", "list").stdout
     found = quota(limited, "--cores", "none", "--cost", "default")
     assert (found["own"]["cores"], found["own"]["cost"]) == (0, None)
     assert found["own"]["disk_bytes"] == 500_000_000
