@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -116,11 +117,7 @@ def run(words: Sequence[str]) -> int:
 def _run_command(arguments: argparse.Namespace) -> int:
     try:
         _connect(arguments)
-        code: Any = arguments.command.run(arguments)
-        if isinstance(code, ExitWith):
-            show(code.value, arguments.output)
-            return code.code
-        show(code, arguments.output)
+        return _run_and_show(arguments)
     except CloudException as exc:
         _show_error(exc, arguments.output)
         return REFUSED
@@ -133,13 +130,33 @@ def _run_command(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has had enough
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return DONE
-    except Exception:  # noqa: BLE001  # the loop's top: what nobody expected
+    except Exception as exc:  # noqa: BLE001  # the loop's top: what nobody expected
+        if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            _drop_output()
+            what = exc.filename or "what was to be printed"
+            words = f"{what} could not be written whole: {exc.strerror}; free some space there"
+            print(f"picloud: {words}", file=sys.stderr)
+            return REFUSED
         traceback.print_exc()
         return UNEXPECTED
-    return DONE
+
+
+def _run_and_show(arguments: argparse.Namespace) -> int:
+    found: Any = arguments.command.run(arguments)
+    code = DONE
+    if isinstance(found, ExitWith):
+        found, code = found.value, found.code
+    show(found, arguments.output)
+    sys.stdout.flush()
+    return code
+
+
+def _drop_output() -> None:
+    """Let what was not printed yet go nowhere: the interpreter would try once more when it ends."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _connect(arguments: argparse.Namespace) -> None:

@@ -14,8 +14,9 @@ from picloud_jupyter.protocol.errors import (
     Incompatible,
     Unavailable,
 )
+from picloud_services.base.ballast import BALLAST_BYTES
 from picloud_services.base.connections import Source, connect, log_bytes
-from picloud_services.base.database import BALLAST_BYTES, CHECKPOINT_BYTES, open_database
+from picloud_services.base.database import CHECKPOINT_BYTES, open_database
 from picloud_services.base.migrations import load_migrations
 from picloud_services.base.sql import Statement
 from picloud_services.jobs.retention import Limits, Retention

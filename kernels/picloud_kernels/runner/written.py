@@ -120,7 +120,7 @@ class WrittenFiles:
             offset = PREFIX.size + len(header)
             total = offset + sum(file.size_bytes for file in kept)
             os.truncate(contents, total)  # a file that shrinks meanwhile ends in zeros
-            os.pwrite(contents, PREFIX.pack(len(header), total - offset) + header, 0)
+            _write_whole(contents, PREFIX.pack(len(header), total - offset) + header)
             for file in kept:
                 self._copy(file, contents, offset)
                 offset += file.size_bytes
@@ -209,6 +209,13 @@ class WrittenFiles:
             remove(f"{self._folder}/{path}")
         except OSError:
             return  # seen afterwards, by what is left
+
+
+def _write_whole(file: int, data: bytes) -> None:
+    """Write ``data`` at the beginning of ``file``; what a full disk took only a part of raises."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file, data[done:], done)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -86,7 +86,7 @@ class Agent:
         await self._adopt()
         self._sampler.start()
         await self._desk.control.start()
-        write_agent_process(agent_record(self._settings.run), _ourselves())
+        self._say_who()
         self._ticker.start()
         try:
             await self._left.wait()
@@ -121,6 +121,15 @@ class Agent:
         if self._desk.control.link is None:
             self._endure_alone()
         await self._keep_reachable()
+        if not agent_record(self._settings.run).exists():
+            self._say_who()
+
+    def _say_who(self) -> None:
+        """Write down which process is the agent; where no file can be, it is tried at each tick."""
+        try:
+            write_agent_process(agent_record(self._settings.run), _ourselves())
+        except OSError as exc:
+            log.warning("%s cannot be written: %s", agent_record(self._settings.run), exc)
 
     def _endure_alone(self) -> None:
         """See to it that there is a control plane again, or leave."""
@@ -141,7 +150,6 @@ class Agent:
         try:
             make_run(self._settings.paths)
             await self._desk.control.start()
-            write_agent_process(agent_record(self._settings.run), _ourselves())
         except OSError as exc:
             if self._desk.control.link is not None or self._desk.holds_work:
                 raise  # what runs goes on; the directory may come back

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import secrets
 import sys
@@ -21,6 +22,8 @@ from picloud_services.agent.uids import host_uid
 from picloud_services.base.filesystem import write_atomically
 from picloud_services.base.single_instance import boot_id
 from picloud_services.config import Settings
+
+log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.8  # of what is available; the rest is for the services and the page cache
 
@@ -112,7 +115,10 @@ async def _tried_once(settings: Settings) -> _Tried:
             NetworkMode(settings.network), choice.program, "chosen in the settings"
         )
     found = _Tried(*key, trials, choice.mode, choice.program, choice.why)
-    write_atomically(path, json.dumps(to_wire(found)).encode())
+    try:
+        write_atomically(path, json.dumps(to_wire(found)).encode())
+    except OSError as exc:  # a full disk costs the next start another trial
+        log.warning("%s cannot be written: %s", path, exc)
     return found
 
 

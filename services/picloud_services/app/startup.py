@@ -24,6 +24,7 @@ from picloud_jupyter.protocol.errors import (
 from picloud_jupyter.protocol.scrubbing import scrub
 from picloud_jupyter.transport.paths import STATE_FOLDERS, ServicePaths, make_private, make_run
 from picloud_services.agent.guardian import Guardian, the_agent
+from picloud_services.base.ballast import ballast_of
 from picloud_services.base.collector import without_collector
 from picloud_services.base.filesystem import disk_space, network_file_system, write_atomically
 from picloud_services.base.logs import LogFile, start_logging
@@ -38,6 +39,7 @@ from picloud_services.config import Settings, from_environment
 
 LOCAL_STATE = Path("/var/tmp")  # noqa: S108  # the folder made there is private and checked
 LEAST_BYTES = 16 * 1024 * 1024  # the store, its log and a few jobs
+LEAST_AGAIN_BYTES = 3 * 1024 * 1024  # to answer, and to delete; less than the reserve
 _CONFIG_FILES = ("picloud_config.py", "picloud_config.json")
 _log = logging.getLogger(__name__)
 
@@ -129,14 +131,28 @@ def prepare(paths: ServicePaths) -> Place:
         )
     if not paths.was_held:
         _refuse_what_is_not_ours(paths.home)
-    space = disk_space(paths.home)
-    if space.free_bytes < LEAST_BYTES:
+    _require_room(paths.home)
+    return Place(paths, note)
+
+
+def _require_room(home: Path) -> None:
+    """Raise if the service cannot start for want of space.
+
+    One that was here before gives up its reserve for it: with the service up, old jobs can be deleted.
+    """
+    least_bytes = LEAST_BYTES
+    store = home / "store.db"
+    if store.exists():
+        least_bytes = LEAST_AGAIN_BYTES
+        if disk_space(home).free_bytes < least_bytes:
+            ballast_of(store).unlink(missing_ok=True)
+    free_bytes = disk_space(home).free_bytes
+    if free_bytes < least_bytes:
         raise DiskFull(
-            f"the disk that holds {paths.home} has {space.free_bytes // 1024} KiB free; "
-            f"the service needs at least {LEAST_BYTES // 1024**2} MiB to start",
+            f"the disk that holds {home} has {free_bytes // 1024} KiB free; "
+            f"the service needs at least {least_bytes // 1024**2} MiB to start",
             hint="Free some space, or move the home with PICLOUD_HOME.",
         )
-    return Place(paths, note)
 
 
 def _refuse_what_is_not_ours(home: Path) -> None:

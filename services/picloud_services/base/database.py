@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from picloud_jupyter.protocol.errors import DiskFull, PlatformError, Unavailable
+from picloud_services.base.ballast import ballast_of, fill_ballast
 from picloud_services.base.commit_pace import CommitPace
 from picloud_services.base.connections import Source, connect, log_bytes, translate
 from picloud_services.base.migrations import load_migrations, migrate
@@ -29,7 +30,6 @@ from picloud_services.base.write_queue import WriteQueue
 
 T = TypeVar("T")
 GROUP_LIMIT = 64  # pieces of work that share one commit at most
-BALLAST_BYTES = 4 * 1024 * 1024
 READERS = 2
 INLINE_PIECES = 2  # more than this gathers for the thread
 CHECKPOINT_BYTES = 16 * 1024 * 1024  # a longer log is folded in, on the thread
@@ -58,7 +58,7 @@ class Database:
         self._dialect = source.dialect
         self._queue: WriteQueue[_Job[Any]] = WriteQueue(GROUP_LIMIT)
         self._fold_wanted = False  # the write-ahead log is long
-        self._ballast = source.file.with_name(source.file.name + ".ballast")
+        self._ballast = ballast_of(source.file)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._readers: ThreadPoolExecutor | None = None
@@ -120,7 +120,7 @@ class Database:
         """Run ``work`` in a transaction; the future is done when it is durable.
 
         ``committed`` gets the result on the loop, in commit order, before anybody who awaits the
-        future. Raised exceptions undo this work alone. ``essential`` work (the end of a job) may
+        future. Raised exceptions undo this work alone. ``essential`` work (the end of a job, a removal) may
         use the last reserve of a full disk; ``quick`` work touches a few rows only, and ``at_once``
         such work may be run before this returns. ``before_commit`` gets the result just before the
         commit if that is made on the loop: what it begins must bear that the commit fails.
@@ -248,7 +248,6 @@ class Database:
             _log.warning("the log of the store could not be folded in yet: %s", exc)
         if self._reserve_used:
             self._fill_ballast()
-            self._reserve_used = not self._ballast.exists()  # then it is tried again
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._folded_in)
 
@@ -343,14 +342,8 @@ class Database:
 
     def _fill_ballast(self) -> None:
         """Keep a file that can be removed on a full disk, so that the failure itself is recorded."""
-        if self._dialect != "sqlite" or self._ballast.exists():
-            return
-        try:
-            with open(self._ballast, "wb") as file:
-                file.write(b"\0" * BALLAST_BYTES)
-        except OSError as exc:
-            self._ballast.unlink(missing_ok=True)
-            _log.warning("no room for the reserve of %d bytes: %s", BALLAST_BYTES, exc)
+        if self._dialect == "sqlite":
+            self._reserve_used = not fill_ballast(self._ballast)  # then it is tried again
 
     # ------------------------------------------------------------------------------ on the loop
     def _folded_in(self) -> None:

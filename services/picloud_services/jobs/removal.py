@@ -116,7 +116,8 @@ class Remover:
         return await asyncio.shield(self._run(work))
 
     async def _run(self, work: Callable[[Transaction], Removed]) -> Removed:
-        removed = await self._database.write(work, self._committed)
+        # It makes room, so it may use the reserve of a full disk.
+        removed = await self._database.write(work, self._committed, essential=True)
         for node, leases in removed.outputs.items():
             await self._outputs.delete_output(node, leases)
         return removed

@@ -42,6 +42,7 @@ class MetricsService:
         self._retention_seconds = retention_seconds
         self._max_bytes = max_bytes
         self._store: SampleStore | None = None
+        self._store_is_lost = False  # and that was said
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._pending: list[ResourceSample] = []
         self._forgotten: set[int] = set()
@@ -51,12 +52,16 @@ class MetricsService:
         self.dropped = 0
 
     async def start(self) -> None:
-        """Open the file.
-
-        Raises:
-            OSError, sqlite3.OperationalError: it cannot be made or opened.
-        """
-        self._store = await self._in_thread(lambda: SampleStore(self._path))
+        """Open the file; one that cannot be opened is tried again with the samples that come."""
+        try:
+            self._store = await self._in_thread(lambda: SampleStore(self._path))
+        except (OSError, sqlite3.Error) as error:
+            if self._store_is_lost:
+                return
+            self._store_is_lost = True
+            logger.warning("no resource samples are kept: %s: %s", self._path, error)
+        else:
+            self._store_is_lost = False
 
     async def stop(self) -> None:
         """Write what is pending and close."""
@@ -101,7 +106,9 @@ class MetricsService:
 
     async def prune(self, now_at: float) -> int:
         """Remove what is too old or too much; return how many samples. Call it every few minutes."""
-        store = self._open_store
+        store = self._store
+        if store is None:
+            return 0
         before_at = now_at - self._retention_seconds
         removed = 0
         while True:
@@ -114,9 +121,11 @@ class MetricsService:
         self, jid: int, since_at: float, max_points: int
     ) -> tuple[list[ResourceSample], float]:
         """Return (at most ``max_points`` samples, the seconds between them that are a gap)."""
-        store = self._open_store
+        store = self._store
 
         def read() -> tuple[list[ResourceSample], float]:
+            if store is None:
+                return [], 0.0
             return store.read(jid, since_at, READ_PER_POINT * max_points)
 
         stored, spacing = await self._in_thread(read)
@@ -129,12 +138,6 @@ class MetricsService:
             span = found[-1].at - found[0].at
             gap_seconds = max(gap_seconds, 4 * span / max_points)
         return thinned, gap_seconds
-
-    @property
-    def _open_store(self) -> SampleStore:
-        if self._store is None:
-            raise RuntimeError("the metrics service is not started")
-        return self._store
 
     def _flush_soon(self) -> None:
         task = asyncio.get_running_loop().create_task(self._flush(), name="metrics flush")
@@ -150,7 +153,12 @@ class MetricsService:
             forgotten, self._forgotten = self._forgotten, set()
             if not batch and not forgotten:
                 return
-            store = self._open_store
+            if self._store is None:
+                await self.start()
+            store = self._store
+            if store is None:
+                self._drop(len(batch), "their file cannot be opened")
+                return
             try:
                 await self._in_thread(lambda: store.change(batch, forgotten))
             except sqlite3.Error as error:

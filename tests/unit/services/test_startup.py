@@ -9,6 +9,7 @@ import pytest
 from picloud_jupyter.protocol.errors import DiskFull, InvalidRequest
 from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.app import startup
+from picloud_services.base.ballast import ballast_of
 from picloud_services.base.filesystem import DiskSpace
 
 
@@ -112,3 +113,23 @@ def test_home_when_it_has_folders_of_the_users_own_then_refused_until_a_service_
     paths.lock.touch()
     (paths.home / "code").mkdir()
     startup.prepare(paths)
+
+
+def test_prepare_when_the_service_was_here_then_its_reserve_makes_room_for_a_start(
+    paths, monkeypatch
+):
+    startup.prepare(paths)
+    (paths.home / "lock").touch()
+    (paths.home / "store.db").touch()
+    reserve = ballast_of(paths.home / "store.db")
+    reserve.touch()
+    monkeypatch.setattr(
+        startup,
+        "disk_space",
+        lambda _path: DiskSpace(2**28, 2**20 * (1 if reserve.exists() else 5)),
+    )
+    startup.prepare(paths)
+    assert not reserve.exists()
+    monkeypatch.setattr(startup, "disk_space", lambda _path: DiskSpace(2**28, 2**20))
+    with pytest.raises(DiskFull, match="at least 3 MiB"):
+        startup.prepare(paths)
