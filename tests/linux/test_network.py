@@ -72,9 +72,16 @@ def test_pasta_when_connected_then_reaches_services_of_the_machine_and_names(pas
     assert reached["public"] == "public"
     assert reached["by_name"] == "public"
     assert reached["names"] == ["10.77.0.1"]
+    assert reached["public_6"] == "connected"
 
 
-@pytest.mark.parametrize("target", ["loopback", "gateway", "resolver", "metadata"])
+FORBIDDEN = [
+    *("loopback", "gateway", "resolver", "metadata", "metadata_bound"),
+    *("metadata_6", "metadata_6_bound", "link_local", "link_local_bare"),
+]
+
+
+@pytest.mark.parametrize("target", FORBIDDEN)
 def test_pasta_when_target_is_forbidden_then_is_not_reached(pasta, target):
     assert pasta["internet"][target].startswith("failed: ")
 

@@ -9,6 +9,7 @@ With ``user`` the agent's code runs as an ordinary user, else as root.
 import asyncio
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -29,6 +30,7 @@ from picloud_services.agent.network_plan import NetworkMode
 Found = dict[str, Any]
 UID = 70077
 PUBLIC, METADATA = "10.77.0.1", "169.254.169.254"
+PUBLIC_6, METADATA_6, LINK_LOCAL = "2001:db8:77::1", "fd00:ec2::254", "fe80::77"
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 PROBE = """
@@ -40,6 +42,13 @@ def resolve(name):
     return sorted({found[4][0] for found in socket.getaddrinfo(name, 80)})
 def tcp(host, port):
     with socket.create_connection((host, port), 2):
+        return "connected"
+def bound(host, port):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.settimeout(2)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        sock.connect((host, port))
         return "connected"
 def tunnel(host, port):
     with socket.create_connection(("127.0.0.1", 3128), 3) as sock:
@@ -96,6 +105,16 @@ def leave_the_machine(resolv_conf: Path) -> int:
         empty = struct.pack("HH4s8x", socket.AF_INET, 0, bytes(4))
         entry = struct.pack("8x16s16s16sH54x", empty, route, empty, 0x3)
         fcntl.ioctl(sock, 0x890B, entry)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        for name in ("all", "lab0"):  # nobody else is there to have the same address
+            Path(f"/proc/sys/net/ipv6/conf/{name}/accept_dad").write_text("0")
+        for text in (PUBLIC_6, METADATA_6, LINK_LOCAL):
+            packed = socket.inet_pton(socket.AF_INET6, text)
+            index = socket.if_nametoindex("lab0")
+            fcntl.ioctl(sock, 0x8916, struct.pack("=16sIi", packed, 64, index))
+        router = socket.inet_pton(socket.AF_INET6, "2001:db8:77::fe")
+        entry = struct.pack("32x16sIHHI4xQIi", router, 0, 0, 0, 1024, 0, 0x3, index)
+        fcntl.ioctl(sock, 0x890B, entry)
     return tap
 
 
@@ -122,7 +141,15 @@ async def serve(host: str, port: int, body: str) -> None:
             writer.write((head + body).encode())
         writer.close()
 
-    await asyncio.start_server(answer, host, port)
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await asyncio.start_server(answer, host, port)
+                break
+            except OSError as error:  # an IPv6 address of a device that is not quite up yet
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+            await asyncio.sleep(0.01)
 
 
 class Box:
@@ -173,7 +200,13 @@ async def reach(box: Box) -> Found:
         "loopback": await box.ask("tcp", "127.0.0.1", 9000),
         "gateway": await box.ask("tcp", "198.18.255.241", 9000),
         "resolver": await box.ask("tcp", "198.18.255.243", 9000),
+        "public_6": await box.ask("tcp", PUBLIC_6, 8000),
+        "link_local": await box.ask("tcp", f"{LINK_LOCAL}%eth0", 8000),
+        "link_local_bare": await box.ask("tcp", LINK_LOCAL, 8000),
         "metadata": await box.ask("tcp", METADATA, 8000),
+        "metadata_bound": await box.ask("bound", METADATA, 8000),
+        "metadata_6": await box.ask("tcp", METADATA_6, 8000),
+        "metadata_6_bound": await box.ask("bound", METADATA_6, 8000),
         "metadata_get": await box.ask("get", f"http://{METADATA}:8000/"),
         "tunnel_public": await box.ask("tunnel", PUBLIC, 8000),
         "tunnel_loopback": await box.ask("tunnel", "127.0.0.1", 9000),
@@ -235,6 +268,9 @@ async def main(mode: str, folder: Path, *, is_user: bool) -> None:
     resolv_conf.write_text("nameserver 127.0.0.53\n")
     tap = leave_the_machine(resolv_conf)
     await serve("0.0.0.0", 8000, "public")
+    await serve(PUBLIC_6, 8000, "public")
+    for address in (METADATA_6, f"{LINK_LOCAL}%lab0"):
+        await serve(address, 8000, "private")
     await serve("127.0.0.1", 9000, "private")
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(Resolver, ("127.0.0.53", 53))

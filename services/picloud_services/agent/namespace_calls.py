@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 
 from picloud_services.agent import namespace_helper
-from picloud_services.agent.network_plan import PROXY_PORT, PastaPlan
+from picloud_services.agent.network_plan import INTERFACE, PROXY_PORT, PastaPlan
 from picloud_services.agent.reachability import BLOCKED_NETWORKS
 
 HELPER_TIMEOUT_SECONDS = 10.0
@@ -19,6 +19,7 @@ def pasta_request(program: str, plan: PastaPlan, uid: int, gid: int) -> list[str
     return [
         *("pasta", f"uid={uid}", f"gid={gid}", f"program={program}"),
         *(f"argument={argument}" for argument in plan.arguments),
+        f"interface={INTERFACE}",
         *(f"blocked={network}" for network in BLOCKED_NETWORKS),
     ]
 

@@ -4,8 +4,8 @@ It is run once per container as ``python -I -S namespace_helper.py REPLY_FD DO N
 entering a user namespace needs a process with a single thread. The answer is one message on the
 socket REPLY_FD: ``+`` and a number when all went well, else ``-`` and the reason in words.
 
-* DO ``pasta`` with uid, gid, program, argument…, blocked…: makes the networks ``blocked``
-  unreachable inside and starts pasta as uid:gid; the number is its pid.
+* DO ``pasta`` with uid, gid, program, argument…, interface, blocked…: makes the networks ``blocked``
+  unreachable inside and starts pasta as uid:gid, which makes ``interface``; the number is its pid.
 * DO ``listen`` with port: the answer carries a socket that listens on 127.0.0.1 inside, by
   SCM_RIGHTS.
 * The container is named by ``pid``, a process in it. With ``trial`` = 1 and uid, gid instead, the
@@ -94,7 +94,13 @@ def _carry_out(request: _Request, pid: int, fds: list[int]) -> int:
         fds.append(namespaces.call(lambda: _listen(request.number("port"))))
         return 0
     namespaces.call(lambda: _block(request.texts("blocked")))
-    return _start_pasta(request, namespaces)
+    pasta = _start_pasta(request, namespaces)
+    try:
+        namespaces.call(lambda: _keep(request.texts("blocked"), request.text("interface")))
+    except (HelperError, OSError):
+        os.kill(pasta, signal.SIGKILL)
+        raise
+    return pasta
 
 
 def _try_out(request: _Request) -> None:
@@ -206,29 +212,64 @@ def _listen(port: int) -> int:
 
 
 def _block(networks: list[str]) -> None:
-    """Make ``networks`` unreachable by rtnetlink routes of type unreachable."""
+    """Make ``networks`` unreachable, by rules that are asked before all routes but local ones.
+
+    A route would not do: a socket that names its device, as one to a link-local address does, passes
+    over IPv6 routes of type unreachable.
+    """
+    for family, address, length in _parse(networks):
+        header = (family, length, 0, 0, 0, 0, 0, 7, 0)  # action unreachable
+        _change_routing(32, header, ((1, address), (6, struct.pack("=I", 1))))  # RTM_NEWRULE
+
+
+def _keep(networks: list[str], interface: str) -> None:
+    """Have packets for IPv4 ``networks`` end inside, those sent by way of ``interface`` too.
+
+    Where IPv4 finds no way for a packet that names its device, it takes the device as it is. A way
+    that ends inside is one.
+    """
+    index = struct.pack("=I", socket.if_nametoindex(interface))
+    for family, address, length in _parse(networks):
+        if family == socket.AF_INET:
+            header = (
+                family,
+                length,
+                0,
+                0,
+                255,
+                4,
+                254,
+                2,
+                0,
+            )  # table local, scope host, type local
+            _change_routing(24, header, ((1, address), (4, index)))  # RTM_NEWROUTE
+
+
+def _parse(networks: list[str]) -> list[tuple[int, bytes, int]]:
+    """Return (family, address, length of prefix) of those whose family this kernel knows."""
+    found = []
+    for text in networks:
+        address, _, length = text.partition("/")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        if family == socket.AF_INET or os.path.exists("/proc/net/if_inet6"):
+            found.append((int(family), socket.inet_pton(family, address), int(length)))
+    return found
+
+
+def _change_routing(
+    kind: int, header: tuple[int, ...], attributes: tuple[tuple[int, bytes], ...]
+) -> None:
+    """Add a rule or a route; one that is there already is fine."""
+    body = struct.pack("=8BI", *header)  # struct rtmsg, struct fib_rule_hdr
+    for number, value in attributes:
+        body += struct.pack("=HH", 4 + len(value), number) + value
+    # nlmsghdr: length, kind, request | ack | create | excl, sequence, port
+    head = struct.pack("=IHHII", 16 + len(body), kind, 0x605, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
-        for text in networks:
-            address, _, length = text.partition("/")
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            if family == socket.AF_INET6 and not os.path.exists("/proc/net/if_inet6"):
-                continue
-            sock.send(
-                _unreachable_route(family, socket.inet_pton(family, address), int(length))
-            )
-            error = -struct.unpack_from("=i", sock.recv(4096), 16)[0]
-            if error not in (0, 17):  # EEXIST: attached before
-                raise OSError(error, f"cannot block {text}: {os.strerror(error)}")
-
-
-def _unreachable_route(family: int, address: bytes, length: int) -> bytes:
-    # rtmsg: family, destination length, source length, tos, table main, protocol static, scope
-    # universe, type unreachable, flags; then the attributes RTA_DST and RTA_PRIORITY.
-    body = struct.pack("=8BI", family, length, 0, 0, 254, 4, 0, 7, 0)
-    body += struct.pack("=HH", 4 + len(address), 1) + address
-    body += struct.pack("=HHI", 8, 6, 1)
-    # nlmsghdr: length, RTM_NEWROUTE, request | ack | create | excl, sequence, port
-    return struct.pack("=IHHII", 16 + len(body), 24, 0x605, 1, 0) + body
+        sock.send(head + body)
+        error = -struct.unpack_from("=i", sock.recv(4096), 16)[0]
+    if error not in (0, 17):  # EEXIST: attached before
+        raise OSError(error, f"metadata services cannot be blocked: {os.strerror(error)}")
 
 
 def _start_pasta(request: _Request, namespaces: _Namespaces) -> int:

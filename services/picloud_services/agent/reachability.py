@@ -14,7 +14,7 @@ BLOCKED_NETWORKS = tuple(
         "168.63.129.16/32",  # the Azure host agent
         "fd00:ec2::/32",  # metadata and helpers of AWS
         "fd20:ce::254/128",  # metadata of GCP
-        "fe80::a9fe:a9fe/128",  # metadata of OpenStack
+        "fe80::/10",  # link-local: metadata of OpenStack, and the neighbours of this machine
     )
 )
 

@@ -73,6 +73,9 @@ def _argument_rules(column: int) -> list[list[Instruction]]:
         _answer(errno.EAFNOSUPPORT),
     ]
     socket = [_load(0), *_allow(rules.SOCKET_FAMILIES), *netlink, _answer(errno.EAFNOSUPPORT)]
+    options = [_load(1)]
+    for level, names in rules.DEVICE_OPTIONS.items():
+        options += _only(level, [_load(2), *_refuse_all(names)])
     return [
         _only(rules.CLONE[column], [_load(0), *_refuse_bits(new)]),
         _only(rules.UNSHARE[column], [_load(0), *_refuse_bits(new | rules.NEW_TIME_NAMESPACE)]),
@@ -85,6 +88,7 @@ def _argument_rules(column: int) -> list[list[Instruction]]:
                 _answer(errno.EAFNOSUPPORT),
             ],
         ),
+        _only(rules.SETSOCKOPT[column], [*options, _answer(0)]),
         _only(rules.IOCTL[column], [_load(1), *_refuse_all(rules.TERMINAL_TRICKS)]),
         _only(
             rules.PERSONALITY[column],

@@ -90,12 +90,20 @@ SOCKET: Final = (41, 198)
 SOCKETPAIR: Final = (53, 199)
 IOCTL: Final = (16, 29)
 PERSONALITY: Final = (135, 92)
+SETSOCKOPT: Final = (54, 208)
 
 NEW_NAMESPACES: Final = 0x7E020000  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID, NET
 NEW_TIME_NAMESPACE: Final = 0x80  # of unshare; for clone these bits are a signal's number
 SOCKET_FAMILIES: Final = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 NETLINK: Final = 16  # AF_NETLINK: C libraries list addresses with protocol 0, NETLINK_ROUTE
 TERMINAL_TRICKS: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into somebody's terminal
+# level -> options that name a device: the kernel sends what has one on its way even where rules and
+# routes say that there is no way, to metadata services too.
+DEVICE_OPTIONS: Final[dict[int, tuple[int, ...]]] = {
+    1: (25, 62),  # SOL_SOCKET: SO_BINDTODEVICE, SO_BINDTOIFINDEX
+    0: (50,),  # IPPROTO_IP: IP_UNICAST_IF
+    41: (76,),  # IPPROTO_IPV6: IPV6_UNICAST_IF
+}
 PERSONALITIES: Final = (
     0x0,
     0x0008,

@@ -107,6 +107,16 @@ def test_filter_when_a_terminal_is_typed_into_then_it_is_refused_whatever_the_hi
     assert answer(machine, ioctl, 0, 0x5401) == ALLOW
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+def test_filter_when_a_socket_is_bound_to_a_device_then_it_is_refused(machine: str) -> None:
+    number = rules.SETSOCKOPT[MACHINES.index(machine)]
+    for level, option in ((1, 25), (1, 62), (0, 50), (41, 76)):
+        assert answer(machine, number, 3, level, option) == errno.EPERM
+        assert answer(machine, number, 3, level | 1 << 32, option | 1 << 32) == errno.EPERM
+    for level, option in ((1, 2), (6, 1), (0, 25), (41, 26), (6, 25)):
+        assert answer(machine, number, 3, level, option) == ALLOW
+
+
 def test_program_when_the_machine_is_unknown_then_it_says_so() -> None:
     with pytest.raises(ContainerError, match="riscv64"):
         seccomp.program("riscv64")
