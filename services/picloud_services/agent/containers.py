@@ -78,6 +78,8 @@ class Containers:
     def start(self, container: str, sandbox: Sandbox) -> None:
         """Begin to start ``container``; chunks may be sent to it at once."""
         client = self._add(self._order(container, sandbox))
+        user_id = sandbox.spec.user_id
+        log.info("a container is started", extra={"container": container, "user": user_id})
         self._run(self._launch(client))
 
     async def adopt(self, order: StartOrder, process: Process) -> None:
@@ -185,7 +187,8 @@ class Containers:
         return replace(order, request=request)
 
     def _fail(self, client: SupervisorClient, error: ContainerError) -> None:
-        log.error("container %s: %s", client.container, error)
+        words = {"container": client.container, "leases": list(client.leases)}
+        log.error("container %s: %s", client.container, error, extra=words)
         client.has_ended = True
         self.on_failed(client, error)
         self._on_gone(client)
@@ -240,7 +243,8 @@ class Containers:
         client.greeted.set()
         if not client.has_ended:
             client.has_ended = True
-            log.error("container %s lost its supervisor (%s)", client.container, client.process)
+            words = {"container": client.container, "leases": list(client.leases)}
+            log.error("the container lost its supervisor %s", client.process, extra=words)
             self.on_lost(client)
         self._run(self._clean(client))
 

@@ -269,7 +269,8 @@ class Desk:
             return
         for lease, held in list(self._leases.items()):
             if now - held.renewed_at > FORGOTTEN_SECONDS and held.client is not None:
-                log.error("lease %s is not renewed by the control plane; it ends", lease)
+                words = "lease %s is not renewed by the control plane; it ends"
+                log.error(words, lease, extra={"lease": lease})
                 held.client.kill("shutdown")
         count, size_bytes = self._stock.idle()
         frame = pack_frame({"t": "idle", "containers": count, "bytes": size_bytes})
@@ -282,7 +283,8 @@ class Desk:
 
     def over_limit(self, container: str, used_bytes: int, limit_bytes: int) -> None:
         """A container whose memory is watched holds more than it may: end it."""
-        log.warning("container %s uses %d of %d bytes", container, used_bytes, limit_bytes)
+        words = "the container uses %d of %d bytes: it is ended"
+        log.warning(words, used_bytes, limit_bytes, extra={"container": container})
         if (client := self._containers.get(container)) is not None:
             client.kill("oom")
 

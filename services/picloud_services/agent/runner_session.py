@@ -34,7 +34,8 @@ _KILLED = 128 + signal.SIGKILL  # the exit code of a command, as shells say it
 class RunnerSession:
     """Reads and writes everything of one runner and tells ``machine`` what happened."""
 
-    def __init__(self, logs: str, machine: Supervision) -> None:
+    def __init__(self, container: str, logs: str, machine: Supervision) -> None:
+        self._container = container
         self.link = RunnerLink()
         self.marker = os.urandom(_MARKER_BYTES)
         self.hello: RunnerHello | None = None
@@ -122,6 +123,7 @@ class RunnerSession:
             "threads": end.threads,
             "children": end.children,
             "spent": end.spent is not None,
+            "container": self._container,
             "elements": self._machine.elements,
             "cpu_seconds": self._cpu_seconds,
             "memory_peak_bytes": max(self._peak_bytes, meter.peak_bytes()),
@@ -134,6 +136,10 @@ class RunnerSession:
         if is_long:
             usage.update(meter.counters().minus(self._before))
         return usage
+
+    def exit_figures(self) -> dict[str, Any]:
+        """Return what is told of the chunk that was cut off by the container's end."""
+        return {"output_bytes": self.output_bytes, "container": self._container}
 
     @property
     def output_bytes(self) -> int:

@@ -66,7 +66,7 @@ class Supervisor:
         self._machine = Supervision(now=now, orphan_seconds=order.orphan_seconds)
         self._process = ContainerProcess(order, container)
         self._status = StatusFile(order, start_time)
-        self._runner = RunnerSession(order.logs, self._machine)
+        self._runner = RunnerSession(order.container, order.logs, self._machine)
         self._spool = Spool()
         self._has_room = True
         self._chunks: dict[str, AgentFrame] = {}  # not sent to the runner yet
@@ -372,7 +372,7 @@ class Supervisor:
                 )
             case Exited():
                 ended = {n: getattr(action, n) for n in action.__slots__}
-                self._tell("exited", ended | {"output_bytes": self._runner.output_bytes})
+                self._tell("exited", ended | self._runner.exit_figures())
 
     def _send_chunk(self, lease: str) -> None:
         frame = self._chunks.pop(lease)

@@ -88,7 +88,7 @@ class Upstream:
             "start_failed": self._start_failed,
             "started": self._started,
             "output": self._volatile,
-            "ready": lambda client, *_: client.be_ready(),
+            "ready": self._ready,
             "gone": lambda client, *_: self._lost(client),
         }
 
@@ -152,6 +152,13 @@ class Upstream:
             self._begin_move(client, data, body)
         else:
             self._batch(client, without_items(data), data, body)
+
+    def _ready(
+        self, client: SupervisorClient, header: dict[str, Any], _data: bytes, _body: bytes
+    ) -> None:
+        seconds = header.get("seconds") or 0.0
+        log.info("the runner is ready after %.3f s", seconds, extra=_ids(client))
+        client.be_ready()
 
     def _batch(
         self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
@@ -220,6 +227,8 @@ class Upstream:
     ) -> None:
         client.has_ended = True
         if header["lease"] is not None:
+            words = {name: header.get(name) for name in ("wait_status", "oom_count", "asked")}
+            log.info("the container ended while it ran a job: %s", words, extra=_ids(client))
             self._pass(client, header, data, body)
         else:
             self._keep_silent(client, header["n"])
@@ -245,7 +254,7 @@ class Upstream:
         """End the leases of a supervisor of whom nobody knows how far its chunks were."""
         self._return_unsent(client)
         for lease in client.leases:
-            self.report({**LOST, "lease": lease})
+            self.report({**LOST, "lease": lease, "container": client.container})
         self._books.container_dead(client)
 
     def _start_failed(
@@ -272,12 +281,18 @@ class Upstream:
         self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
     ) -> None:
         self._books.running(client, header["lease"], header["position"])
-        self._volatile(client, header, data, body)
+        told = encode_json({**header, "container": client.container})
+        self._volatile(client, header, told, body)
 
     def _volatile(
         self, _client: SupervisorClient, _header: dict[str, Any], data: bytes, body: bytes
     ) -> None:
         self._control.send_volatile(pack_raw(data, body))
+
+
+def _ids(client: SupervisorClient) -> dict[str, object]:
+    """Return what a line about a container names beside it."""
+    return {"container": client.container, "leases": list(client.leases)}
 
 
 def _written_in(client: SupervisorClient) -> Path:

@@ -29,6 +29,7 @@ class HeldLease:
     running: int | None = None  # position
     revoked: bool = False  # asked to give back what has not started
     unwanted: bool = False  # some of its jobs were ended by request
+    container: str = ""  # that runs it, once the node said so
 
     @property
     def left(self) -> int:

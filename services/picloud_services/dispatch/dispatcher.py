@@ -302,6 +302,7 @@ class Dispatcher:
         elif event.name == "started":
             held = self._cluster.leases.get(event.lease)
             if held is not None:
+                held.container = event.fields.get("container", "")
                 self._settling.started(held, event.fields["position"], event.fields.get("at"))
         elif event.name == "output":
             self._events.publish(OUTPUT_TOPIC, event)
@@ -388,5 +389,5 @@ class Dispatcher:
     def _lose(self, lease: str, node: str) -> None:
         """Nobody holds ``lease`` any more: its jobs are queued again, or end."""
         self._known.pop(lease, None)
-        _log.warning("lease %s on node %s is lost", lease, node)
+        _log.warning("lease %s on node %s is lost", lease, node, extra={"lease": lease})
         self._recorder.take(EngineEvent(node, "lease_lost", 0, lease))

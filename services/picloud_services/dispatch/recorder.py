@@ -31,6 +31,8 @@ LONG_COUNT = 250  # elements in one transaction: single results and calls wait f
 RECORDED = frozenset({"batch", "exited", "returned", "start_failed", "lease_lost"})
 _log = logging.getLogger(__name__)
 
+_EXIT_USAGE = ("output_bytes", "container")
+
 RulesOf = Callable[[str, int], Rules]  # (lease, batch): called on the writer's thread
 Recorded = Sequence[tuple[EngineEvent, Outcome]]
 
@@ -299,7 +301,7 @@ def _exit_report(step: _Step) -> Report:
         b"",
         at,
         exit_text=f"{text}, {note}" if note else text,
-        usage={"output_bytes": size} if (size := fields.get("output_bytes")) else None,
+        usage={name: fields[name] for name in _EXIT_USAGE if fields.get(name)} or None,
         over=True,
     )
 

@@ -10,6 +10,7 @@ from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import HeldLease
 from picloud_services.dispatch.engine import Engine, EngineEvent
 from picloud_services.dispatch.recorder import Recorded
+from picloud_services.dispatch.telling import Telling
 from picloud_services.dispatch.upkeep import Upkeep
 from picloud_services.jobs.lifecycle import Terms
 from picloud_services.jobs.live import LiveJobs, Ready, Running
@@ -54,6 +55,7 @@ class Settling:
         self._upkeep = upkeep
         self._clock = clock
         self._add = add
+        self.telling = Telling()
 
     def rules_of(self, lease: str, batch: int) -> Rules:
         """Return what the spec of a batch says for its ends. Called on the writer's thread."""
@@ -67,9 +69,10 @@ class Settling:
 
     def settle(self, recorded: Recorded) -> None:
         """Take note of committed events; the image has them already."""
-        now = self._clock.steady_seconds()
+        now, now_at = self._clock.steady_seconds(), self._clock.now_at()
         for event, outcome in recorded:
             held = self._cluster.leases.get(event.lease)
+            self.telling.tell(event, outcome, held, now_at)
             if held is not None:
                 self._settle_lease(held, event, outcome, now)
             if outcome.ready:
@@ -133,7 +136,7 @@ class Settling:
             self._engine.kill(slot.node, held.lease, position, "killed")
             return
         now_at = self._clock.now_at() if at is None else at
-        self._live.start(jid, Running(held.lease, slot.node, position, now_at))
+        self._live.start(jid, Running(held.lease, slot.node, position, now_at, held.container))
 
     def _stop_running(self, held: HeldLease) -> None:
         """Nothing of a lease that is over runs."""

@@ -6,6 +6,7 @@ from picloud_services.dispatch import chunking
 from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import HeldLease
 from picloud_services.dispatch.engine import Engine
+from picloud_services.dispatch.waits import Waits
 from picloud_services.dispatch.yielding import chunks_to_cut
 
 IDLE_SLOT_SECONDS = 1.0
@@ -24,6 +25,7 @@ class Upkeep:
         self._cluster = assigner.cluster
         self._engine = engine
         self._lost = lost
+        self._waits = Waits(assigner)
         self._doubts: dict[str, tuple[str, float]] = {}  # lease -> (node, lost at)
         self._claimed: dict[str, tuple[float, float]] = {}  # node -> (wanted, asked at)
 
@@ -54,6 +56,7 @@ class Upkeep:
         self._release_idle(now)
         self._take_back(now)
         self.claim(now)
+        self._waits.look(now)
 
     def _release_idle(self, now: float) -> None:
         for slot in tuple(self._cluster.slots.values()):

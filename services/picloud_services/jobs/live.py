@@ -53,6 +53,7 @@ class Running:
     node: str
     position: int
     started_at: float
+    container: str = ""  # where the node said it
 
 
 class LiveJobs:

@@ -35,6 +35,7 @@ from picloud_services.jobs.store import lease_number
 
 Item = Sequence[Any]  # position, reason, started_at, runtime, cpu_user, cpu_system, size, extra
 ITEM_OVERHEAD_BYTES = 64
+MAX_DETAIL_CHARACTERS = 2000  # of what is kept about a lease that was lost
 
 _DONE = Statement(
     """UPDATE jobs SET status = 'done', result = :result, finished_at = :at
@@ -52,9 +53,9 @@ _INSERT_RESULT = Statement(
 )
 _INSERT_LOST = Statement(
     """INSERT INTO results (user_id, batch, first_jid, attempt, node, lease, first_position,
-      items, links, bytes, seen_seconds, finished_at)
+      items, usage, links, bytes, seen_seconds, finished_at)
     VALUES (:user_id, :batch, :first_jid, :attempt, :node, :lease, :first_position,
-      '[]', 0, :bytes, (SELECT seen_seconds FROM sequences), :at)"""
+      '[]', :usage, 0, :bytes, (SELECT seen_seconds FROM sequences), :at)"""
 )
 _SET_LINKS = Statement("UPDATE results SET links = :links WHERE result = :result")
 
@@ -319,8 +320,12 @@ class _Writer:
             add_to_batch(tx, lease.batch, self.delta)
 
 
-def record_lost(tx: Transaction, lease: LeaseRow, at: float) -> None:
+def record_lost(
+    tx: Transaction, lease: LeaseRow, at: float, reason: EndReason, detail: str
+) -> None:
     """Keep a record of what a lost lease covers: its output goes with it, or with its batch."""
+    count = lease.count - lease.next_position
+    usage = {"lost": str(reason), "count": count, "detail": detail[:MAX_DETAIL_CHARACTERS]}
     tx.run(
         _INSERT_LOST,
         user_id=lease.user_id,
@@ -330,6 +335,7 @@ def record_lost(tx: Transaction, lease: LeaseRow, at: float) -> None:
         node=lease.node,
         lease=lease_number(lease.lease),
         first_position=lease.next_position,
+        usage=codec.encode(usage).decode().replace("\\u0000", ""),  # PostgreSQL stores none
         bytes=ITEM_OVERHEAD_BYTES,
         at=at,
     )

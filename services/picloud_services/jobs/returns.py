@@ -56,7 +56,7 @@ def end_all(
         outcome.late = True
         return outcome
     outcome.batch, outcome.user_id = lease.batch, lease.user_id
-    record_lost(tx, lease, at)
+    record_lost(tx, lease, at, reason, detail)
     rules = rules_of(tx, lease.batch)
     delta: Delta = Counter()
     first = lease.first_jid + lease.next_position
