@@ -1,8 +1,9 @@
 """Bytes between our own processes: frames (one message) and packs (many records in one value).
 
-A frame is ``>IQ`` (header bytes, body bytes), a JSON header, then the raw body. A pack is ``>I``
-(record count), that many ``>I`` sizes, then the records one after another. Neither knows what
-is inside a body: user bytes pass through unread.
+A frame is ``>IQ`` (header bytes, body bytes), a JSON header, then the raw body; on a link that
+counts, the upper half of the Q is the frame's number there. A pack is ``>I`` (record count), that
+many ``>I`` sizes, then the records one after another. Neither knows what is inside a body: user
+bytes pass through unread.
 """
 
 import json
@@ -17,6 +18,7 @@ MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_BODY_BYTES = 1024 * 1024 * 1024  # larger payloads travel as files
 PREFIX = struct.Struct(">IQ")
 CONTENT_TYPE = "application/x-picloud-frame"
+_NUMBERS = 2**32  # 0 is that of frames that are not counted
 
 Buffer = bytes | bytearray | memoryview
 
@@ -76,16 +78,37 @@ def decode_header(data: bytes) -> dict[str, Any]:
     return header
 
 
+class FrameCounter:
+    """Numbers the frames that go out on one connection: 1, 2 ... and after 2^32 - 1 again 1."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def number(self, frame: Buffer) -> bytes:
+        """Return ``frame`` with the next number, for a `FrameReader` that counts."""
+        self._last = _after(self._last)
+        header_bytes, body_bytes = PREFIX.unpack_from(frame)
+        prefix = PREFIX.pack(header_bytes, self._last * _NUMBERS + body_bytes)
+        return b"".join((prefix, memoryview(frame)[PREFIX.size :]))
+
+
+def _after(number: int) -> int:
+    return number % (_NUMBERS - 1) + 1
+
+
 class FrameReader:
     """Turns a stream of bytes into frames; keeps what is incomplete for the next `feed`.
 
     Never holds more than one incomplete frame. Sizes above the limits raise `FrameError` as soon
-    as the prefix is read, so that a lying peer cannot make us allocate.
+    as the prefix is read, so that a lying peer cannot make us allocate. One that is ``counted``
+    takes frames that have no number until the first that has one, and then no other than the next.
     """
 
-    def __init__(self, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, *, max_body_bytes: int = MAX_BODY_BYTES, counted: bool = False) -> None:
         self._buffer = bytearray()
         self._max_body_bytes = max_body_bytes
+        self._counted = counted
+        self._last = 0
 
     def feed(self, data: Buffer) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Yield each (header, body) completed by ``data``.
@@ -108,6 +131,10 @@ class FrameReader:
         try:
             while len(buffer) - position >= PREFIX.size:
                 header_bytes, body_bytes = PREFIX.unpack_from(buffer, position)
+                number = 0
+                if self._counted:
+                    number, body_bytes = divmod(body_bytes, _NUMBERS)
+                    self._check_number(number)
                 if header_bytes > MAX_HEADER_BYTES or body_bytes > self._max_body_bytes:
                     raise FrameError(
                         f"frame of {header_bytes} + {body_bytes} bytes is over the limit of "
@@ -122,9 +149,17 @@ class FrameReader:
                     header = bytes(view[start:middle])
                     body = bytes(view[middle:end])
                 position = end
+                self._last = number
                 yield header, body
         finally:
             del buffer[:position]
+
+    def _check_number(self, number: int) -> None:
+        due = _after(self._last)
+        if number != due and (number or self._last):
+            raise FrameError(
+                f"frame {number} came where {due} was due: one was lost, doubled or overtaken"
+            )
 
     @property
     def pending_bytes(self) -> int:

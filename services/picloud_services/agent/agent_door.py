@@ -13,6 +13,7 @@ from picloud_jupyter.protocol.frames import (
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
     Buffer,
+    FrameCounter,
     FrameError,
     FrameReader,
     decode_header,
@@ -72,7 +73,8 @@ class AgentConnection:
         self.is_open = True
         self._greeting = greeting
         self._is_greeted = False
-        self._reader = FrameReader()
+        self._reader = FrameReader(counted=True)
+        self._counter: FrameCounter | None = None
         self._unsent: deque[Buffer] = deque()
 
     def read(self) -> list[AgentFrame]:
@@ -115,7 +117,10 @@ class AgentConnection:
             )
             return []
         self._is_greeted = True
-        self._unsent.extend(self._greeting())
+        if hello.get("counts") is True:
+            self._counter = FrameCounter()
+        for frame in self._greeting():
+            self._put(frame)
         self.flush()
         return frames
 
@@ -127,8 +132,11 @@ class AgentConnection:
     def send(self, frame: Buffer) -> None:
         """Send one packed frame; before the hello it is left to the greeting."""
         if self._is_greeted and self.is_open:
-            self._unsent.append(frame)
+            self._put(frame)
             self.flush()
+
+    def _put(self, frame: Buffer) -> None:
+        self._unsent.append(self._counter.number(frame) if self._counter else frame)
 
     @property
     def is_idle(self) -> bool:

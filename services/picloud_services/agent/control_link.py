@@ -100,6 +100,7 @@ class ControlServer:
             log.warning("another control plane takes over")
             before.close()
         link.on_frame = self._on_frame_of(link)
+        link.count_for(header)
         self._on_hello(header)
 
     def _on_frame_of(self, link: FrameLink) -> Callable[[bytes, bytes], None]:

@@ -27,7 +27,7 @@ from picloud_services.config import Settings
 log = logging.getLogger(__name__)
 
 KEPT_KEYS = 256  # docs/internals.md 5: functions and sandboxes that both ends of the link keep
-FORGOTTEN_SECONDS = 60.0  # a lease that a connected control plane does not renew so long ends
+FORGOTTEN_SECONDS = 60.0  # a lease left out so long by a control plane that renews others ends
 
 
 @dataclass(slots=True)
@@ -84,10 +84,12 @@ class Desk:
         self._functions = RecentKeys[bytes](KEPT_KEYS)
         self._sandboxes = RecentKeys[Sandbox](KEPT_KEYS)
         self._epoch = ""
+        self._renewed_at = 0.0  # when the control plane last said which leases it knows
         containers.on_frame = self._upstream.on_frame
         containers.on_failed = self._on_failed
         containers.on_lost = self._upstream.lost
         containers.on_adopted = self._take_books
+        containers.on_reconnected = self._upstream.reconnected
         self._commands: dict[str, Callable[[dict[str, Any], bytes, bytes], None]] = {
             "chunk": self._chunk,
             "sandbox": self._sandbox,
@@ -116,7 +118,8 @@ class Desk:
         leases = [[lease, held.slot] for lease, held in self._leases.items()]
         link = self.control.link
         assert link is not None
-        link.send(hello("agent", report=to_wire(self._report), leases=leases))
+        report, reported = to_wire(self._report), self._upstream.reported()
+        link.send(hello("agent", report=report, leases=leases, reported=reported))
         self._upstream.resend()
 
     def _on_command(self, data: bytes, body: bytes) -> None:
@@ -166,11 +169,18 @@ class Desk:
         self._upstream.report(returned(lease, count_ranges(held.jids)))
         return True
 
+    def give_back(self) -> None:
+        """Return each chunk that no supervisor has yet: this agent leaves, and they with it."""
+        for lease, held in list(self._leases.items()):
+            self._withdraw(lease, held)
+        for client in self._containers.all():
+            self._upstream.return_unsent(client)
+
     def _release(self, header: dict[str, Any], _data: bytes, _body: bytes) -> None:
         self._do(self._stock.release(header["slot"], time.monotonic()))
 
     def _renew(self, header: dict[str, Any], _data: bytes, _body: bytes) -> None:
-        now = time.monotonic()
+        self._renewed_at = now = time.monotonic()
         for lease in header["leases"]:
             if (held := self._leases.get(lease)) is not None:
                 held.renewed_at = now
@@ -197,9 +207,9 @@ class Desk:
         client.send_chunk(payload.raw, payload.header, payload.function, payload.arguments)
 
     # ------------------------------------------------------------------------------ the containers
-    def count_of(self, lease: str) -> int:
-        """Return how many elements the chunk of ``lease`` has."""
-        return count_ranges(self._leases[lease].jids)
+    def forget(self, lease: str) -> int:
+        """Return how many elements the chunk of ``lease`` has, which is given back whole."""
+        return count_ranges(self._leases.pop(lease).jids)
 
     def lease_over(
         self, client: SupervisorClient, lease: str, usage: dict[str, Any] | None
@@ -268,7 +278,9 @@ class Desk:
         if self.control.link is None:
             return
         for lease, held in list(self._leases.items()):
-            if now - held.renewed_at > FORGOTTEN_SECONDS and held.client is not None:
+            # Not by our own clock: a control plane that stands still forgets nothing.
+            forgotten_seconds = self._renewed_at - held.renewed_at
+            if forgotten_seconds > FORGOTTEN_SECONDS and held.client is not None:
                 words = "lease %s is not renewed by the control plane; it ends"
                 log.error(words, lease, extra={"lease": lease})
                 held.client.kill("shutdown")

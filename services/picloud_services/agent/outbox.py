@@ -18,6 +18,7 @@ class _Entry:
     frame: bytes
     container: str
     container_n: int
+    lease: str
 
 
 class Outbox:
@@ -36,12 +37,18 @@ class Outbox:
         return len(self._entries)
 
     def add(
-        self, header: bytes, body: bytes = b"", *, container: str = "", container_n: int = 0
+        self,
+        header: bytes,
+        body: bytes = b"",
+        *,
+        lease: str = "",
+        container: str = "",
+        container_n: int = 0,
     ) -> bytes:
-        """Number an event and keep it; returns its frame. ``header`` is JSON and has an ``n``."""
+        """Number an event of ``lease`` and keep it; returns its frame. ``header`` is JSON and has an ``n``."""
         self._last_n += 1
         frame = pack_raw(renumber(header, self._last_n), body)
-        self._entries.append(_Entry(self._last_n, frame, container, container_n))
+        self._entries.append(_Entry(self._last_n, frame, container, container_n, lease))
         self.size_bytes += len(frame)
         return frame
 
@@ -49,7 +56,7 @@ class Outbox:
         """Keep what only the supervisor waits for; False if nothing is before it: tell it now."""
         if not self._entries:
             return False
-        self._entries.append(_Entry(self._entries[-1].n, b"", container, container_n))
+        self._entries.append(_Entry(self._entries[-1].n, b"", container, container_n, ""))
         return True
 
     def acknowledge(self, n: int) -> dict[str, int]:
@@ -65,6 +72,20 @@ class Outbox:
     def frames(self) -> Iterator[bytes]:
         """Yield the frame of each event that is not acknowledged, oldest first."""
         return (entry.frame for entry in self._entries if entry.frame)
+
+    def leases(self) -> list[str]:
+        """Return the leases that the events which are not acknowledged tell of."""
+        return list(dict.fromkeys(entry.lease for entry in self._entries if entry.lease))
+
+
+def number_of(header: bytes) -> int:
+    """Return the number of a frame whose header is JSON, 0 if it has none. Its second key is ``n``.
+
+    >>> number_of(b'{"t":"returned","n":3,"lease":"f0"}'), number_of(b'{"t":"ready","seconds":1}')
+    (3, 0)
+    """
+    name, found, rest = header.partition(NUMBER)
+    return int(rest[: rest.index(b",")]) if found and b"," not in name else 0
 
 
 def renumber(header: bytes, n: int) -> bytes:

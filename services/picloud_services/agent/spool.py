@@ -11,7 +11,7 @@ class Spool:
     """Gives each frame the next number and keeps it until `acknowledge` names that number."""
 
     def __init__(self) -> None:
-        self._frames: deque[tuple[int, bytes]] = deque()
+        self._frames: deque[tuple[int, bytes, str | None]] = deque()  # number, frame, lease
         self._last = 0
         self.size_bytes = 0
 
@@ -19,7 +19,7 @@ class Spool:
         """Keep the frame ``name`` with ``fields`` (in their order) and ``bodies``; return it."""
         self._last += 1
         frame = pack_frame({"t": name, "n": self._last, **fields}, *bodies)
-        self._frames.append((self._last, frame))
+        self._frames.append((self._last, frame, fields.get("lease")))
         self.size_bytes += len(frame)
         return frame
 
@@ -31,7 +31,11 @@ class Spool:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the frames that were not acknowledged, oldest first."""
-        return (frame for _, frame in self._frames)
+        return (frame for _, frame, _ in self._frames)
+
+    def leases(self) -> list[str]:
+        """Return the leases that the frames which were not acknowledged tell of."""
+        return list(dict.fromkeys(lease for _, _, lease in self._frames if lease))
 
     def __len__(self) -> int:
         return len(self._frames)

@@ -189,13 +189,12 @@ class Supervisor:
         for attempt in range(CLEAN_TRIES):
             try:
                 self._process.clean()
-                break
             except OSError as exc:
                 log.warning("container %s is not clean yet: %s", self._order.container, exc)
-                time.sleep(
-                    0.2 * (attempt + 1)
-                )  # the kernel ends a process that sleeps on a disk
-        self._status.remove()  # last: while it is there an agent would clean up after us
+                time.sleep(0.2 * (attempt + 1))  # one that sleeps on a disk ends late
+            else:
+                self._status.remove()  # last: while it is there an agent cleans up after us
+                return
 
     def _terminate(self) -> None:
         self._is_terminated = True
@@ -290,7 +289,9 @@ class Supervisor:
                 "rss_bytes": self._runner.rss_bytes,
                 "init_pid": running.init_pid if running else None,
                 "cgroups": list(running.cgroups) if running else [],
+                "counts": True,
                 "leases": [[chunk.lease, chunk.slot] for chunk in chunks],
+                "reported": self._spool.leases(),
                 "jids": {chunk.lease: chunk.jids for chunk in chunks},
                 "running": current.running() if current else None,
                 "elements": self._machine.elements,

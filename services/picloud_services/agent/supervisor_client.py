@@ -57,6 +57,8 @@ class SupervisorClient:
         self._on_frame = on_frame
         self._on_gone = on_gone
         self._link: FrameLink | None = None
+        self._heard_n = 0  # the last numbered frame of the supervisor that was taken
+        self._commands: list[tuple[str, bytes]] = []  # sent; a link that breaks may lose them
         self._is_open = False
         self._is_ready = (
             False  # the runner said hello: two chunks may be there, before that one
@@ -113,8 +115,29 @@ class SupervisorClient:
         assert self._link is not None
         self.facts = header
         self._link.on_frame = lambda head, body: self._on_frame(self, head, body)
+        self._link.count_for(header)
         self._is_ready = header["ready"]
+        if self._acknowledged_n:  # what it has not heard of, it sends again
+            self._link.send_packed(self._take_acknowledgement())
+        for lease, frame in self._commands:
+            if not lease or lease in self.leases:
+                self._link.send_packed(frame)
         self._on_hello(self)
+
+    def hears(self, n: int) -> bool:
+        """Take note of its frame ``n``; whether that is a new one."""
+        if n <= self._heard_n:
+            return False
+        self._heard_n = n
+        return True
+
+    def take_cut(self) -> list[str]:
+        """Return the leases whose chunks were sent and did not reach the supervisor that said hello."""
+        queued = {lease for lease, _ in self._queue}
+        there = {lease for lease, _ in self.facts["leases"]} | {*self.facts.get("reported", ())}
+        if "reported" not in self.facts:  # of an older version, it does not say what has ended
+            return []
+        return [lease for lease in self.leases if lease not in queued | there]
 
     def _on_lost(self, _link: FrameLink) -> None:
         self._link = None
@@ -172,8 +195,9 @@ class SupervisorClient:
                 break
             self._queue.popleft()
             if self._ack_timer is not None:
-                frame = self._take_acknowledgement() + frame
-            self._link.send_packed(frame)
+                self._link.send_packed(self._take_acknowledgement(), frame)
+            else:
+                self._link.send_packed(frame)
 
     def send_chunk(
         self, raw: bytes, header: dict[str, Any], function: bytes, arguments: Buffer
@@ -199,19 +223,25 @@ class SupervisorClient:
 
     def revoke(self, lease: str) -> None:
         """Take back what of ``lease`` has not started."""
-        self._send(pack_frame({"t": "revoke", "lease": lease}))
+        self._command(pack_frame({"t": "revoke", "lease": lease}), lease)
 
     def kill(self, asked: str, lease: str | None = None, position: int | None = None) -> None:
-        """End the container, or only if it runs ``position`` of ``lease``."""
+        """End the container, or only if it runs ``position`` (None: anything) of ``lease``."""
         frame = pack_frame({"t": "kill", "asked": asked, "lease": lease, "position": position})
-        if lease is None and self._link is not None:
+        self._command(frame, lease or "", at_once=lease is None)
+
+    def _command(self, frame: bytes, lease: str = "", *, at_once: bool = False) -> None:
+        """Send what must not get lost: on the next link again, as long as ``lease`` is not over."""
+        kept = [item for item in self._commands if not item[0] or item[0] in self.leases]
+        self._commands = [*(item for item in kept if item[1] != frame), (lease, frame)]
+        if at_once and self._link is not None:
             self._link.send_packed(frame)  # not behind chunks that wait for a network
         else:
             self._send(frame)
 
     def retire(self) -> None:
         """Let the container end when its running chunk has."""
-        self._send(pack_frame({"t": "retire"}))
+        self._command(pack_frame({"t": "retire"}))
 
     def acknowledge(self, n: int) -> None:
         """Say soon that the control plane has the events up to ``n``."""

@@ -13,7 +13,7 @@ from picloud_services.agent.containers import Containers
 from picloud_services.agent.control_link import ControlServer
 from picloud_services.agent.incoming import blob_name, move_results
 from picloud_services.agent.left_files import has_files, keep_files
-from picloud_services.agent.outbox import FILE, Outbox, without_items
+from picloud_services.agent.outbox import FILE, Outbox, number_of, without_items
 from picloud_services.agent.supervisor_client import SupervisorClient
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ def returned(lease: str, count: int) -> dict[str, Any]:
 class Books(Protocol):
     """Who must know how leases and containers fare: the desk."""
 
-    def count_of(self, lease: str) -> int:
-        """Return how many elements the chunk of ``lease`` has."""
+    def forget(self, lease: str) -> int:
+        """Return how many elements the chunk of ``lease`` has, which is given back whole."""
 
     def lease_over(
         self, client: SupervisorClient, lease: str, usage: dict[str, Any] | None
@@ -103,6 +103,10 @@ class Upstream:
         for frame in self._outbox.frames():
             self._control.send_packed(frame)
 
+    def reported(self) -> list[str]:
+        """Return the leases of which the control plane hears by `resend`."""
+        return self._outbox.leases()
+
     def acknowledge(self, n: int) -> None:
         """Forget events up to ``n`` and tell the supervisors."""
         for container, container_n in self._outbox.acknowledge(n).items():
@@ -115,18 +119,16 @@ class Upstream:
 
         The second key of ``header`` is ``n``; its value is given here.
         """
-        self._send(encode_json(header))
+        self._send(self._outbox.add(encode_json(header), lease=header["lease"]))
 
     def _pass(
         self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes
     ) -> None:
         """Pass on a numbered frame of ``client``: ``data`` is its header undecoded."""
-        self._send(data, body, client.container, header["n"])
+        where = {"container": client.container, "lease": header["lease"]}
+        self._send(self._outbox.add(data, body, container_n=header["n"], **where))
 
-    def _send(
-        self, header: bytes, body: bytes = b"", container: str = "", container_n: int = 0
-    ) -> None:
-        frame = self._outbox.add(header, body, container=container, container_n=container_n)
+    def _send(self, frame: bytes) -> None:
         self._control.send_packed(frame)
         self._hold_back()
 
@@ -141,6 +143,8 @@ class Upstream:
     # ------------------------------------------------------------------------------ the containers
     def on_frame(self, client: SupervisorClient, data: bytes, body: bytes) -> None:
         """Take one frame of a supervisor; frames behind a result on its way wait for it."""
+        if (n := number_of(data)) and not client.hears(n):
+            return  # it came before the link broke
         if client.moving is not None:
             client.moving.append((data, body))
         elif data.startswith(EXITED) and has_files(_written_in(client)):
@@ -234,14 +238,21 @@ class Upstream:
             self._keep_silent(client, header["n"])
             if header["asked"] is None:
                 log.warning("idle container %s ended by itself: %s", client.container, header)
-        self._return_unsent(client)
+        self.return_unsent(client)
         self._books.container_dead(client)
 
-    def _return_unsent(self, client: SupervisorClient) -> None:
+    def return_unsent(self, client: SupervisorClient) -> None:
         """Give back the chunks that never reached the supervisor."""
         for lease in client.take_unsent():
-            self.report(returned(lease, self._books.count_of(lease)))
             client.leases.pop(lease, None)
+            self.report(returned(lease, self._books.forget(lease)))
+
+    def reconnected(self, client: SupervisorClient) -> None:
+        """Give back the chunks that broke off with the link of ``client``."""
+        for lease in client.take_cut():
+            log.warning("the chunk of lease %s never reached %s", lease, client.container)
+            self.report(returned(lease, self._books.forget(lease)))
+            self._books.lease_over(client, lease, None)
 
     def lost(self, client: SupervisorClient) -> None:
         """The supervisor itself was lost; what it said before is still passed on, and first."""
@@ -252,7 +263,7 @@ class Upstream:
 
     def _lost(self, client: SupervisorClient) -> None:
         """End the leases of a supervisor of whom nobody knows how far its chunks were."""
-        self._return_unsent(client)
+        self.return_unsent(client)
         for lease in client.leases:
             self.report({**LOST, "lease": lease, "container": client.container})
         self._books.container_dead(client)

@@ -9,6 +9,7 @@ from picloud_jupyter.protocol.frames import (
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
     Buffer,
+    FrameCounter,
     FrameError,
     FrameReader,
     pack_frame,
@@ -30,7 +31,8 @@ class FrameLink(asyncio.BufferedProtocol):
     def __init__(self, on_frame: OnFrame, on_closed: Callable[["FrameLink"], None]) -> None:
         self.on_frame = on_frame
         self._on_closed = on_closed
-        self._reader = FrameReader()
+        self._reader = FrameReader(counted=True)
+        self._counter: FrameCounter | None = None
         self._space = memoryview(bytearray(READ_BYTES))
         self._transport: asyncio.Transport | None = None
 
@@ -66,10 +68,18 @@ class FrameLink(asyncio.BufferedProtocol):
         """Send one frame; dropped when the link is closed (the owner hears of that apart)."""
         self.send_packed(pack_frame(header, *parts))
 
-    def send_packed(self, data: bytes) -> None:
-        """Send bytes that are whole frames already."""
-        if self._transport is not None:
-            self._transport.write(data)
+    def send_packed(self, *frames: bytes) -> None:
+        """Send whole frames in one write."""
+        if self._transport is None:
+            return
+        if self._counter is not None:
+            frames = tuple(map(self._counter.number, frames))
+        self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+    def count_for(self, peer_hello: dict[str, Any]) -> None:
+        """Number what is sent from now on, if the peer that said ``peer_hello`` takes numbers."""
+        if peer_hello.get("counts") is True:
+            self._counter = FrameCounter()
 
     @property
     def unsent_bytes(self) -> int:
@@ -109,6 +119,7 @@ def hello(role: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401  # header
         "wire": WIRE_VERSION,
         "oldest": OLDEST_WIRE_VERSION,
         "role": role,
+        "counts": True,
         **fields,
     }
 

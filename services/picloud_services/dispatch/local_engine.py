@@ -56,8 +56,12 @@ class OutputFiles(Protocol):
 
 @dataclass(slots=True)
 class _Lease:
-    """A lease that is not over. ``commands`` are those whose answer has not come."""
+    """A lease that is not over. ``commands`` are those whose answer has not come.
 
+    ``boot_id`` is that of the agent to which we sent its chunk, "" where another process did.
+    """
+
+    boot_id: str = ""
     commands: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -177,6 +181,7 @@ class LocalEngine:
         if report.boot_id != self._boot_id:  # another agent process numbers its events anew
             self._boot_id, self._base_n = report.boot_id, self._delivered_n
         link.on_frame = self._on_frame
+        link.count_for(header)
         known, self._leases = self._leases, {}
         for lease in leases:
             held = self._leases[lease] = known.get(lease) or _Lease()
@@ -187,6 +192,17 @@ class LocalEngine:
         self._on_event(
             EngineEvent(report.node, "node_up", fields={"report": report, "leases": leases})
         )
+        if (reported := header.get("reported")) is not None:
+            self._return_cut(known, {*leases, *reported})
+
+    def _return_cut(self, known: dict[str, _Lease], there: set[str]) -> None:
+        """Give back the chunks that broke off with the link to this very agent: none of them began."""
+        assert self._report is not None
+        for lease, held in known.items():
+            if held.boot_id == self._boot_id and lease not in there:
+                log.warning("the chunk of lease %s never reached the agent", lease)
+                fields = {"first": 0, "count": 0, "over": True}
+                self._on_event(EngineEvent(self._report.node, "returned", 0, lease, fields))
 
     def _on_frame(self, data: bytes, body: bytes) -> None:
         assert self._report is not None
@@ -218,7 +234,7 @@ class LocalEngine:
         link = self._link_to(node)
         if link is None:
             return
-        self._leases[chunk.lease] = _Lease()
+        self._leases[chunk.lease] = _Lease(self._boot_id)
         if self._sandboxes.get(chunk.sandbox_digest) is None:
             self._sandboxes.put(chunk.sandbox_digest, value=True)
             link.send(_sandbox_header(chunk))
@@ -234,8 +250,8 @@ class LocalEngine:
         """Ask for the elements of ``lease`` that have not started; answered by ``returned``."""
         self._command(node, lease, {"t": "revoke", "lease": lease})
 
-    def kill(self, node: str, lease: str, position: int, asked: str) -> None:
-        """End the running element (its container ends); answered by ``exited`` or ``returned``."""
+    def kill(self, node: str, lease: str, position: int | None, asked: str) -> None:
+        """End the element at ``position`` if it runs, None: whichever runs (its container ends)."""
         header = {"t": "kill", "lease": lease, "position": position, "asked": asked}
         self._command(node, lease, header)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from picloud_jupyter.protocol.frames import (
     PREFIX,
+    FrameCounter,
     FrameError,
     FrameReader,
     Pack,
@@ -32,6 +33,40 @@ def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(sent, data):
         position += size
     assert got == sent
     assert reader.pending_bytes == 0
+
+
+@given(st.lists(st.binary(max_size=20), min_size=3, max_size=8), st.data())
+def test_counted_frames_when_one_is_doubled_lost_or_overtaken_then_the_link_is_refused(
+    bodies, data
+):
+    counter = FrameCounter()
+    stream = [counter.number(pack_frame({}, body)) for body in bodies]
+    assert [body for _, body in FrameReader(counted=True).feed(b"".join(stream))] == bodies
+    at = data.draw(st.integers(0, len(stream) - 2))
+    spoil = data.draw(st.sampled_from(["double", "lose", "swap"]))
+    spoilt = {
+        "double": [*stream[: at + 1], *stream[at:]],
+        "lose": stream[:at] + stream[at + 1 :],
+        "swap": [*stream[:at], stream[at + 1], stream[at], *stream[at + 2 :]],
+    }[spoil]
+    got = []
+    with pytest.raises(FrameError, match="lost, doubled or overtaken"):
+        got.extend(body for _, body in FrameReader(counted=True).feed(b"".join(spoilt)))
+
+
+def test_counted_frames_when_the_numbers_are_used_up_then_they_begin_again():
+    counter, reader = FrameCounter(), FrameReader(counted=True)
+    counter._last = reader._last = 2**32 - 2
+    last, first = (counter.number(pack_frame({}, b"x")) for _ in range(2))
+    assert [body for _, body in reader.feed(last + first)] == [b"x", b"x"]
+
+
+def test_counted_frames_when_the_peer_does_not_count_then_they_are_taken():
+    plain = pack_frame({"t": "hello"})
+    reader = FrameReader(counted=True)
+    assert len(list(reader.feed(plain + plain + FrameCounter().number(plain)))) == 3
+    with pytest.raises(FrameError, match="frame 0 came where 2 was due"):
+        list(reader.feed(plain))
 
 
 @given(st.lists(st.binary(max_size=50), max_size=30), st.data())
