@@ -85,9 +85,30 @@ def scrub(text: str, values: Mapping[str, str]) -> str:
     >>> scrub("401 for token s3cret!", {"TOKEN": "s3cret!"})
     '401 for token [secret TOKEN]'
     """
-    longest_first = sorted(values.items(), key=lambda item: -len(item[1]))
-    for variable, value in longest_first:
-        if len(value) >= SCRUBBED_CHARACTERS:
-            for form in (value, repr(value)[1:-1]):
-                text = text.replace(form, f"[secret {variable}]")
+    for form, word in _forms(values):
+        text = text.replace(form, word)
     return text
+
+
+def scrub_end(text: str, values: Mapping[str, str]) -> str:
+    """Return `scrub` of ``text``, the end of a longer one, which may begin with a part of a value.
+
+    >>> scrub_end("cret!, sent s3cret!", {"TOKEN": "s3cret!"})
+    '[secret TOKEN], sent [secret TOKEN]'
+    """
+    for form, word in _forms(values):
+        for length in range(min(len(form) - 1, len(text)), SCRUBBED_CHARACTERS - 1, -1):
+            if text.startswith(form[-length:]):
+                return word + scrub(text[length:], values)
+    return scrub(text, values)
+
+
+def _forms(values: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return (text, what stands for it) of each value, the longest first."""
+    longest_first = sorted(values.items(), key=lambda item: -len(item[1]))
+    return [
+        (form, f"[secret {variable}]")
+        for variable, value in longest_first
+        if len(value) >= SCRUBBED_CHARACTERS
+        for form in (value, repr(value)[1:-1])
+    ]

@@ -19,6 +19,8 @@ MAX_EXCEPTION_BYTES = 48 * 1024  # a failed element's body has 64 KiB on the wir
 MAX_FRAME_BYTES = 64 * 1024
 _MAX_CHAIN = 8
 
+_NONE: Mapping[str, str] = {}
+
 Link = tuple[BaseException, str]  # an exception, and how the one before it names it
 
 
@@ -35,11 +37,16 @@ class Failure:
 
 
 def dump_failure(
-    exc: BaseException, traceback_text: str, *, message: str | None = None
+    exc: BaseException,
+    traceback_text: str,
+    *,
+    message: str | None = None,
+    secrets: Mapping[str, str] = _NONE,
 ) -> bytes:
     """Return ``exc`` with the text of its traceback as bytes of at most 64 KiB.
 
-    An exception that cannot be pickled travels as words alone. ``message`` replaces its own text.
+    An exception that cannot be pickled travels as words alone, and so does one that holds, as it seems,
+    one of ``secrets`` (variable: value), whose values are in no word. ``message`` replaces its own text.
     """
     kind = type(exc)
     text = text_of(exc) if message is None else message
@@ -51,7 +58,18 @@ def dump_failure(
         "message": text,
         "traceback": traceback_text,
     }
-    return _pack_within_limit(words, pickled)
+    # Before anything is shortened: what is left of a value that was cut would not be found.
+    clean = {name: scrub(text, secrets) for name, text in words.items()} if secrets else words
+    if clean != words or _holds(pickled, secrets):
+        pickled = b""
+    return _pack_within_limit(clean, pickled)
+
+
+def _holds(pickled: bytes, secrets: Mapping[str, str]) -> bool:
+    return any(
+        len(value) >= SCRUBBED_CHARACTERS and value.encode() in pickled
+        for value in secrets.values()
+    )
 
 
 def _pack_within_limit(words: Mapping[str, str], pickled: bytes) -> bytes:
@@ -72,26 +90,6 @@ def _pack_within_limit(words: Mapping[str, str], pickled: bytes) -> bytes:
             pickled = b""
         else:
             limit //= 2
-
-
-def scrub_failure(data: bytes, secrets: Mapping[str, str]) -> bytes:
-    """Return a failure without the values of ``secrets`` (variable: value).
-
-    An exception that holds one, as it seems, travels as words alone.
-    """
-    header, body = split_frame(data)
-    words = {name: text for name, text in header.items() if isinstance(text, str)}
-    clean = {name: scrub(text, secrets) for name, text in words.items()}
-    pickled = body.tobytes()
-    held = any(
-        len(value) >= SCRUBBED_CHARACTERS and value.encode() in pickled
-        for value in secrets.values()
-    )
-    if clean == words and not held:
-        return data
-    return _pack_within_limit(
-        clean, b""
-    )  # a name may be longer than the value that it stands for
 
 
 def read_failure(data: Buffer) -> Failure:

@@ -16,6 +16,7 @@ import pytest
 from picloud_jupyter.cloud.shell_templates import parse_template
 from picloud_jupyter.protocol.shell import CommandFailed, ShellCommand, UploadedFile
 from picloud_jupyter.serialize.payload import load
+from picloud_kernels.runner.descendants import Descendants
 from picloud_kernels.runner.pump import Pump
 from picloud_kernels.runner.result_file import Collector, take_copy, use_folder
 from tests.tools.runner_harness import RunnerHarness
@@ -271,6 +272,32 @@ def test_children_that_were_there_before_are_left_alone(runner):
     assert run(runner, "sleep 1000 & echo x").value == b"x\n"
     os.kill(pid, 0)
     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", [7_985, 7_990, 7_999, 8_000])
+def test_a_secret_at_the_cut_of_stderr_leaves_no_part_of_it(runner, after):
+    text = f"printf 'é%.0s' $(seq 5000) >&2; printf $TOKEN >&2; printf 'x%.0s' $(seq {after}) >&2; exit 3"
+    element = runner.call(command(text), {}, secrets=[["TOKEN", "s3cret-väluë-0123"]])
+    failure = element.failure
+    assert isinstance(failure.exception, CommandFailed)
+    kept = failure.exception.stderr.decode() + failure.message + failure.traceback
+    assert "xxxx" in kept
+    assert not [part for part in ("s3cr", "et-v", "0123") if part in kept]
+
+
+def test_a_child_that_became_another_user_is_left_and_told(monkeypatch, capfd):
+    def refuse(_pid, _number):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with Descendants() as descendants:
+        process = subprocess.Popen(["sleep", "1000"])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "kill", refuse)
+            descendants.end()
+        assert process.poll() is None
+    assert f"process {process.pid} runs as another user" in capfd.readouterr().err
+    process.kill()
+    process.wait()
 
 
 def test_output_comes_while_it_runs(runner):

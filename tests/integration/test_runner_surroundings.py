@@ -13,6 +13,8 @@ from picloud_jupyter.serialize.dependencies import DependencyFinder
 from picloud_jupyter.serialize.payload import dump_function
 from picloud_jupyter.serialize.pickler import References
 from picloud_kernels.runner.reset import Baseline
+from picloud_services.agent.overlay import remove_tree
+from tests.tools.deep_folders import make_deep
 from tests.tools.runner_harness import RunnerHarness
 
 
@@ -230,3 +232,16 @@ def test_temporary_folder_when_it_was_quiet_is_listed_again_only_after_a_change(
     finally:
         for name in set(os.environ) - set(before):
             del os.environ[name]
+
+
+def test_a_temporary_file_deeper_than_a_path_may_be_long_ends_the_runner(tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    baseline = Baseline(temporary=str(temporary))
+    make_deep(temporary, 100)
+    baseline.restore_after_element()
+    assert (os.listdir(temporary), baseline.is_spent) == ([], False)
+    make_deep(temporary, 3000)
+    baseline.restore_after_element()
+    assert baseline.is_spent
+    remove_tree(str(temporary))

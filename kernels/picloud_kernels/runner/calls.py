@@ -11,7 +11,6 @@ from typing import Any
 
 from picloud_jupyter.protocol.frames import PREFIX, Buffer, pack_raw
 from picloud_jupyter.protocol.ids import iterate_ranges
-from picloud_jupyter.serialize.failure import dump_failure, scrub_failure
 from picloud_jupyter.serialize.payload import OUT_OF_BAND_BYTES, dump, load_call
 from picloud_jupyter.transport.inside import (
     JID_VARIABLE,
@@ -32,7 +31,12 @@ from picloud_kernels.runner.reset import (
 )
 from picloud_kernels.runner.result_file import ResultFile
 from picloud_kernels.runner.startup import RunnerConfig
-from picloud_kernels.runner.words import ElementEnded, describe_raised
+from picloud_kernels.runner.words import (
+    ElementEnded,
+    describe_raised,
+    failure_body,
+    keep_secret,
+)
 from picloud_kernels.runner.written import LAYER_NAME, WrittenFiles
 
 INLINE_BYTES = OUT_OF_BAND_BYTES  # larger results go to a file
@@ -94,6 +98,7 @@ class CallRunner:
 
         Every chunk that this runner gets names the same variables: they are part of its sandbox.
         """
+        keep_secret(secrets)
         for variable, value in secrets.items():
             self._baseline.set_variable(variable.encode(), value.encode())
         if secrets:
@@ -110,8 +115,6 @@ class CallRunner:
             at = time.time()
             begun = time.perf_counter()
             outcome = self._outcome(chunk, function, position)
-            if chunk.secrets and outcome.reason != "done":
-                outcome = _scrubbed(outcome, chunk.secrets)
             seconds = time.perf_counter() - begun
             if os.getpid() != self._pid:
                 self._end_forked_child()
@@ -197,7 +200,7 @@ class CallRunner:
         except pickle.PicklingError as exc:
             text = f"the job's result cannot be sent back: {exc}"
             return Outcome(
-                "result_unserializable", [dump_failure(exc, text, message=text)], extra
+                "result_unserializable", [failure_body(exc, text, message=text)], extra
             )
         except BaseException as exc:  # noqa: BLE001  # out of memory, or a signal in the middle
             reason, body = describe_raised(exc)
@@ -257,11 +260,6 @@ class CallRunner:
             os._exit(0)
 
 
-def _scrubbed(outcome: Outcome, secrets: dict[str, str]) -> Outcome:
-    body = scrub_failure(b"".join(outcome.parts), secrets)
-    return Outcome(outcome.reason, [body], outcome.extra)
-
-
 def _file_outcome(value: ResultFile, chunk: Chunk, extra: dict[str, Any]) -> Outcome:
     """The outcome of a result that lies in the folder of large results already."""
     size, limit = value.size_bytes, chunk.max_result_bytes
@@ -278,7 +276,7 @@ def _too_large(size: int, limit: int, extra: dict[str, Any]) -> Outcome:
         f"the job's result has {size:,} bytes, more than the {limit:,} allowed; "
         "return less, or write it to a volume"
     )
-    return Outcome("result_too_large", [dump_failure(ValueError(text), text)], extra)
+    return Outcome("result_too_large", [failure_body(ValueError(text), text)], extra)
 
 
 def _profiled(

@@ -8,9 +8,9 @@ from typing import Any
 
 from picloud_jupyter.protocol.cells import Cell, CellResult
 from picloud_jupyter.protocol.frames import Buffer
-from picloud_jupyter.serialize.failure import dump_failure
 from picloud_jupyter.serialize.payload import OUT_OF_BAND_BYTES, dump
 from picloud_kernels.runner.cell_source import assigned_names
+from picloud_kernels.runner.words import failure_body
 
 _INTERACTIVE = frozenset(("_", "__", "___", "_exit_code"))  # what an interactive session sets
 
@@ -20,7 +20,7 @@ class NotSentError(Exception):
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
-        self.body = dump_failure(pickle.PicklingError(why), why)
+        self.body = failure_body(pickle.PicklingError(why), why)
 
 
 class CellNames:

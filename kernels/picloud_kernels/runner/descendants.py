@@ -28,12 +28,20 @@ class Descendants:
     def end(self) -> None:
         """Kill and bury all children that came since, then what they leave to us, until there is none.
 
-        A process becomes ours before its parent can be waited for: none slips through.
+        A process becomes ours before its parent can be waited for: none slips through. One that became
+        another user's, as sudo does, is not ours to kill: it is left, which stderr says.
         """
         while new := set(child_pids()) - self._before:
-            for pid in new:
-                with suppress(ProcessLookupError):
+            for pid in tuple(new):
+                try:
                     os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                except PermissionError:
+                    new.discard(pid)
+                    self._before |= {pid}
+                    words = f"picloud: process {pid} runs as another user and goes on\n"
+                    os.write(2, words.encode())
             for pid in new:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, 0)

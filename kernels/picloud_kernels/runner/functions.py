@@ -9,7 +9,7 @@ from typing import Any
 
 from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.protocol.recent import RecentKeys
-from picloud_jupyter.serialize.failure import dump_failure, text_of
+from picloud_jupyter.serialize.failure import text_of
 from picloud_jupyter.serialize.payload import (
     FunctionHeader,
     PayloadError,
@@ -19,7 +19,7 @@ from picloud_jupyter.serialize.payload import (
 from picloud_jupyter.serialize.sources import install_sources
 from picloud_jupyter.serialize.versions import VersionReport, local_report, version_warnings
 from picloud_kernels.runner.chunk import Chunk
-from picloud_kernels.runner.words import traceback_text
+from picloud_kernels.runner.words import failure_body, traceback_text
 
 MAX_INLINE_FUNCTIONS = 64
 MAX_FILE_FUNCTIONS = 8
@@ -161,7 +161,7 @@ def load_failure_body(
         report = VersionReport(header.python, header.packages)
         lines += version_warnings(report, local_report(header.packages))
     lines.append(_next_step(exc))
-    return dump_failure(exc, "\n".join((traceback_text(exc), *lines)), message="\n".join(lines))
+    return failure_body(exc, "\n".join((traceback_text(exc), *lines)), message="\n".join(lines))
 
 
 def _next_step(exc: BaseException) -> str:

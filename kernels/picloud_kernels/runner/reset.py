@@ -132,6 +132,8 @@ class Baseline:
         new = [n for n in os.listdir(self._temporary) if n not in self._known_temporary]
         for name in new:
             _remove(os.path.join(self._temporary, name))
+        if new and not set(new).isdisjoint(os.listdir(self._temporary)):
+            self.is_spent = True  # deeper than a path may be long, or closed even to its maker
         self._temporary_changed_ns = self._look_at_temporary() if new else changed_ns
         self._is_temporary_settled = not new and now_ns - changed_ns > _CLOCK_GRAIN_NS
 

@@ -17,11 +17,10 @@ from picloud_jupyter.protocol.shell import (
     UploadedFile,
     Value,
 )
-from picloud_jupyter.serialize.failure import dump_failure
 from picloud_kernels.runner.descendants import Descendants
 from picloud_kernels.runner.pump import Pump
 from picloud_kernels.runner.result_file import Collector, ResultFile, take_copy
-from picloud_kernels.runner.words import ElementEnded
+from picloud_kernels.runner.words import ElementEnded, failure_body, scrub_cut
 
 SHELL = "/bin/bash"
 STDERR_TAIL_BYTES = 8_000  # as much as a failure on the wire holds well; the log has all of it
@@ -30,7 +29,8 @@ STDERR_TAIL_BYTES = 8_000  # as much as a failure on the wire holds well; the lo
 @dataclass(frozen=True, slots=True)
 class _Ended:
     exit_code: int
-    stderr: bytes
+    stderr: bytes  # its end
+    is_cut: bool  # there was more of it
 
 
 def run(command: ShellCommand, values: Mapping[str, Value]) -> bytes | ResultFile:
@@ -154,7 +154,7 @@ def _execute(text: str, folder: str, collector: Collector | None) -> _Ended:
             process.wait()
         for pump in pumps:
             pump.finish()
-    return _Ended(128 - code if code < 0 else code, bytes(tail.data))
+    return _Ended(128 - code if code < 0 else code, bytes(tail.data), tail.is_cut)
 
 
 def _environment() -> dict[str, str]:
@@ -172,9 +172,11 @@ class _Tail:
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self.is_cut = False
 
     def write(self, data: bytes) -> None:
         self.data += data
+        self.is_cut |= len(self.data) > STDERR_TAIL_BYTES
         del self.data[:-STDERR_TAIL_BYTES]
 
 
@@ -190,12 +192,13 @@ def _judge(command: ShellCommand, ended: _Ended) -> None:
 def _fail(command: ShellCommand, ended: _Ended, words: str) -> NoReturn:
     name = command.name
     shown = name if len(name) <= 200 else f"{name[:200]}..."
-    tail = ended.stderr.decode("utf-8", "backslashreplace").rstrip()
+    stderr = scrub_cut(ended.stderr, is_cut=ended.is_cut)
+    tail = stderr.decode("utf-8", "backslashreplace").rstrip()
     message = f"the command ended with {words}: {shown}\n" + (
         f"the end of its stderr:\n{tail}" if tail else "it wrote nothing to stderr"
     )
-    error = CommandFailed(message, ended.exit_code, ended.stderr)
-    body = dump_failure(error, message)
+    error = CommandFailed(message, ended.exit_code, stderr)
+    body = failure_body(error, message)
     raise ElementEnded("exit_code", body, {"exit": ended.exit_code})
 
 

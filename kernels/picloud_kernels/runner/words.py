@@ -3,13 +3,16 @@
 import errno
 import os
 import traceback
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from picloud_jupyter.protocol.secrets import scrub, scrub_end
 from picloud_jupyter.serialize import payload
 from picloud_jupyter.serialize.failure import dump_failure, text_of
 
 _OWN_FOLDER = os.path.join(os.path.dirname(__file__), "")
+_CONTINUATIONS = "".join(map(chr, range(0xDC80, 0xDCC0)))  # of a character that was cut in two
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LOADERS = (payload.__file__, os.path.join(os.path.dirname(os.__file__), "cProfile.py"))
 
@@ -25,6 +28,27 @@ class ElementEnded(Exception):
         self.reason = reason
         self.body = body
         self.extra = extra or {}
+
+
+_secrets: dict[str, str] = {}  # variable: value; a runner's jobs all have the same
+
+
+def keep_secret(values: Mapping[str, str]) -> None:
+    """Leave ``values`` (variable: value) out of all words about failures from now on."""
+    _secrets.update(values)
+
+
+def failure_body(exc: BaseException, text: str, *, message: str | None = None) -> bytes:
+    """Return the body of a failed element, without the values of secrets; see `dump_failure`."""
+    return dump_failure(exc, text, message=message, secrets=_secrets)
+
+
+def scrub_cut(data: bytes, *, is_cut: bool) -> bytes:
+    """Return output of a command without the values of secrets; ``is_cut`` says its beginning is gone."""
+    text = data.decode("utf-8", "surrogateescape")
+    whole = text.lstrip(_CONTINUATIONS) if is_cut else text
+    clean = (scrub_end if is_cut else scrub)(whole, _secrets)
+    return clean.encode("utf-8", "surrogateescape")
 
 
 def traceback_text(exc: BaseException) -> str:
@@ -46,8 +70,8 @@ def describe_raised(exc: BaseException) -> tuple[str, bytes]:
     addition = _addition(exc)
     reason = "disk_full" if _is_out_of_space(exc) else "error"
     if not addition:
-        return reason, dump_failure(exc, text)
-    return reason, dump_failure(exc, f"{text}{addition}\n", message=_message(exc, addition))
+        return reason, failure_body(exc, text)
+    return reason, failure_body(exc, f"{text}{addition}\n", message=_message(exc, addition))
 
 
 def _message(exc: BaseException, addition: str) -> str:

@@ -213,6 +213,7 @@ def pids(group: Sequence[str]) -> set[int]:
             found.update(map(int, _text(f"{folder}/cgroup.procs").split()))
     return found
 
+    found.discard(0)  # one of another pid namespace; to signals it would mean ourselves
 
 def kill(group: Sequence[str], *, within_seconds: float = 1.0) -> bool:
     """Kill whatever is in ``group``; return whether it is empty in time.

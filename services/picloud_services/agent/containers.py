@@ -15,8 +15,8 @@ from picloud_jupyter.protocol.jobs import ContainerKind
 from picloud_services.agent import gpus
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.launcher_client import LauncherClient
-from picloud_services.agent.leftovers import clean_up
-from picloud_services.agent.node_facts import NodeFacts, job_ids
+from picloud_services.agent.leftovers import clean_up, end_container
+from picloud_services.agent.node_facts import NodeFacts, job_uid
 from picloud_services.agent.orders import RequestFields, StartOrder, start_frame
 from picloud_services.agent.processes import Process
 from picloud_services.agent.stock import Sandbox
@@ -128,7 +128,7 @@ class Containers:
         kind = self._facts.report.container_kind
         folder = self._settings.run / "c" / container
         layer = self._settings.home / "layers" / container
-        uid, _ = job_ids(kind, sandbox.spec.user_id, self._settings.home)
+        uid = job_uid(kind, sandbox.spec.user_id, self._settings.home)
         return StartOrder(
             container=container,
             folder=str(folder),
@@ -304,7 +304,7 @@ def make_folders(order: StartOrder, resolv_conf: str | None) -> None:
     os.makedirs(request.layer_dir, mode=0o700)
     os.mkdir(request.out_dir, 0o700)
     if order.kind is ContainerKind.ROOT:
-        os.chown(request.out_dir, request.host_uid, request.host_uid)
+        os.chown(request.out_dir, request.host_uid, -1)
     if resolv_conf is not None:
         write_atomically(
             Path(request.run_dir) / "resolv.conf", resolv_conf.encode(), mode=0o644

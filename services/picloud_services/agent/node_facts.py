@@ -18,7 +18,7 @@ from picloud_services.agent.container import ContainerError
 from picloud_services.agent.gpus import GpuFacts, find_gpus
 from picloud_services.agent.network import NetworkChoice, choose_network
 from picloud_services.agent.network_plan import NetworkMode
-from picloud_services.agent.uids import host_uid
+from picloud_services.agent.uids import host_uid, identity
 from picloud_services.base.filesystem import write_atomically
 from picloud_services.base.single_instance import boot_id
 from picloud_services.config import Settings
@@ -108,8 +108,8 @@ async def _tried_once(settings: Settings) -> _Tried:
         return kept
     trials = tuple(await asyncio.to_thread(trial.try_kinds, str(layers)))
     chosen = trial.choose(trials, settings.container_kind or None)
-    uid, gid = job_ids(chosen.kind, os.geteuid(), settings.home)
-    choice = await choose_network(chosen.kind, uid, gid)
+    who = identity(job_uid(chosen.kind, os.geteuid(), settings.home))
+    choice = await choose_network(chosen.kind, who.uid, who.gid)
     if settings.network and choice.mode is not NetworkMode.HOST:
         choice = NetworkChoice(
             NetworkMode(settings.network), choice.program, "chosen in the settings"
@@ -132,12 +132,9 @@ def _shared_folder(settings: Settings) -> Path:
     return folder
 
 
-def job_ids(kind: ContainerKind, user_id: int, home: Path) -> tuple[int, int]:
-    """Return the uid and gid that jobs of ``user_id`` have on the host in containers of ``kind``."""
-    if kind is not ContainerKind.ROOT:
-        return os.geteuid(), os.getegid()
-    uid = host_uid(user_id, str(home))
-    return uid, uid
+def job_uid(kind: ContainerKind, user_id: int, home: Path) -> int:
+    """Return the uid that jobs of ``user_id`` have on the host in containers of ``kind``."""
+    return host_uid(user_id, str(home)) if kind is ContainerKind.ROOT else os.geteuid()
 
 
 def find_capacity(settings: Settings, tree: cgroup.CgroupTree | None) -> Resources:

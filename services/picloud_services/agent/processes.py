@@ -50,8 +50,17 @@ def find_process(pid: int) -> Process | None:
 
 def process_uid(pid: int) -> int | None:
     """Return the real uid of the process ``pid``, or None if there is none."""
+    return _real_id(pid, b"Uid:")
+
+
+def process_gid(pid: int) -> int | None:
+    """Return the real gid of the process ``pid``, or None if there is none."""
+    return _real_id(pid, b"Gid:")
+
+
+def _real_id(pid: int, name: bytes) -> int | None:
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith(b"Uid:"))
+            return next(int(line.split()[1]) for line in file if line.startswith(name))
     except (FileNotFoundError, ProcessLookupError):
         return None

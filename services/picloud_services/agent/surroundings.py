@@ -8,9 +8,9 @@ from picloud_jupyter.protocol.jobs import ContainerKind, SandboxSpec
 from picloud_services.agent.forward import Forwarder
 from picloud_services.agent.gpus import device_indices
 from picloud_services.agent.network import Network
-from picloud_services.agent.node_facts import job_ids
 from picloud_services.agent.nvml import Nvml
 from picloud_services.agent.orders import StartOrder
+from picloud_services.agent.processes import process_gid
 from picloud_services.agent.sampler import SampledContainer, Sampler
 from picloud_services.agent.supervisor_client import SupervisorClient
 from picloud_services.config import Settings
@@ -20,7 +20,6 @@ class Surroundings:
     """Networks, forwarding sockets and figures of all containers of one agent; on the event loop."""
 
     def __init__(self, settings: Settings, network: Network, sampler: Sampler) -> None:
-        self._home = settings.home
         self._jobs_socket = settings.paths.jobs_socket
         self._network = network
         self._sampler = sampler
@@ -48,8 +47,9 @@ class Surroundings:
     def attach(self, client: SupervisorClient, init_pid: int, cgroups: tuple[str, ...]) -> None:
         """Begin to connect the container, whose first process is ``init_pid``, to its network."""
         order, spec = client.order, client.order.request.spec
-        uid, gid = job_ids(order.kind, spec.user_id, self._home)
-        self._network.attach(order.container, init_pid, uid, gid, spec.network)
+        uid, gid = order.request.host_uid, process_gid(init_pid)
+        if gid is not None:  # else it is gone already, as its supervisor will say
+            self._network.attach(order.container, init_pid, uid, gid, spec.network)
         assert client.process is not None
         is_plain = order.kind is ContainerKind.PLAIN
         self._sampler.add(

@@ -102,3 +102,8 @@ def test_counters_v2_when_files_are_as_documented_then_they_say_the_same() -> No
 
 def test_grade_when_there_is_no_tree_then_limits_are_watched() -> None:
     assert cgroup.grade(None) is LimitsGrade.WATCHED
+
+
+def test_pids_when_a_member_is_outside_our_pid_namespace_then_it_is_left_out(tmp_path) -> None:
+    (tmp_path / "cgroup.procs").write_text("0\n17\n0\n")
+    assert cgroup.pids([str(tmp_path)]) == {17}
