@@ -145,6 +145,7 @@ def test_map_of_large_elements_that_meets_the_quota_keeps_what_was_taken(limited
     elements = [bytes([i]) * 200_000 for i in range(9)]
     with pytest.raises(QuotaExceeded, match="of the disk") as caught:
         cloud.map(len, elements)
+    assert caught.value.jid is not None, str(caught.value)
     taken = list(caught.value.jid)
     assert 1 < len(taken) < 9
     assert set(cloud.result(taken)) == {200_000}

@@ -39,9 +39,10 @@ async def test_facts_when_an_isolating_kind_works_then_it_is_not_tried_again(set
 
 
 async def test_facts_when_the_disk_of_the_home_cannot_hold_a_layer_then_no_kind_that_needs_one(
-    settings, tmp_path
+    settings, tmp_path, monkeypatch
 ):
     """Another service of the same user may have its home on another disk."""
+    monkeypatch.delenv("PICLOUD_CONTAINER_KIND", raising=False)  # of a service under test
     assert (await node_facts.find_facts(settings)).report.container_kind is ContainerKind.ROOT
     for name in ("lower", "upper", "work", "other"):
         (tmp_path / name).mkdir()
