@@ -55,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
         "check": (check, "format, lint, types and import directions"),
         "bench": (bench, "measure beside peers and print the table"),
-        "soak": (soak, "the tests that take minutes"),
+        "soak": (
+            soak,
+            "try every fault at length (SEED=n SECONDS=n), and the tests that take minutes",
+        ),
     }
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -301,8 +304,17 @@ def bench(rest: list[str]) -> int:
 
 
 def soak(rest: list[str]) -> int:
-    """Run the tests that take minutes."""
-    return pytest(["-m", "soak", "--timeout", "1800", *rest])
+    """Try every fault for SECONDS in all (default 3600) with SEED, print the table, run the long tests."""
+    install_test_programs()
+    words = [
+        f"--{name}={os.environ[name.upper()]}"
+        for name in ("seed", "seconds")
+        if os.environ.get(name.upper())
+    ]
+    if rest:
+        return call([PYTHON, "-m", "tests.faults", *words, *rest])
+    faults = call([PYTHON, "-m", "tests.faults", *words])
+    return 1 if faults + pytest(["-m", "soak", "--timeout", "3000"]) else 0
 
 
 # -------------------------------------------------------------------------------------- tools

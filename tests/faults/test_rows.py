@@ -13,10 +13,10 @@ SEED = int(os.environ.get("SEED", "1"))
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("row", FAULTS, ids=lambda row: row.name)
-def test_nothing_is_lost(row):
-    if row.needs_root and os.geteuid():
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_nothing_is_lost(fault):
+    if fault.needs_root and os.geteuid():
         pytest.skip("needs root: mounts, namespaces or another user's rights")
-    trial = run(row, SEED, ci=True)
-    assert [str(violation) for violation in trial.violations] == []
-    assert trial.count >= row.ci
+    row = run(fault, SEED, ci=True)
+    assert [str(violation) for violation in row.violations] == []
+    assert row.count >= fault.ci
