@@ -38,13 +38,15 @@ NAMES = (
         "wait_for",
         "secret",
         "user",
+        "backup",
+        "restore",
         "top",
         "completion",
     ),
 )
 
 
-_OF_THIS_MACHINE = ("up", "down", "host-setup")
+_OF_THIS_MACHINE = ("up", "down", "host-setup", "backup", "restore")
 
 
 def commands(words: Sequence[str] = ()) -> list[Command]:

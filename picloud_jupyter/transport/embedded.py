@@ -39,7 +39,7 @@ _LEAVING_SECONDS = 0.2
 _FIRST_LOG = ("service.log", "service.log.*")  # there before a service holds its home
 _STATE = (
     *("store.db", "store.db-*", "store.db.*", "metrics.db", "metrics.db-*", "metrics.db.*"),
-    *("agent.lock", "service.run", "secret", "ballast", *STATE_FOLDERS),
+    *("agent.lock", "service.run", "secret", "ballast", "restoring", *STATE_FOLDERS),
     *("agent.log", "agent.log.*", *_FIRST_LOG),
     "lock",  # the last: it says that the others are ours
 )
@@ -237,9 +237,9 @@ def _open_log(paths: ServicePaths) -> IO[bytes]:
         ) from exc
 
 
-def start_command(paths: ServicePaths) -> list[str]:
-    """Return the command that runs the control plane of ``paths`` in the foreground."""
-    command = [sys.executable, "-P", "-m", "picloud_services", "control"]
+def start_command(paths: ServicePaths, word: str = "control") -> list[str]:
+    """Return the command that runs the control plane of ``paths``, or another ``word``, in the foreground."""
+    command = [sys.executable, "-P", "-m", "picloud_services", word]
     command += ["--home", str(paths.home), "--run", str(paths.run)]
     return [*command, "--public", str(paths.public)] if paths.public else command
 

@@ -59,6 +59,11 @@ class ServicePaths:
         return self.lock.exists() or (self.home / "store.db").exists()
 
     @property
+    def restoring(self) -> Path:
+        """Holds a backup that is being restored; it is no state yet."""
+        return self.home / "restoring"
+
+    @property
     def whereabouts(self) -> Path:
         """Holds the ``run`` of the service that has the lock of ``home``."""
         return self.home / "service.run"

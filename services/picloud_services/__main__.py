@@ -1,4 +1,4 @@
-"""``python -m picloud_services control|agent --home FOLDER --run FOLDER [--public FOLDER] [--NAME=VALUE ...]``."""
+"""``python -m picloud_services control|agent|backup|restore --home FOLDER --run FOLDER [--public FOLDER] ...``."""
 
 import sys
 from collections.abc import Sequence
@@ -32,6 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     # Each role imports its own half: neither pays for the other's memory.
     if role == "agent":
         return _run_agent(paths)
+    if role in ("backup", "restore"):
+        from picloud_services.app.copying import run_copying
+
+        return run_copying(role, paths, options)
     with without_collector():
         from picloud_services.app.startup import run_control
     return run_control(paths, options)
@@ -52,7 +56,7 @@ def _run_agent(paths: ServicePaths) -> int:
 
 def _parse(arguments: Sequence[str]) -> tuple[str, ServicePaths, list[str]]:
     role, *rest = arguments or [""]
-    if role not in ("control", "agent"):
+    if role not in ("control", "agent", "backup", "restore"):
         raise ValueError(f"the first word must be control or agent, got {role!r}")
     folders: dict[str, Path] = {}
     options = []

@@ -110,17 +110,10 @@ def prepare(paths: ServicePaths) -> Place:
         DiskFull: there is no room for the store itself.
         InvalidRequest: the folder has others in it that are called like the service's own.
     """
-    kind = network_file_system(paths.home)
-    note = ""
-    if kind:
-        digest = hashlib.sha256(os.fsencode(paths.home)).hexdigest()[:8]
-        local = LOCAL_STATE / f"picloud-{os.getuid()}-{digest}"
-        note = (
-            f"{paths.home} is on a network file system ({kind}), where a database is not safe; "
-            f"state is kept on this machine in {local}"
-        )
-        paths = replace(paths, home=local)
-        make_private(local)
+    place = place_of(paths)
+    paths = place.paths
+    if place.note:
+        make_private(paths.home)
     paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if paths.public is not None:
         paths.home.chmod(0o700)  # it holds what all users keep
@@ -132,7 +125,29 @@ def prepare(paths: ServicePaths) -> Place:
     if not paths.was_held:
         _refuse_what_is_not_ours(paths.home)
     _require_room(paths.home)
-    return Place(paths, note)
+    return place
+
+
+def place_of(paths: ServicePaths) -> Place:
+    """Return where the state of the service in ``paths`` is, or goes; nothing is made."""
+    kind = network_file_system(paths.home)
+    if not kind:
+        return Place(paths)
+    digest = hashlib.sha256(os.fsencode(paths.home)).hexdigest()[:8]
+    local = LOCAL_STATE / f"picloud-{os.getuid()}-{digest}"
+    note = (
+        f"{paths.home} is on a network file system ({kind}), where a database is not safe; "
+        f"state is kept on this machine in {local}"
+    )
+    return Place(replace(paths, home=local), note)
+
+
+def _refuse_half_restored(paths: ServicePaths) -> None:
+    if paths.restoring.exists() and not (paths.home / "store.db").exists():
+        raise InvalidRequest(
+            f"a backup was being restored into {paths.home}, and that did not come to its end",
+            hint="repeat `picloud restore`, or give it up with `picloud down --purge`",
+        )
 
 
 def _require_room(home: Path) -> None:

@@ -1,0 +1,241 @@
+"""`picloud backup`: what a service keeps, copied while it runs.
+
+The store is copied first, in one snapshot; then what that names. A payload is immutable and stays for
+an hour after its last job is gone, so that what a snapshot names is nearly always there still; where it is not,
+a fresh snapshot names it no more.
+"""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from picloud_jupyter.protocol.errors import Conflict, Corrupt, InvalidRequest, NotFound
+from picloud_jupyter.protocol.version import __version__
+from picloud_jupyter.transport.paths import ServicePaths
+from picloud_services.app.backup_files import (
+    STORE,
+    BackupList,
+    FolderTarget,
+    HashedFile,
+    Target,
+    TarTarget,
+    put_list,
+)
+from picloud_services.app.startup import load_settings, place_of
+from picloud_services.base.connections import BUSY_SECONDS, translate
+from picloud_services.base.filesystem import sync_folder
+from picloud_services.blobs.code_archives import archive_id
+from picloud_services.jobs.store import lease_text
+
+SNAPSHOTS = 5
+
+
+def back_up(paths: ServicePaths, target: str, *, secrets: bool) -> dict[str, Any]:
+    """Write a backup of the service in ``paths`` to ``target``; return what it holds.
+
+    That is a folder if it is one, or ends with a slash; else a tar file. Half a backup is removed.
+
+    Raises:
+        NotFound: no service was ever there.
+        Conflict: ``target`` is there already.
+        Corrupt: the store is damaged.
+        DiskFull: it does not fit.
+    """
+    home = place_of(paths).paths.home
+    if not (home / STORE).exists():
+        raise NotFound(
+            f"{home} holds no jobs: no service kept anything there",
+            hint="name another one with PICLOUD_HOME, or with --system that of the machine",
+        )
+    if load_settings(paths, ()).database_url:
+        raise InvalidRequest(
+            "the jobs of this service are in PostgreSQL, of which this is no backup",
+            hint=f"use pg_dump, and keep a copy of {home / 'blobs'} and {home / 'code'} made after it",
+        )
+    path = Path(target)
+    if target.endswith("/"):
+        path.mkdir(mode=0o700, exist_ok=True)
+    place = _FolderPlace(path) if path.is_dir() else _FilePlace(path)
+    with place.filled() as (files, store):
+        backup = _Backup(home, files, store, secrets=secrets)
+        try:
+            return backup.run()
+        except sqlite3.Error as exc:
+            raise translate(exc, home / STORE) or exc from exc
+
+
+class _FolderPlace:
+    """A backup that becomes an empty folder's content."""
+
+    def __init__(self, folder: Path) -> None:
+        if any(folder.iterdir()):
+            raise Conflict(
+                f"{folder} is not empty", hint="name a new or an empty folder, or a file"
+            )
+        self._folder = folder
+
+    @contextlib.contextmanager
+    def filled(self) -> Iterator[tuple[Target, Path]]:
+        """Give the target and where the store is copied to."""
+        try:
+            with contextlib.closing(FolderTarget(self._folder)) as target:
+                yield target, self._folder / f"{STORE}.new"
+            os.sync()
+        except BaseException:
+            for path in self._folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise
+
+
+class _FilePlace:
+    """A backup that becomes a tar file, which has its name when it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        if path.exists():
+            raise Conflict(f"{path} is there already", hint="name another file")
+        if not path.parent.is_dir():
+            raise NotFound(f"there is no folder {path.parent}")
+        self._path = path
+        self._partial = path.with_name(f"{path.name}.partial")
+
+    @contextlib.contextmanager
+    def filled(self) -> Iterator[tuple[Target, Path]]:
+        """Give the target and where the store is copied to."""
+        store = self._path.with_name(f"{self._path.name}.store")
+        try:
+            is_compressed = self._path.suffix in (".gz", ".tgz")
+            target = TarTarget(self._partial, compressed=is_compressed)
+            with contextlib.closing(target):
+                yield target, store
+            with self._partial.open("rb") as file:
+                os.fsync(file.fileno())
+            self._partial.rename(self._path)
+            sync_folder(self._path.parent)
+        except BaseException:
+            self._partial.unlink(missing_ok=True)
+            raise
+        finally:
+            store.unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class _Names:
+    """What one snapshot of the store names."""
+
+    jobs: int
+    blobs: dict[str, tuple[int, str]]  # id -> bytes, sha256 or ""
+    users: list[int]
+    leases: set[str]
+
+
+class _Backup:
+    def __init__(self, home: Path, target: Target, store: Path, *, secrets: bool) -> None:
+        self._home = home
+        self._target = target
+        self._store = store
+        self._list = BackupList(__version__, os.uname().nodename, time.time(), secrets)
+
+    def run(self) -> dict[str, Any]:
+        for _ in range(SNAPSHOTS):
+            names = self._copy_store()
+            gone = self._copy_blobs(names.blobs)
+            if not gone:
+                break
+        self._list.lost += gone
+        self._put(STORE, self._store)
+        self._store.unlink()
+        self._copy_archives(names.users)
+        self._copy_output(names.leases)
+        if self._list.secrets:
+            folder = self._home / "secrets"
+            for path in (*folder.glob("[0-9]*.json"), *folder.glob("CACHEDIR.TAG")):
+                self._put(f"secrets/{path.name}", path)
+        put_list(self._target, self._list)
+        files = self._list.files
+        return {
+            "jobs": names.jobs,
+            "payloads": sum(name.startswith("blobs/") for name in files),
+            "bytes": sum(size for size, _ in files.values()),
+            "secrets": self._list.secrets,
+            "lost": self._list.lost,
+        }
+
+    def _copy_store(self) -> _Names:
+        """Make a copy of the store as it is now; return what it names."""
+        self._list.made_at = time.time()
+        self._store.unlink(missing_ok=True)
+        os.close(os.open(self._store, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        source = f"file:{quote(str(self._home / STORE))}?mode=ro"
+        with contextlib.closing(
+            sqlite3.connect(source, uri=True, timeout=BUSY_SECONDS)
+        ) as live:
+            live.execute("VACUUM INTO ?", (str(self._store),))
+        with contextlib.closing(sqlite3.connect(self._store)) as copy:
+            found = [row[0] for row in copy.execute("PRAGMA quick_check(5)")]
+            if found != ["ok"]:
+                raise Corrupt(
+                    f"The store {self._home / STORE} is damaged: {'; '.join(found)}. No backup was made of it.",
+                    hint="keep the backups that you have; `picloud status` says what can still be read",
+                )
+            return _read_names(copy)
+
+    def _copy_blobs(self, blobs: dict[str, tuple[int, str]]) -> list[str]:
+        """Copy those that were not copied yet; return those that are not there."""
+        gone = []
+        for blob, (size, digest) in blobs.items():
+            name = f"blobs/{blob[:2]}/{blob}"
+            if name in self._list.files:
+                continue
+            try:
+                found = self._put(name, self._home / name)
+            except FileNotFoundError:
+                gone.append(name)
+            else:
+                if self._list.files[name][0] != size or digest not in ("", found):
+                    self._list.lost.append(name)
+        return gone
+
+    def _copy_archives(self, users: list[int]) -> None:
+        """Copy the archives of modules that are what their name says, of some user."""
+        for path in sorted((self._home / "code").glob("[0-9a-f][0-9a-f]/*")):
+            with contextlib.suppress(FileNotFoundError):  # nobody used it for long
+                name = f"code/{path.parent.name}/{path.name}"
+                digest = self._put(name, path)
+                if path.name not in {archive_id(user, digest) for user in users}:
+                    self._list.lost.append(name)
+
+    def _copy_output(self, leases: set[str]) -> None:
+        for folder in sorted((self._home / "logs").glob("[0-9a-f][0-9a-f]")):
+            found = [path for path in folder.iterdir() if path.name.partition(".")[0] in leases]
+            # an index first: of output that still grows there is then no less than it says
+            for path in sorted(found, key=lambda path: (path.suffix != ".idx", path.name)):
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    self._put(f"logs/{folder.name}/{path.name}", path)
+
+    def _put(self, name: str, path: Path) -> str:
+        """Copy one file; return its sha256."""
+        with path.open("rb") as file:
+            content = HashedFile(file, os.fstat(file.fileno()).st_size)
+            self._target.put(name, content)
+        self._list.files[name] = content.size_bytes, content.digest
+        return content.digest
+
+
+def _read_names(store: sqlite3.Connection) -> _Names:
+    blobs = store.execute("SELECT blob, size_bytes, digest FROM blobs WHERE links > 0")
+    leases = store.execute(
+        "SELECT lease FROM results WHERE lease IS NOT NULL UNION SELECT lease FROM leases"
+    )
+    return _Names(
+        store.execute("SELECT COUNT(*) FROM jobs").fetchone()[0],
+        {blob: (size, digest) for blob, size, digest in blobs},
+        [user for (user,) in store.execute("SELECT user_id FROM users")],
+        {lease_text(lease) for (lease,) in leases},
+    )
