@@ -63,6 +63,7 @@ def run_control(paths: ServicePaths, options: Sequence[str] = ()) -> int:
         place = prepare(paths)
         lock = InstanceLock(place.paths.lock)
         lock.acquire(paths.record)
+        _refuse_half_restored(place.paths)
         write_atomically(place.paths.whereabouts, os.fsencode(place.paths.run))
         settings = replace(load_settings(paths, options), paths=place.paths)
         log = start_logging(
