@@ -186,3 +186,18 @@ def test_delete_removes_only_the_named_leases(tmp_path):
 def test_read_when_the_lease_is_not_one_refuses(tmp_path, lease):
     with pytest.raises(ValueError, match="not a lease"):
         read(str(tmp_path), lease, 0, "stdout", 0, 1)
+
+
+def test_write_when_the_disk_has_less_than_must_stay_free_then_output_is_dropped_and_marked(
+    tmp_path,
+):
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    plenty = OutputWriter(str(tmp_path), LEASE, keep_free_bytes=free // 2)
+    plenty.feed(0, [b"kept", b""])
+    plenty.close()
+    assert everything(tmp_path, 0) == b"kept"
+    scarce = OutputWriter(str(tmp_path), LEASE[::-1], keep_free_bytes=2 * free)
+    scarce.feed(0, [b"x" * 1000, b""])
+    scarce.close()
+    assert scarce.dropped_bytes == 1000
+    assert b"1000 bytes were dropped" in everything(tmp_path, 0, lease=LEASE[::-1])

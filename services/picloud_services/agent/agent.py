@@ -25,6 +25,7 @@ from picloud_services.agent.guardian import (
     write_agent_process,
 )
 from picloud_services.agent.launcher_client import LauncherClient
+from picloud_services.agent.layer_watch import LayerWatch, WatchedLayer, limits_of
 from picloud_services.agent.leftovers import (
     Found,
     clean_up,
@@ -64,16 +65,28 @@ class Agent:
         self._network = Network(facts.network, settings.run / "network")
         self._sampler = Sampler(self._deliver, self._over_limit)
         self._surroundings = Surroundings(settings, self._network, self._sampler)
+        limits = limits_of(
+            settings.home / "layers",
+            layer_bytes=settings.layer_bytes,
+            floor_bytes=settings.disk_floor_bytes,
+        )
         self._containers = Containers(
-            settings, facts, bundle, self._launcher, self._surroundings
+            settings, facts, bundle, self._launcher, self._surroundings, limits.free_bytes
         )
         self._desk = Desk(
             facts.report,
             self._containers,
             settings,
-            on_running=self._sampler.set_running,
+            on_running=self._on_running,
             on_stop=self.leave,
             on_alone=self._ticker.wake,
+        )
+        self._layer_watch = LayerWatch(
+            settings.home / "layers",
+            limits,
+            self._watched_layers,
+            lambda container: self._containers.get(container) is not None,
+            self._desk.end_for_room,
         )
         self._guardian = Guardian(
             the_control_plane(settings),
@@ -85,6 +98,7 @@ class Agent:
         """Work until `leave` was called."""
         await self._adopt()
         self._sampler.start()
+        self._layer_watch.start()
         await self._desk.control.start()
         self._say_who()
         self._ticker.start()
@@ -109,6 +123,22 @@ class Agent:
             for item in alive:
                 assert item.supervisor is not None
                 group.create_task(self._containers.adopt(item.order, item.supervisor))
+
+    def _on_running(self, container: str, jid: int | None) -> None:
+        self._sampler.set_running(container, jid)
+        self._layer_watch.resume()
+
+    def _watched_layers(self) -> list[WatchedLayer]:
+        return [
+            WatchedLayer(
+                client.container,
+                client.order.request.layer_dir,
+                client.process.pid if client.process else 0,
+                is_idle=not client.leases,
+            )
+            for client in self._containers.all()
+            if not client.has_ended
+        ]
 
     def _deliver(self, samples: list[ResourceSample]) -> None:
         self._desk.send_samples(samples)
@@ -170,6 +200,7 @@ class Agent:
         await self._desk.control.close()
         await self._containers.close()
         await self._sampler.stop()
+        await self._layer_watch.stop()
         await self._surroundings.close()
         await self._launcher.close()
         agent_record(self._settings.run).unlink(missing_ok=True)

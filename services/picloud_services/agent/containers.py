@@ -49,12 +49,14 @@ class Containers:
         bundle: Path,
         launcher: LauncherClient,
         surroundings: Surroundings,
+        keep_free_bytes: int = 0,
     ) -> None:
         self._settings = settings
         self._facts = facts
         self._bundle = bundle
         self._launcher = launcher
         self._surroundings = surroundings
+        self._keep_free_bytes = keep_free_bytes
         self._clients: dict[str, SupervisorClient] = {}
         self._gpus = gpus.GpuBook(facts.gpus.gpus)
         self._gpus_freed = asyncio.Event()
@@ -152,6 +154,7 @@ class Containers:
             logs=self._facts.report.logs,
             program=self._facts.program,
             orphan_seconds=self._settings.orphan_seconds,
+            keep_free_bytes=self._keep_free_bytes,
         )
 
     async def _launch(self, client: SupervisorClient) -> None:

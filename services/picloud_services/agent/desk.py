@@ -300,6 +300,12 @@ class Desk:
         if (client := self._containers.get(container)) is not None:
             client.kill("oom")
 
+    def end_for_room(self, container: str, why: str) -> None:
+        """End a container that takes too much of the disk; its job hears ``why``."""
+        if (client := self._containers.get(container)) is not None:
+            client.why_ended = why
+            client.kill("disk_full")
+
 
 def new_name() -> str:
     """Return a name for a new container."""

@@ -34,7 +34,8 @@ class StartOrder:
 
     ``folder`` is RUN/c/ID: the supervisor keeps ``supervisor.sock`` and ``status.json`` there.
     ``logs`` is HOME/logs. ``sandbox`` is the digest of the spec. ``program`` is the bwrap that
-    the trial chose ("" for the plain kind). After ``orphan_seconds`` without an agent the
+    the trial chose ("" for the plain kind). Output that would leave the disk less than ``keep_free_bytes``
+    is dropped. After ``orphan_seconds`` without an agent the
     supervisor ends its container and leaves.
     """
 
@@ -46,6 +47,7 @@ class StartOrder:
     logs: str
     program: str = ""
     orphan_seconds: float = DEFAULT_ORPHAN_SECONDS
+    keep_free_bytes: int = 0
 
 
 def start_frame(order: StartOrder) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from picloud_services.agent.output_ring import OutputRing
 
 HEAD_BYTES = 128 * 1024 * 1024
+LOOK_BYTES = 4 * 1024 * 1024
 RECORD = struct.Struct(">IQQ")
 STREAMS = ("stdout", "stderr")
 _ENDED = 1 << 31
@@ -41,14 +42,23 @@ class OutputPart:
 class OutputWriter:
     """Writes what the elements of one lease print. A lease that prints nothing costs no file.
 
-    ``positions`` are the elements that stdout and stderr are at.
+    ``positions`` are the elements that stdout and stderr are at. A disk with less than
+    ``keep_free_bytes`` free is full.
     """
 
-    def __init__(self, logs: str, lease: str, positions: Sequence[int] = (0, 0)) -> None:
+    def __init__(
+        self,
+        logs: str,
+        lease: str,
+        positions: Sequence[int] = (0, 0),
+        *,
+        keep_free_bytes: int = 0,
+    ) -> None:
         stem = _stem(logs, lease)
         self._index = _IndexWriter(stem + ".idx")
+        room = _Room(logs, keep_free_bytes)
         self._streams = [
-            _StreamWriter(stem, stream, self._index, position)
+            _StreamWriter(stem, stream, self._index, position, room)
             for stream, position in enumerate(positions)
         ]
 
@@ -107,16 +117,41 @@ class _IndexWriter:
             self._fd = -1
 
 
+class _Room:
+    """Whether the disk has room for output: asked again when `LOOK_BYTES` more were written."""
+
+    def __init__(self, folder: str, keep_free_bytes: int) -> None:
+        self._folder = folder
+        self._keep_free_bytes = keep_free_bytes
+        self._known_bytes = 0  # may be written before it is asked again
+
+    def has(self, count: int) -> bool:
+        """Take ``count`` bytes of the room; return whether they are there."""
+        if not self._keep_free_bytes or count <= self._known_bytes:
+            self._known_bytes -= count
+            return True
+        try:
+            found = os.statvfs(self._folder)
+        except OSError:  # the write will say what is wrong
+            return True
+        left_bytes = found.f_bavail * found.f_frsize - self._keep_free_bytes - count
+        self._known_bytes = min(LOOK_BYTES, left_bytes)
+        return left_bytes >= 0
+
+
 class _StreamWriter:
     """One stream of one lease: the elements' bytes one after another in one file."""
 
-    def __init__(self, stem: str, stream: int, index: _IndexWriter, position: int) -> None:
+    def __init__(
+        self, stem: str, stream: int, index: _IndexWriter, position: int, room: "_Room"
+    ) -> None:
         self.position = position
         self.printed_bytes = 0  # by this element
         self.lost_bytes = 0  # to a full disk, over all elements
         self._stem = stem
         self._stream = stream
         self._index = index
+        self._room = room
         self._fd = -1
         self._size_bytes = 0
         self._begin: int | None = None  # where this element's output begins; None: nothing yet
@@ -161,16 +196,22 @@ class _StreamWriter:
         self.printed_bytes += len(piece)
         room = HEAD_BYTES - self._kept_bytes
         if room > 0:
-            head = piece[:room]
-            self._pending.append(head)
-            self._pending_bytes += len(head)
-            self._kept_bytes += len(head)
+            self._take_head(piece[:room])
         if len(piece) > room:
             if self._ring is None:
                 self._flush()  # its folder is there then, and the head is on disk before the tail
                 name = f"{self._stem}.{self.position}.{STREAMS[self._stream]}.tail"
                 self._ring = OutputRing(name)
             self._ring.write(piece[max(room, 0) :])
+
+    def _take_head(self, head: bytes) -> None:
+        if self._room.has(len(head)):
+            self._pending.append(head)
+            self._pending_bytes += len(head)
+            self._kept_bytes += len(head)
+        else:
+            self._dropped_bytes += len(head)
+            self.lost_bytes += len(head)
 
     def _end_element(self) -> None:
         if self._begin is not None:

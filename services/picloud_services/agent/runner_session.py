@@ -11,6 +11,7 @@ from picloud_jupyter.protocol.jobs import EndReason, Kind
 from picloud_services.agent.agent_door import AgentFrame
 from picloud_services.agent.container import RunningContainer
 from picloud_services.agent.meters import LONG_SECONDS, Meter, Meters, make_meter
+from picloud_services.agent.orders import StartOrder
 from picloud_services.agent.output_files import OutputWriter
 from picloud_services.agent.output_split import OutputSplitter
 from picloud_services.agent.pace import Pace
@@ -34,14 +35,15 @@ _KILLED = 128 + signal.SIGKILL  # the exit code of a command, as shells say it
 class RunnerSession:
     """Reads and writes everything of one runner and tells ``machine`` what happened."""
 
-    def __init__(self, container: str, logs: str, machine: Supervision) -> None:
-        self._container = container
+    def __init__(self, order: StartOrder, machine: Supervision) -> None:
+        self._container = order.container
+        self._keep_free_bytes = order.keep_free_bytes
         self.link = RunnerLink()
         self.marker = os.urandom(_MARKER_BYTES)
         self.hello: RunnerHello | None = None
         self.has_new_output = False
         self._machine = machine
-        self._logs = logs
+        self._logs = order.logs
         self._frames = RunnerFrames()
         self._splitters = (OutputSplitter(self.marker), OutputSplitter(self.marker))
         self._open = {0: True, 1: True}  # the pipes
@@ -286,7 +288,9 @@ class RunnerSession:
             if self._writer is None:
                 assert self._machine.current is not None
                 marked = self._machine.current.marked
-                self._writer = OutputWriter(self._logs, self._lease, marked)
+                self._writer = OutputWriter(
+                    self._logs, self._lease, marked, keep_free_bytes=self._keep_free_bytes
+                )
             self._writer.feed(stream, pieces)
             self.has_new_output = self.has_new_output or bool(pieces[-1])
         elif self._machine.elements == 0 and len(self._words) < MAX_WORDS_BYTES:

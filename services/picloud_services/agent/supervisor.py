@@ -66,7 +66,7 @@ class Supervisor:
         self._machine = Supervision(now=now, orphan_seconds=order.orphan_seconds)
         self._process = ContainerProcess(order, container)
         self._status = StatusFile(order, start_time)
-        self._runner = RunnerSession(order.container, order.logs, self._machine)
+        self._runner = RunnerSession(order, self._machine)
         self._spool = Spool()
         self._has_room = True
         self._chunks: dict[str, AgentFrame] = {}  # not sent to the runner yet

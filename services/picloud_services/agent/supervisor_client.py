@@ -43,6 +43,7 @@ class SupervisorClient:
         self.facts: dict[str, Any] = {}  # the supervisor's hello
         self.leases: dict[str, None] = {}  # sent and not over, in order
         self.has_ended = False  # its `exited` or `start_failed` came
+        self.why_ended = ""  # what we ended it for, in words, where its jobs are to hear of it
         self.moving: deque[tuple[bytes, bytes]] | None = (
             None  # frames behind a result on its way
         )

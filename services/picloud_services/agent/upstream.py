@@ -210,6 +210,8 @@ class Upstream:
 
     def _keep_left(self, client: SupervisorClient, header: dict[str, Any]) -> None:
         """Keep what the element wrote that went with its container."""
+        if header["asked"] == "disk_full":  # to make room, not to fill it a second time
+            return
         target = self._incoming / blob_name(header["lease"], header["position"], "files")
         try:
             files = keep_files(_written_in(client), target)
@@ -233,6 +235,8 @@ class Upstream:
         if header["lease"] is not None:
             words = {name: header.get(name) for name in ("wait_status", "oom_count", "asked")}
             log.info("the container ended while it ran a job: %s", words, extra=_ids(client))
+            if client.why_ended:
+                data = encode_json({**header, "message": client.why_ended})
             self._pass(client, header, data, body)
         else:
             self._keep_silent(client, header["n"])

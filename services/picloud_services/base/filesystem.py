@@ -8,6 +8,7 @@ from pathlib import Path
 from picloud_jupyter.protocol.errors import DiskFull
 
 MIB = 1024**2
+FLOOR_FILES = 1000
 
 # Magic numbers of file systems whose locks or shared memory are not those of one machine.
 # Source: Linux, include/uapi/linux/magic.h, fs/nfs, fs/smb, fs/ceph, and statfs(2); Lustre, BeeGFS,
@@ -65,12 +66,28 @@ class DiskSpace:
 
     total_bytes: int
     free_bytes: int
+    total_files: int = 0  # 0: it does not count them
+    free_files: int = 0
+
+    def floor_bytes(self, wanted_bytes: int) -> int:
+        """Return how much should stay free: a small file system has a smaller floor."""
+        return min(wanted_bytes, self.total_bytes // 16)
+
+    @property
+    def floor_files(self) -> int:
+        """Return how many files it should still have room for."""
+        return min(FLOOR_FILES, self.total_files // 64)
 
 
 def disk_space(path: Path) -> DiskSpace:
     """Return total and free space of the file system that holds ``path``."""
     found = os.statvfs(path)
-    return DiskSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+    return DiskSpace(
+        found.f_blocks * found.f_frsize,
+        found.f_bavail * found.f_frsize,
+        found.f_files,
+        found.f_favail,
+    )
 
 
 class DiskWatch:
@@ -88,7 +105,7 @@ class DiskWatch:
     def refresh(self) -> DiskSpace:
         """Ask the file system now and remember the answer."""
         self._space = disk_space(self._folder)
-        self.floor_bytes = min(self._wanted_floor_bytes, self._space.total_bytes // 16)
+        self.floor_bytes = self._space.floor_bytes(self._wanted_floor_bytes)
         return self._space
 
     @property
@@ -109,6 +126,12 @@ class DiskWatch:
                 f"the disk that holds {self._folder} has {self._space.free_bytes / MIB:.0f} MiB free; "
                 f"{(needed_bytes + self.floor_bytes) / MIB:.0f} MiB are needed to go on safely",
                 hint="Free some space, delete old jobs (`picloud delete JIDS`), or move the home with PICLOUD_HOME.",
+            )
+        if self._space.free_files < self._space.floor_files:
+            raise DiskFull(
+                f"the disk that holds {self._folder} has room for {self._space.free_files} more files "
+                f"(inodes); {self._space.floor_files} are needed to go on safely",
+                hint="Remove some files there, or move the home with PICLOUD_HOME.",
             )
 
 

@@ -101,6 +101,11 @@ class Settings:
     disk_floor_bytes: int = _setting(
         64 * MIB, "With less free space than this no new jobs and uploads are taken."
     )
+    layer_bytes: int = _setting(
+        0,
+        "Space that the files of one container may take; more ends its job as disk_full. 0: as much as "
+        "leaves twice disk_floor_bytes free.",
+    )
     log_level: str = _setting(
         "INFO", "Least severe level written to service.log and agent.log."
     )

@@ -245,8 +245,11 @@ class _Writer:
         text = self.report.exit_text or _exit_text(item)
         if text:
             facts = dataclasses.replace(facts, exit_text=text)
+        reason = _reason(item[1])
+        if reason is EndReason.DISK_FULL and (note := (item[7] or {}).get("note")):
+            facts = dataclasses.replace(facts, detail=str(note))
         decision = decide(
-            _reason(item[1]),
+            reason,
             self.rules.terms,
             past,
             reused=item[0] > 0 or not self.lease.fresh,
