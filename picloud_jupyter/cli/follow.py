@@ -11,6 +11,7 @@ from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, Status
 
 SLICE_BYTES = 1024 * 1024
 PAUSE_SECONDS = 0.25  # between two looks at what runs
+Place = tuple[int, str]  # offset, and the attempt in whose output that is
 
 
 class Lines:
@@ -59,7 +60,7 @@ def show_many(
 ) -> None:
     """Write what the jobs printed to ``stream``, by jid; with ``follow`` as it comes, until all have ended."""
     lines = Lines(as_words=as_words)
-    offsets: dict[int, int] = {}
+    places: dict[int, Place] = {}
     left = list(jids)
     while left:
         still: list[JidRange] = []
@@ -68,7 +69,7 @@ def show_many(
             ended = status in FINISHED_STATUSES
             if ended or status == Status.PROCESSING:
                 for jid in range(first, last + 1):
-                    for data in _new_output(jid, stream, offsets):
+                    for data in _new_output(jid, stream, places):
                         _write_all(lines.feed(jid, data), write)
                     _write_all(lines.feed(jid, b"", ended=ended or not follow), write)
             if not ended:
@@ -83,17 +84,19 @@ def _write_all(lines: Iterator[bytes], write: Callable[[bytes], None]) -> None:
         write(line)
 
 
-def _new_output(jid: int, stream: str, offsets: dict[int, int]) -> Iterator[bytes]:
+def _new_output(jid: int, stream: str, places: dict[int, Place]) -> Iterator[bytes]:
     """Yield what ``jid`` has printed since it was last looked at."""
     route = routes.LOG.format(jid=jid, stream=stream)
     while True:
-        offset = offsets.get(jid, 0)
+        offset, before = places.get(jid, (0, ""))
         query = {"offset": offset, "limit": SLICE_BYTES}
         answer = session().client.exchange("GET", route, query=query).answer()
-        if int(answer.headers["x-picloud-total"]) < offset:
-            offsets[jid] = 0  # the job was started again, and its output begins anew
+        attempt = answer.headers.get("x-picloud-attempt", "")
+        total = int(answer.headers["x-picloud-total"])
+        if offset and (total < offset or attempt != before):
+            places[jid] = 0, attempt  # it was started again, and its output begins anew
             continue
         if not len(answer.body):
             return
-        offsets[jid] = int(answer.headers["x-picloud-next"])
+        places[jid] = int(answer.headers["x-picloud-next"]), attempt
         yield bytes(answer.body)

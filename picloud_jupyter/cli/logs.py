@@ -62,7 +62,7 @@ def read_log(
     jid: int, stream: str, *, follow: bool = False, tail_bytes: int | None = None
 ) -> Iterator[bytes]:
     """Yield what the job printed, as bytes; with ``follow`` until it has ended."""
-    offset = 0
+    offset, attempt = 0, ""
     query: dict[str, object] = {} if tail_bytes is None else {"tail_bytes": tail_bytes}
     while True:
         wait_seconds = FOLLOW_SECONDS if follow else 0
@@ -80,12 +80,13 @@ def read_log(
             .answer()
         )
         query = {}
-        if len(answer.body):
-            yield bytes(answer.body)
         total = int(answer.headers["x-picloud-total"])
-        if total < offset:  # the job was started again, and its output begins anew
+        before, attempt = attempt, answer.headers.get("x-picloud-attempt", "")
+        if offset and (total < offset or attempt != before):  # it was started again
             offset = 0
             continue
+        if len(answer.body):
+            yield bytes(answer.body)
         offset = int(answer.headers["x-picloud-next"])
         complete = offset >= total
         if complete and (not follow or answer.headers.get("x-picloud-finished") == "1"):

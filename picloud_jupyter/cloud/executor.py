@@ -283,7 +283,8 @@ class Executor(BaseExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more calls; with ``wait`` return when all are finished.
 
-        ``cancel_futures`` cancels those whose jobs have not begun.
+        ``cancel_futures`` cancels those whose jobs have not begun. Without ``wait``, calls that
+        ``max_workers`` holds back are sent as long as this process lives, and not after.
         """
         with self._lock:
             self._is_shut_down = True

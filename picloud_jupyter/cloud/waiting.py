@@ -15,6 +15,7 @@ from picloud_jupyter.transport.client import LONGEST_WAIT_SECONDS, Canceller
 
 Failed = tuple[int, str, str]  # jid, status, end reason
 DEADLOCK_SECONDS = 60.0
+DEADLOCK_LOOK_SECONDS = 5.0
 
 
 class Deadline:
@@ -94,7 +95,10 @@ def wait_finished(
     until = "all" if ignore_errors else "error"
     try:
         while True:
-            seconds = deadline.slice_seconds(progress.next_update_seconds())
+            longest = progress.next_update_seconds()
+            if deadlock:
+                longest = min(longest, DEADLOCK_LOOK_SECONDS)
+            seconds = deadline.slice_seconds(longest)
             answer = session().client.post(
                 routes.WAIT,
                 {"jids": ranges, "timeout_seconds": seconds, "until": until},

@@ -66,6 +66,7 @@ class _Reader:
         self._jid = jid
         self.stream = stream
         self._offset = 0
+        self._attempt = ""  # the one in whose output that is
         self._canceller = Canceller()
         self._thread: threading.Thread | None = None
 
@@ -101,7 +102,8 @@ class _Reader:
         answer = exchange.answer()
         get = answer.headers.get
         total = int(get("x-picloud-total", 0))
-        if total < self._offset:
+        before, self._attempt = self._attempt, get("x-picloud-attempt", "")
+        if self._offset and (total < self._offset or self._attempt != before):
             self._offset = 0
             return _BEGUN_ANEW, False
         self._offset = int(get("x-picloud-next", self._offset))

@@ -5,6 +5,7 @@ never an error by itself. Threads share one client, never a connection in use; a
 child opens connections of its own.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -99,10 +100,15 @@ class Client:
     def close(self) -> bool:
         """Close idle connections; return whether there were any. The next request opens anew."""
         self._is_closed = True  # what other threads give back now is closed, too
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
-        return bool(idle)
+        return self._close_idle() > 0
+
+    def _close_idle(self) -> int:
+        count = 0
+        with contextlib.suppress(IndexError):  # other threads take and close them too
+            while True:
+                self._idle.pop().close()
+                count += 1
+        return count
 
     # ------------------------------------------------------------------ what callers use
     def get(self, path: str, query: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401  # JSON
@@ -206,6 +212,8 @@ class Client:
         """Keep ``connection`` for the next request, or close it."""
         if connection.reusable and not self._is_closed and len(self._idle) < _IDLE_CONNECTIONS:
             self._idle.append(connection)
+            if self._is_closed:  # meanwhile: `close` may have looked before
+                self._close_idle()
         else:
             connection.close()
 
@@ -248,7 +256,7 @@ class Exchange:
             CloudException: the control plane refused the request; the class says how.
             RequestCancelledError: the request's canceller was used.
         """
-        failures = 0
+        failures = silences = 0
         while True:
             reused = self._reused
             outcome = self._receive()
@@ -262,9 +270,13 @@ class Exchange:
                 error = _error_of(outcome)
                 if outcome.status != 503 or not error.retry:
                     raise error
-            if not (reused and isinstance(outcome, Exception)):  # an idle one may be stale
+            is_silent = isinstance(outcome, TimeoutError)
+            silences += is_silent
+            is_stale = reused and isinstance(outcome, Exception) and not is_silent
+            if not is_stale:  # an idle one may be
                 failures += 1
-                self._pause(failures, outcome, error)
+                is_last = silences > self._client.limits.silent_attempts
+                self._pause(failures, outcome, error, is_last=is_last)
             self._send()
 
     def abandon(self) -> None:
@@ -278,10 +290,15 @@ class Exchange:
             self.abandon()
 
     def _pause(
-        self, failures: int, outcome: Response | Exception, error: CloudException | None
+        self,
+        failures: int,
+        outcome: Response | Exception,
+        error: CloudException | None,
+        *,
+        is_last: bool,
     ) -> None:
         pause = delay_seconds(self._client.limits, failures, random.random())  # noqa: S311  # jitter
-        if pause is not None:
+        if pause is not None and not is_last:
             time.sleep(pause)
         elif error is not None:
             raise error

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
-    """At most ``attempts`` more tries; waits grow from ``first_seconds`` to ``longest_seconds``."""
+    """At most ``attempts`` more tries; waits grow from ``first_seconds`` to ``longest_seconds``.
+
+    After ``silent_attempts`` more of them that were taken and not answered in a minute no more follow.
+    """
 
     attempts: int = 9
+    silent_attempts: int = 2
     first_seconds: float = 0.05
     longest_seconds: float = 5.0
 

@@ -423,6 +423,26 @@ async def test_head_when_it_drips_then_408_in_words(short_limits, peer, world):
     assert "did not end within 0.3 s" in words_of(answer)
 
 
+@pytest.mark.parametrize("path", ["/echo", "/sink"])
+async def test_body_when_nothing_more_of_it_comes_then_it_is_refused_and_may_be_sent_again(
+    short_limits, monkeypatch, peer, world, path
+):
+    monkeypatch.setattr(http_server, "BODY_SECONDS", 0.2)
+    world.gate.set()
+    peer.writer.write(
+        b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n" % path.encode()
+    )
+    for _ in range(8):  # longer than the limit, and never silent for as long
+        await asyncio.sleep(0.05)
+        peer.writer.write(b"x")
+    answer = await peer.receive()
+    assert (answer.status, answer.headers["connection"]) == (503, "close")
+    assert "nothing came of the request's body for 0.2 s" in words_of(answer)
+    if path == "/sink":
+        assert world.sink.size_bytes == 8
+        await asyncio.wait_for(world.sink.aborted.wait(), 5)
+
+
 async def test_limits_when_a_request_waits_or_its_body_is_slow_then_it_is_left_alone(
     short_limits, peer, world
 ):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from picloud_jupyter.protocol.errors import NotFound, Unavailable, Unreachable
+from picloud_jupyter.transport import client as client_module
 from picloud_jupyter.transport.client import Canceller, Client, RequestCancelledError
+from picloud_jupyter.transport.connection import Connection
 from picloud_jupyter.transport.endpoint import Endpoint
 from picloud_jupyter.transport.retry import RetryLimits
 from tests.tools.play_gateway import PlayedGateway
@@ -67,6 +70,32 @@ def test_client_gives_up_with_words_after_its_limit(gateway, client):
     gateway.faults += [("drop", "/v1/service")] * 10
     with pytest.raises(Unreachable, match="GET /v1/service, tried 4 times"):
         client.get("/v1/service")
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_client_gives_up_soon_where_nobody_answers(tmp_path, monkeypatch, used_before):
+    monkeypatch.setattr(client_module, "ANSWER_SECONDS", 0.05)
+    client = Client(Endpoint(socket_path=str(tmp_path / "still.sock")), limits=RetryLimits())
+    with socket.socket(socket.AF_UNIX) as stopped:
+        stopped.bind(str(tmp_path / "still.sock"))
+        stopped.listen()
+        for _ in range(used_before):
+            client.give_back(client.take()[0])
+        with pytest.raises(Unreachable, match="tried 3 times: timed out"):
+            client.get("/v1/service")
+
+
+def test_connection_that_is_given_back_while_the_client_closes_is_closed(client):
+    class ClosedMeanwhile(list[Connection]):
+        def append(self, connection: Connection) -> None:
+            client.close()
+            super().append(connection)
+
+    connection, _ = client.take()
+    client._idle = ClosedMeanwhile()
+    client.give_back(connection)
+    assert not connection.reusable
+    assert client._idle == []
 
 
 def test_busy_control_plane_is_named_after_the_limit(gateway, client):

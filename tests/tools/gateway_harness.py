@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from picloud_jupyter.protocol.codec import to_wire
+from picloud_jupyter.protocol.errors import NotFound
 from picloud_jupyter.protocol.frames import encode_json, pack_frame
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
+from picloud_jupyter.protocol.story import Story
 from picloud_jupyter.protocol.users import Quota
 from picloud_services.accounts.keys import JobIdentity, KeyRing, make_job_key
 from picloud_services.accounts.secrets import SecretStore
@@ -73,7 +75,7 @@ class ScriptedJobs:
         return WaitAnswer(self.finished.is_set(), {"done": 1})
 
     async def output_place(self, user_id: int, jid: int) -> OutputPlace:
-        return OutputPlace("node", LEASE, 0, finished=self.finished.is_set())
+        return OutputPlace("node", LEASE, 0, 1, finished=self.finished.is_set())
 
     async def require(self, user_id: int, jids: object) -> None:
         return
@@ -120,6 +122,7 @@ class GatewayUnderTest:
     disk: DiskWatch
     blocked: list[int] = field(default_factory=list)
     stops: list[dict[str, bool]] = field(default_factory=list)
+    answered: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def api(self) -> Path:
@@ -153,6 +156,18 @@ async def start_gateway(root: Path, quota: Quota | None = None) -> GatewayUnderT
     async def describe(caller: Any) -> dict[str, Any]:
         return {"pid": os.getpid(), "uploads_local": caller.local}
 
+    async def tell(user_id: int, jid: int) -> Story:
+        if jid != 7:
+            raise NotFound(f"There is no job {jid}.", jid=jid)
+        return Story(jid, "done", "done", "f", None, 1, f"for {user_id}")
+
+    async def page() -> str:
+        return "picloud_leases 1\n"
+
+    async def diagnose() -> dict[str, Any]:
+        return {"store": {}}
+
+    answered: list[tuple[str, int]] = []
     jobs: Any = ScriptedJobs()
     output, events = GrowingOutput(), Events()
     uploads = Uploads(blobs, keys, disk, max_bytes=10**15)
@@ -177,11 +192,15 @@ async def start_gateway(root: Path, quota: Quota | None = None) -> GatewayUnderT
         blocked=block,
         describe=describe,
         stop=lambda **wishes: stops.append(wishes),
+        story=tell,
+        metrics=page,
+        diagnose=diagnose,
+        answered=lambda route, status: answered.append((route, status)),
     )
     gateway = Gateway(services)
     await gateway.listen(root / "api.sock", root / "jobs.sock")
     return GatewayUnderTest(
-        root, gateway, jobs, blobs, uploads, keys, events, output, disk, blocked, stops
+        root, gateway, jobs, blobs, uploads, keys, events, output, disk, blocked, stops, answered
     )
 
 

@@ -4,11 +4,13 @@ import asyncio
 import hashlib
 import os
 import secrets
+import threading
 from pathlib import Path
 from typing import Protocol
 
 from picloud_jupyter.protocol.errors import (
     Conflict,
+    Corrupt,
     InvalidRequest,
     NotFound,
     PayloadTooLarge,
@@ -37,6 +39,8 @@ class IncomingFile:
         self._limit_bytes = limit_bytes
         self._hash = hashlib.sha256()
         self.size_bytes = 0
+        self._writing = threading.Lock()
+        self._given_up = False
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._file = open(descriptor, "wb", buffering=0)  # noqa: SIM115  # closed by close or abort
 
@@ -55,11 +59,14 @@ class IncomingFile:
         await asyncio.to_thread(self._append, piece)
 
     def _append(self, piece: bytes) -> None:
-        self._disk.require(len(piece))
-        self._hash.update(piece)
-        view = memoryview(piece)
-        while view:
-            view = view[self._file.write(view) :]
+        with self._writing:
+            self._disk.require(len(piece))
+            self._hash.update(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[self._file.write(view) :]
+        if self._given_up:
+            self._file.close()
 
     @property
     def digest(self) -> str:
@@ -72,8 +79,11 @@ class IncomingFile:
         self._path.rename(target)
 
     def abort(self) -> None:
-        """Remove the file, if it still has its first name."""
-        self._file.close()
+        """Remove the file, if it still has its first name; a thread that writes it closes it."""
+        self._given_up = True
+        if self._writing.acquire(blocking=False):
+            self._file.close()
+            self._writing.release()
         self._path.unlink(missing_ok=True)
 
 
@@ -128,12 +138,17 @@ class Uploads:
 
         Raises:
             NotFound: nothing was written.
-            Corrupt: what was written has another size.
+            InvalidRequest: what was written has another size, or is no plain file.
         """
         self.require_owner(user_id, upload)
         if file is not None:
             file.close(self._blobs.incoming_path(upload))
-        return await self._blobs.adopt(upload, size_bytes=size_bytes, digest=digest)
+        try:
+            return await self._blobs.adopt(upload, size_bytes=size_bytes, digest=digest)
+        except Corrupt as exc:  # nothing was promised of it yet: it is the client's to mend
+            raise InvalidRequest(
+                exc.parameter, hint="Say the size of what was written, or begin another upload."
+            ) from exc
 
     async def take(self, user_id: int, payload: PayloadRef) -> BlobRef:
         """Return the blob that ``payload`` names, for a row that is about to be written.

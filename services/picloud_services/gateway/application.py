@@ -10,6 +10,7 @@ from picloud_jupyter.protocol.secrets import MAX_SECRET_BYTES
 from picloud_services.accounts.keys import JobIdentity
 from picloud_services.gateway import (
     files,
+    http_server,
     jobs,
     logs,
     maps,
@@ -43,6 +44,9 @@ def make_routes(services: Services) -> list[Route]:
     def get(path: str, handle: Callable[[Services, Request], Awaitable[Reply]]) -> Route:
         return Route("GET", path, bind(handle))
 
+    def of_owner(path: str, handle: Callable[[Services, Request], Awaitable[Reply]]) -> Route:
+        return Route("GET", path, bind(handle), inside_jobs=False, owner_only=True)
+
     def post(
         path: str,
         handle: Callable[[Services, Request], Awaitable[Reply]],
@@ -71,6 +75,7 @@ def make_routes(services: Services) -> list[Route]:
         get(routes.FILES, files.list_files),
         get(routes.FILE, files.read_file),
         get(routes.SAMPLES, logs.read_samples),
+        get(routes.WHY, jobs.why),
         post(routes.UPLOADS, uploads.begin_upload),
         Route("PUT", routes.UPLOAD, open_sink=partial(uploads.UploadSink, services)),
         post(routes.UPLOAD, uploads.finish_upload),
@@ -86,7 +91,9 @@ def make_routes(services: Services) -> list[Route]:
             inside_jobs=False,
         ),
         Route("DELETE", routes.SECRET, bind(secrets.delete_secret), inside_jobs=False),
-        Route("GET", routes.USERS, bind(users.list_users), inside_jobs=False, owner_only=True),
+        of_owner(routes.USERS, users.list_users),
+        of_owner(routes.METRICS, service.metrics),
+        of_owner(routes.DIAGNOSIS, service.diagnose),
         Route(
             "PUT",
             routes.USER_QUOTA,
@@ -119,20 +126,28 @@ class Gateway:
     ) -> None:
         """Serve both sockets from now on; what was left of earlier ones is replaced.
 
+        Called again, it listens anew; connections that were made before go on.
+
         ``everybody``: each user of the machine is served, as themselves; else our own user alone.
 
         Raises:
             OSError: a socket cannot be made there.
         """
+        for server in self._servers:
+            server.stop_listening()
         door = Door(self._router, self._check_key, os.getuid(), everybody=everybody)
         most = MOST_CONNECTIONS if everybody else None
         await self._serve(api_socket, door, 0o666 if everybody else 0o600, most)
         await self._serve(jobs_socket, Door(self._router, self._check_key, None), 0o600)
 
     async def _serve(self, path: Path, door: Door, mode: int, most: int | None = None) -> None:
-        server = HttpServer(partial(Exchange, door), most)
+        server = HttpServer(partial(Exchange, door), most, self._answered)
         await server.listen(path, mode)
         self._servers.append(server)
+
+    def _answered(self, exchange: http_server.Exchange, status: int) -> None:
+        assert isinstance(exchange, Exchange)
+        self._services.answered(exchange.route, status)
 
     def _check_key(self, key: str) -> JobIdentity | None:
         job = self._services.keys.check(key)

@@ -9,7 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
-from picloud_jupyter.protocol.errors import CloudException, InvalidRequest, PayloadTooLarge
+from picloud_jupyter.protocol.errors import (
+    CloudException,
+    InvalidRequest,
+    PayloadTooLarge,
+    Unavailable,
+)
 from picloud_jupyter.protocol.frames import Buffer
 from picloud_services.gateway.held_memory import HeldMemory
 from picloud_services.gateway.http_answers import CONTINUE, cut_or_join, head_of
@@ -19,6 +24,7 @@ from picloud_services.gateway.words import Head, Reply, Sink, error_reply
 READ_BYTES = 256 * 1024
 DISCARD_BYTES = 64 * 1024 * 1024  # what a refused body may still send before we hang up
 HEAD_SECONDS = 30.0  # from the first byte of a head to its last
+BODY_SECONDS = 60.0  # for the next byte of a body
 IDLE_SECONDS = 3600.0
 SWEEP_SECONDS = 15.0
 END_SECONDS = 2.0  # what a client has at the end to take the answer that is on its way
@@ -63,7 +69,8 @@ class Connection(asyncio.BufferedProtocol):
         self._parser = RequestParser()
         self._arrival: asyncio.Future[None] | None = None  # we wait for bytes
         self._relief: asyncio.Future[None] | None = None  # the client is slow to read
-        self._waiting = False  # for a request, since:
+        self._waiting = False  # for a request, or within a body, since:
+        self._within_body = False
         self._since = 0.0
         self._sending = False
         self._ending = False
@@ -113,11 +120,16 @@ class Connection(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------------- called by the server
     def check_limits(self, now: float) -> None:
-        """Hang up on a client that asked nothing for an hour, or does not end its head."""
+        """Hang up on a client that asked nothing for an hour, or does not end its head or body."""
         if not self._waiting:
             return
         waited_seconds = now - self._since
-        if self._parser.head_open:
+        if self._within_body:
+            if waited_seconds > BODY_SECONDS:
+                words = f"nothing came of the request's body for {BODY_SECONDS:g} s"
+                self._parser.refuse(Unavailable(words, hint="send the request again"))
+                self._wake()
+        elif self._parser.head_open:
             if waited_seconds > HEAD_SECONDS:
                 self._parser.refuse(
                     InvalidRequest(
@@ -162,6 +174,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._hold(exchange, sum(map(len, reply.parts)))
             except CloudException as exc:
                 reply = exchange.fail(exc)
+            self._server.on_answer(exchange, reply.status)
             keep_alive = request.whole and request.keep_alive
             await self._send(
                 reply,
@@ -240,7 +253,10 @@ class Connection(asyncio.BufferedProtocol):
         while not request.pieces and not request.whole:
             if self._parser.error is not None:
                 raise self._parser.error
+            self._since = self._loop.time()
+            self._waiting = self._within_body = True
             await self._arrive()
+            self._waiting = self._within_body = False
         return request.take()
 
     async def _discard(self, request: IncomingRequest) -> None:
@@ -303,8 +319,14 @@ class Connection(asyncio.BufferedProtocol):
 class HttpServer:
     """Listens on one unix socket. ``most_of_a_user``: connections of one uid, root's not counted."""
 
-    def __init__(self, open_exchange: OpenExchange, most_of_a_user: int | None = None) -> None:
+    def __init__(
+        self,
+        open_exchange: OpenExchange,
+        most_of_a_user: int | None = None,
+        on_answer: Callable[[Exchange, int], None] = lambda _exchange, _status: None,
+    ) -> None:
         self.open_exchange = open_exchange
+        self.on_answer = on_answer  # told each answer's status
         self._most_of_a_user = most_of_a_user
         self.connections: set[Connection] = set()
         self.held = HeldMemory()
@@ -334,6 +356,12 @@ class HttpServer:
             listener.close()
             raise
         self._path = path
+
+    def stop_listening(self) -> None:
+        """Take no more connections; those that there are go on."""
+        if self._server is not None:
+            self._server.close()
+        self._server = self._path = None
 
     def add(self, connection: Connection) -> None:
         """Keep ``connection`` in view until it is lost."""

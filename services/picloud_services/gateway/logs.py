@@ -31,9 +31,9 @@ async def read_log(services: Services, request: Request) -> Reply:
     limit = read_int(query, "limit", MAX_LOG_BYTES, low=0, high=MAX_LOG_BYTES)
     offset = read_int(query, "offset", 0)
     if "tail_bytes" in query:
-        whole = await _read(services, request.caller.user_id, jid, stream, 0, 0)
+        whole, _ = await _read(services, request.caller.user_id, jid, stream, 0, 0)
         offset = max(0, whole.total_bytes - read_int(query, "tail_bytes"))
-    found = await _follow(
+    found, attempt = await _follow(
         services, request, jid, stream, offset, limit, read_seconds(query, "wait_seconds")
     )
     return Reply(
@@ -43,6 +43,7 @@ async def read_log(services: Services, request: Request) -> Reply:
             "X-PiCloud-Next": str(found.next_offset),
             "X-PiCloud-Total": str(found.total_bytes),
             "X-PiCloud-Finished": str(int(found.finished)),
+            "X-PiCloud-Attempt": str(attempt),
         },
     )
 
@@ -55,18 +56,23 @@ async def _follow(  # one request's parameters
     offset: int,
     limit: int,
     wait_seconds: float,
-) -> OutputSlice:
-    """Return new output as soon as there is some, the end, or what is there after ``wait_seconds``."""
+) -> tuple[OutputSlice, int]:
+    """Return new output as soon as there is some, the end, or what is there after ``wait_seconds``.
+
+    The number is that of the attempt which wrote it, 0 if there was none.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_seconds
     pace_seconds = PACE_SECONDS if offset else FIRST_PACE_SECONDS
     async with _changes(services) as changed:
         while True:
             changed.clear()
-            found = await _read(services, request.caller.user_id, jid, stream, offset, limit)
+            found, attempt = await _read(
+                services, request.caller.user_id, jid, stream, offset, limit
+            )
             left = deadline - loop.time()
             if found.data or found.finished or left <= 0:
-                return found
+                return found, attempt
             await asyncio.sleep(min(pace_seconds, left))
             pace_seconds = min(2 * pace_seconds, PACE_SECONDS)  # others' jobs wake us too
             try:
@@ -94,18 +100,19 @@ async def _changes(services: Services) -> AsyncIterator[asyncio.Event]:
 
 async def _read(
     services: Services, user_id: int, jid: int, stream: str, offset: int, limit: int
-) -> OutputSlice:
+) -> tuple[OutputSlice, int]:
     place = await services.jobs.output_place(user_id, jid)
     if place is None:
         ((_, _, status),) = await services.jobs.statuses(user_id, [(jid, jid)])
-        return OutputSlice(b"", offset, 0, finished=status in FINISHED_STATUSES)
+        return OutputSlice(b"", offset, 0, finished=status in FINISHED_STATUSES), 0
     found = await services.outputs.read_output(
         place.node, place.lease, place.position, stream, offset, limit
     )
     # The element may have ended and its job be queued again: only the job's end is the end.
-    return OutputSlice(
+    ours = OutputSlice(
         found.data, found.next_offset, found.total_bytes, finished=place.finished
     )
+    return ours, place.attempt
 
 
 async def read_samples(services: Services, request: Request) -> Reply:

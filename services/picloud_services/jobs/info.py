@@ -40,7 +40,7 @@ _ROWS = Statement(
 )
 _USAGE = Statement("SELECT usage FROM results WHERE lease = :lease AND usage IS NOT NULL")
 _PLACE = Statement(
-    """SELECT r.node, r.lease, r.first_position + j.jid - r.first_jid
+    """SELECT r.node, r.lease, r.first_position + j.jid - r.first_jid, j.attempt
     FROM jobs j JOIN results r ON r.result = j.result WHERE j.jid = :jid AND r.lease IS NOT NULL"""
 )
 
@@ -166,11 +166,17 @@ class Information:
             await self._waiting.require(user_id, [(jid, jid)])
         running = self._live.running.get(jid)
         if running is not None:
-            return OutputPlace(running.node, running.lease, running.position, finished=False)
+            lease = self._dispatch.lease_of(jid)
+            attempt = lease.attempt if lease else 0
+            return OutputPlace(
+                running.node, running.lease, running.position, attempt, finished=False
+            )
         if self._live.status(jid) in (Status.WAITING, Status.QUEUED):
             return None
         row = await self._database.read(lambda tx: tx.one(_PLACE, jid=jid))
-        return OutputPlace(row[0], lease_text(row[1]), row[2], finished=True) if row else None
+        if row is None:
+            return None
+        return OutputPlace(row[0], lease_text(row[1]), row[2], row[3], finished=True)
 
     # --------------------------------------------------------------------------------- listings
     async def list_jobs(

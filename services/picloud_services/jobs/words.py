@@ -109,6 +109,7 @@ class OutputPlace:
     node: str
     lease: str
     position: int
+    attempt: int
     finished: bool
 
 

@@ -1,13 +1,16 @@
 """The line of progress, and the guards of waiting."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picloud_jupyter.cloud import waiting
 from picloud_jupyter.cloud.outcomes import read_outcomes, slices
 from picloud_jupyter.cloud.progress import describe, format_seconds, remaining_seconds
 from picloud_jupyter.cloud.waiting import DEADLOCK_SECONDS, Deadline, DeadlockCheck
-from picloud_jupyter.protocol.errors import InternalError
+from picloud_jupyter.protocol.errors import CloudTimeoutError, InternalError
 
 
 def test_line_counts_and_ends_with_the_time():
@@ -42,6 +45,23 @@ def test_deadlock_is_seen_after_a_minute_without_movement():
     assert check.observe(2, 2 * DEADLOCK_SECONDS + 1)
     assert not check.observe(0, 9 * DEADLOCK_SECONDS)
     assert not check.observe(0, 99 * DEADLOCK_SECONDS)
+
+
+def test_deadlock_in_a_job_ends_the_wait_soon_after_the_minute(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+
+    def post(_path, body, **_rest):
+        clock.now += body["timeout_seconds"]
+        return {"finished": False, "counts": {"queued": 1}}
+
+    monkeypatch.setattr(
+        waiting, "session", lambda: SimpleNamespace(client=SimpleNamespace(post=post))
+    )
+    monkeypatch.setattr(waiting, "running_on_cloud", lambda: True)
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    with pytest.raises(CloudTimeoutError, match="have not moved for 60 seconds"):
+        waiting.wait_finished([(1, 1)], Deadline(None), ignore_errors=True)
+    assert DEADLOCK_SECONDS <= clock.now <= 1.2 * DEADLOCK_SECONDS
 
 
 @pytest.mark.parametrize("never", [None, 0])

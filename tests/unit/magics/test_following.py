@@ -75,25 +75,33 @@ def test_a_dry_run_tells_what_cannot_be_sent():
 class LogOfTwoAttempts:
     """Answers as GET /v1/jobs/J/logs/STREAM does for a job that was started again."""
 
-    def __init__(self, *attempts):
-        self._attempts = list(attempts)
+    def __init__(self, *outputs):
+        self._outputs = outputs
+        self._asked = 0
 
     def exchange(self, _method, _path, *, query, **_rest):
-        data = self._attempts[0]
-        if len(self._attempts) > 1:
-            del self._attempts[0]
+        now = min(self._asked, len(self._outputs) - 1)
+        self._asked += 1
+        data = self._outputs[now]
         body = data[query["offset"] :]
         headers = {
             "x-picloud-next": str(query["offset"] + len(body)),
             "x-picloud-total": str(len(data)),
-            "x-picloud-finished": str(int(len(self._attempts) == 1)),
+            "x-picloud-finished": str(int(now == len(self._outputs) - 1)),
+            "x-picloud-attempt": str(now + 1 if data else 0),
         }
         return SimpleNamespace(answer=lambda: SimpleNamespace(body=body, headers=headers))
 
 
-@pytest.fixture
-def restarted(monkeypatch):
-    log = LogOfTwoAttempts(b"first attempt, which died", b"", b"second")
+@pytest.fixture(
+    params=[
+        (b"first attempt, which died", b"", b"second"),
+        (b"first", b"second, which has written more"),
+    ]
+)
+def restarted(monkeypatch, request):
+    log = LogOfTwoAttempts(*request.param)
+    log.first, log.second = request.param[0], request.param[-1]
     used = SimpleNamespace(client=log)
     for module in (feed_module, logs, follow_module):
         monkeypatch.setattr(module, "session", lambda: used)
@@ -105,18 +113,19 @@ def test_a_job_that_is_started_again_shows_its_new_output(restarted):
     while not complete:
         data, complete = reader.take(reader.ask())
         shown.append(bytes(data))
-    assert shown[0] == b"first attempt, which died"
+    assert shown[0] == restarted.first
     assert b"started again" in shown[1]
-    assert shown[-1] == b"second"
+    assert shown[-1] == restarted.second
 
 
 def test_logs_of_a_job_that_is_started_again_have_its_new_output(restarted):
-    assert list(logs.read_log(5, "stdout", follow=True))[-1] == b"second"
+    assert list(logs.read_log(5, "stdout", follow=True))[-1] == restarted.second
 
 
 def test_logs_of_many_jobs_have_the_new_output_too(restarted):
-    offsets: dict[int, int] = {}
-    assert b"".join(follow_module._new_output(5, "stdout", offsets)).endswith(b"second")
+    places: dict[int, tuple[int, str]] = {}
+    shown = b"".join(follow_module._new_output(5, "stdout", places))
+    assert shown.endswith(restarted.first + restarted.second)
 
 
 def test_a_job_that_waits_is_not_said_to_run(monkeypatch):
