@@ -119,8 +119,12 @@ def stop(paths: ServicePaths, *, kill_jobs: bool, purge: bool = False) -> bool:
         Unreachable: its processes did not leave within 20 seconds.
         CloudException: an agent runs alone, and the control plane that could end it does not start.
     """
-    if kill_jobs and agent_process(paths) and not control_process(paths):
-        ensure_running(paths)  # what the agent has is recorded, and only this one can end it
+    if kill_jobs and not control_process(paths):
+        if agent_process(paths):
+            ensure_running(paths)  # what it has is recorded, and only this one can end it
+        elif any((paths.run / "c").glob("*")):  # containers that lost their agent, too
+            with contextlib.suppress(CloudException):  # only a service can end them
+                ensure_running(paths)
     processes: set[ServiceProcess] = set()
     asked = False
     deadline_at = time.monotonic() + STOP_SECONDS

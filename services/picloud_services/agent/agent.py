@@ -12,6 +12,7 @@ from pathlib import Path
 
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.transport.paths import make_run
+from picloud_services.agent import cgroup
 from picloud_services.agent.bundle import make_bundle, remove_unused
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.containers import Containers
@@ -48,6 +49,7 @@ ALONE_SECONDS = (
     60.0  # without a control plane and without work the agent leaves after this long
 )
 EXIT_RUNNING_ALREADY = 3
+SWEEP_SECONDS = cgroup.NEW_SECONDS + 1.0
 
 
 class Agent:
@@ -99,6 +101,7 @@ class Agent:
         await self._adopt()
         self._sampler.start()
         self._layer_watch.start()
+        self._sweeps = asyncio.create_task(self._sweep_groups())
         await self._desk.control.start()
         self._say_who()
         self._ticker.start()
@@ -139,6 +142,12 @@ class Agent:
             for client in self._containers.all()
             if not client.has_ended
         ]
+
+    async def _sweep_groups(self) -> None:
+        """Remove what killed supervisors and trials left; the second look takes what was too new."""
+        for _ in range(2):
+            await asyncio.to_thread(_sweep_once)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     def _deliver(self, samples: list[ResourceSample]) -> None:
         self._desk.send_samples(samples)
@@ -190,6 +199,8 @@ class Agent:
 
     async def _close(self) -> None:
         await self._ticker.stop()
+        self._sweeps.cancel()
+        self._desk.give_back()
         for client in self._containers.all():
             if self._kills or not client.leases:
                 client.kill("shutdown")
@@ -263,6 +274,11 @@ def _clean_dead(home: Path, bundle: Path, found: list[Found], alive: set[str]) -
         Path(item.order.request.bundle).name for item in found if item.supervisor is not None
     }
     remove_unused(home, used | {bundle.name})
+
+
+def _sweep_once() -> None:
+    if (tree := cgroup.detect()) is not None and (names := cgroup.sweep(tree)):
+        log.warning("control groups of containers that are gone are removed: %s", names)
 
 
 def _ourselves() -> Process:

@@ -6,6 +6,7 @@ limits its jobs too. v2 is written after the kernel's documentation and tested o
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import time
@@ -30,6 +31,7 @@ CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "blkio")  # v1 hierarchies th
 NEEDED = frozenset({"memory", "cpu", "pids"})  # without one of these a limit would be a lie
 PERIOD_MICROSECONDS = 100_000
 MIN_QUOTA_MICROSECONDS = 1_000
+NEW_SECONDS = 10.0  # far more than between the making of a group and its first process
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +213,9 @@ def pids(group: Sequence[str]) -> set[int]:
     for folder in group:
         with contextlib.suppress(OSError):
             found.update(map(int, _text(f"{folder}/cgroup.procs").split()))
+    found.discard(0)  # one of another pid namespace; to signals it would mean ourselves
     return found
 
-    found.discard(0)  # one of another pid namespace; to signals it would mean ourselves
 
 def kill(group: Sequence[str], *, within_seconds: float = 1.0) -> bool:
     """Kill whatever is in ``group``; return whether it is empty in time.
@@ -256,6 +258,49 @@ def remove(group: Sequence[str], *, within_seconds: float = 1.0) -> None:
                 time.sleep(0.002)
             else:
                 break
+
+
+def hold(group: Sequence[str]) -> int:
+    """Mark ``group`` as in use while this process lives; return the descriptor that does, -1 for none."""
+    if not group:
+        return -1
+    folder = os.open(group[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with contextlib.suppress(BlockingIOError):  # anybody may lock what he may see
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return folder
+
+
+def sweep(tree: CgroupTree, *, least_seconds: float = NEW_SECONDS) -> list[str]:
+    """Remove groups in which nothing runs and that nobody holds; return their names.
+
+    Whoever made them was killed before it could, and may have been of another service: so only
+    the groups themselves tell. Those younger than ``least_seconds`` may be about to be held.
+    """
+    names = set()
+    for _, folder in tree.folders:
+        with contextlib.suppress(OSError), os.scandir(f"{folder}/{PARENT}") as entries:
+            names.update(entry.name for entry in entries if entry.is_dir())
+    return [name for name in sorted(names) if _sweep_one(tree.group(name), least_seconds)]
+
+
+def _sweep_one(group: Sequence[str], least_seconds: float) -> bool:
+    with contextlib.ExitStack() as held:
+        for folder in group:
+            try:
+                file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                held.callback(os.close, file)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
+            if time.time() - os.fstat(file).st_mtime < least_seconds:
+                return False
+        try:
+            remove(group, within_seconds=0)
+        except OSError:
+            return False
+    return True
 
 
 class CgroupReader:

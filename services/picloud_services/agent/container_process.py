@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from picloud_jupyter.protocol.jobs import ContainerKind
+from picloud_services.agent import cgroup
 from picloud_services.agent.container import Container, ContainerRequest, RunningContainer
 from picloud_services.agent.orders import RequestFields, StartOrder
 from picloud_services.agent.runner_link import (
@@ -31,6 +32,7 @@ class ContainerProcess:
         self._request: ContainerRequest | None = None
         self.running: RunningContainer | None = None
         self.pidfd = -1  # readable when our child has ended
+        self._hold = -1  # its control group is in use, also when it is empty
         self._status: int | None = None
 
     def start(self, link: RunnerLink, marker: bytes) -> RunningContainer:
@@ -41,6 +43,7 @@ class ContainerProcess:
         """
         self._request = make_request(self._order, self._container, link, marker)
         self.running = self._container.start(self._request)
+        self._hold = cgroup.hold(self.running.cgroups)
         self.pidfd = os.pidfd_open(self.running.pid)
         return self.running
 
@@ -61,6 +64,9 @@ class ContainerProcess:
         """Remove what the container kept outside of itself."""
         if self._request:
             self._container.clean(self._request, self.running)
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
 
 def make_request(

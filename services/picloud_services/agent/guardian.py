@@ -142,24 +142,34 @@ class Guardian:
         self._child: int | None = None
         self._told_of: float | None = None  # the last start when a delay was logged
 
-    def look(self) -> None:
-        """Start the other process if it is needed, not coming already, and not crashing over and over."""
-        other, now = self._other, time.monotonic()
+    @property
+    def is_expected(self) -> bool:
+        """Whether the other process is there, or on its way."""
         if self._child is not None and _has_ended(self._child):
             self._child = None
-        is_coming = self._child is not None and now - self._starts[-1] < START_SECONDS
-        if is_coming or other.is_alive() or not self._wanted() or self._intent.exists():
+        is_young = self._child is not None and (
+            time.monotonic() - self._starts[-1] < START_SECONDS
+        )
+        return is_young or self._other.is_alive()
+
+    def look(self) -> None:
+        """Start the other process if it is needed, not coming already, and not crashing over and over."""
+        if self.is_expected or not self._wanted() or self._intent.exists():
             return
-        delay = delay_seconds(self._starts, now)
+        delay = delay_seconds(self._starts, time.monotonic())
         if delay:
             self._tell(delay)
             return
-        log.warning("the %s is not running; starting it", other.name)
-        self._starts = [*self._starts[-CROWD_COUNT:], now]
+        self.start()
+
+    def start(self) -> None:
+        """Start the other process, whoever wants the service down."""
+        log.warning("the %s is not running; starting it", self._other.name)
+        self._starts = [*self._starts[-CROWD_COUNT:], time.monotonic()]
         try:
-            self._child = start_detached(other)
+            self._child = start_detached(self._other)
         except OSError:
-            log.exception("the %s cannot be started", other.name)
+            log.exception("the %s cannot be started", self._other.name)
 
     def _tell(self, delay: float) -> None:
         if self._told_of != self._starts[-1]:
