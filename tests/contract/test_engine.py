@@ -190,6 +190,20 @@ async def test_kill_when_its_position_runs_then_it_ends_and_the_rest_comes_back(
     assert case.values(again) == [42]
 
 
+async def test_kill_when_no_position_is_named_then_what_runs_of_that_lease_ends(case, tmp_path):
+    chunk = case.submit(make_waiting_function(tmp_path), list(range(3)))
+    behind = case.submit(double, [21])
+    await until(started(tmp_path, 0))
+    case.engine.kill(case.node, behind.lease, None, "killed")
+    await case.over(behind)
+    assert not case.said.named("exited")
+    case.engine.kill(case.node, chunk.lease, None, "killed")
+    await case.over(chunk)
+    (event,) = case.said.named("exited", chunk.lease)
+    assert (event.fields["position"], event.fields["asked"]) == (0, "killed")
+    assert case.said.covered(chunk.lease) == [0, 1, 2]
+
+
 async def test_kill_when_another_position_runs_then_what_waits_comes_back(case, tmp_path):
     chunk = case.submit(make_waiting_function(tmp_path), list(range(3)))
     await until(started(tmp_path, 0))

@@ -8,19 +8,22 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from picloud_services.base.clock import SystemClock
 from picloud_services.base.database import Database, open_database
+from picloud_services.base.sql import Transaction
 from picloud_services.blobs.store import BlobRef
-from picloud_services.dispatch.engine import EngineEvent
+from picloud_services.dispatch.engine import Chunk, EngineEvent
 from picloud_services.dispatch.recorder import Recorded, Recorder
 from picloud_services.jobs.lifecycle import Terms
 from picloud_services.jobs.live import LiveJobs
-from picloud_services.jobs.outcomes import Rules
+from picloud_services.jobs.outcomes import Outcome, Report, Rules, RulesOf, record
+from picloud_services.jobs.returns import end_all
 from tests.tools.fake_engine import Does
-from tests.tools.job_system import MemoryBlobs, running_system
+from tests.tools.job_system import USER, MemoryBlobs, running_system
 
 
 def returns_a_file(_chunk, _position, _argument) -> Does:
@@ -181,3 +184,39 @@ async def test_reports_whatever_their_sizes_then_each_lease_keeps_its_order(
         for lease in {event.lease for event in recording.committed}:
             numbers = [event.n for event in recording.committed if event.lease == lease]
             assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("also_its_end", [False, True])
+async def test_report_that_cannot_be_entered_ends_its_lease_and_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, also_its_end: bool
+) -> None:
+    monkeypatch.setattr("picloud_services.dispatch.recorder.RETRY_SECONDS", 0.01)
+    refused: set[str] = set()
+
+    def enter(tx: Transaction, report: Report, rules_of: RulesOf) -> Outcome:
+        if report.lease in refused:
+            raise KeyError("position")
+        return record(tx, report, rules_of)
+
+    def end(tx: Transaction, lease: str, *rest: Any) -> Outcome:
+        if also_its_end:
+            raise KeyError("lease")
+        return end_all(tx, lease, *rest)
+
+    def behave(chunk: Chunk, _position: int, argument: bytes) -> Does:
+        if argument == b"bad":
+            refused.add(chunk.lease)
+        return Does()
+
+    monkeypatch.setattr("picloud_services.dispatch.recorder.record", enter)
+    monkeypatch.setattr("picloud_services.dispatch.recorder.end_all", end)
+    async with running_system(tmp_path, behaviour=behave) as system:
+        bad = await system.call(b"bad")
+        good = [await system.call() for _ in range(5)]
+        for jid in good:
+            assert await system.join(jid, seconds=5) == {"done": 1}
+        if not also_its_end:
+            assert await system.join(bad, seconds=5) == {"error": 1}
+            item = await system.service.result(USER, bad)
+            assert item.reason == "incompatible"
+            assert "KeyError" in item.message

@@ -122,12 +122,12 @@ class FakeEngine:
         if over:
             self._drop(node, slot, running)
 
-    def kill(self, node: str, lease: str, position: int, asked: str) -> None:
+    def kill(self, node: str, lease: str, position: int | None, asked: str) -> None:
         found = self._find(node, lease)
         if found is None:
             return
         slot, running = found
-        if running.started and running.position == position:
+        if running.started and position in (None, running.position):
             self._exit(node, slot, {"wait_status": 9, "oom_count": 0, "asked": asked})
         else:
             self.revoke(node, lease)

@@ -48,7 +48,7 @@ class Supervision:
         self._message = ""
         self._orphan_seconds = orphan_seconds
         self._has_room = True
-        self._doomed: tuple[str, int, str] | None = None  # lease, position, asked
+        self._doomed: tuple[str, int | None, str] | None = None  # lease, position, asked
         self._start_failed = False
         self._was_ready = False
         self._stop_sent = False
@@ -91,7 +91,8 @@ class Supervision:
             self._limit(now + END_SECONDS)
         doomed, self._doomed = self._doomed, None
         kill: list[Action] = []
-        if doomed and doomed[0] == lease and doomed[1] == chunk.running() == chunk.limit - 1:
+        runs_last = chunk.running() == chunk.limit - 1
+        if doomed and doomed[0] == lease and runs_last and doomed[1] in (None, chunk.running()):
             kill = self._kill(doomed[2], now)
         if kill and not count:
             return kill
@@ -100,8 +101,8 @@ class Supervision:
     def kill(
         self, asked: str, lease: str | None, position: int | None, now: float
     ) -> list[Action]:
-        """End the container: at once, or only if ``position`` of ``lease`` is what it runs."""
-        if lease is None or position is None:
+        """End the container: at once, or only if it runs ``position`` (None: anything) of ``lease``."""
+        if lease is None:
             return self._kill(asked, now)
         if self.current and self.current.lease == lease:
             self._doomed = (lease, position, asked)

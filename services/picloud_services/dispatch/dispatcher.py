@@ -331,8 +331,8 @@ class Dispatcher:
             known = self._known.pop(lease, None)
             if known is not None:
                 self._take_up(known, slot)
-            else:  # of a job that ended meanwhile
-                self._engine.revoke(node, lease)
+            else:  # it was lost meanwhile: its jobs run elsewhere, or have ended
+                self._engine.kill(node, lease, None, "killed")
         for held in tuple(self._cluster.leases.values()):
             if held.slot.node == node and held.sent and held.lease not in listed:
                 self._upkeep.doubt(held.lease, node, DOUBT_SECONDS, now)
@@ -355,7 +355,7 @@ class Dispatcher:
         """Enter a lease of before the start that its node still holds."""
         batch = self._live.batches.get(known.batch)
         if batch is None:
-            self._engine.revoke(known.node, known.lease)
+            self._engine.kill(known.node, known.lease, None, "killed")
             return
         spec = batch.spec
         slot = self._cluster.slots.get(slot_name)

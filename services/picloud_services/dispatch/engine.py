@@ -99,8 +99,11 @@ class Engine(Protocol):
     def revoke(self, node: str, lease: str) -> None:
         """Ask for the elements of ``lease`` that have not started; answered by ``returned``."""
 
-    def kill(self, node: str, lease: str, position: int, asked: str) -> None:
-        """End the running element (its container ends); answered by ``exited`` or ``returned``."""
+    def kill(self, node: str, lease: str, position: int | None, asked: str) -> None:
+        """End the element at ``position`` if it runs, None: whichever runs (its container ends).
+
+        Answered by ``exited`` or ``returned``.
+        """
 
     def release(self, node: str, slot: str) -> None:
         """Say that ``slot`` gets no chunk for now: its container is warm stock."""

@@ -17,6 +17,7 @@ from picloud_services.dispatch.payloads import ChunkBuilder
 from picloud_services.dispatch.sandbox import single_use
 from picloud_services.dispatch.upkeep import Upkeep
 from picloud_services.dispatch.work_queue import Work
+from picloud_services.jobs.lease_rows import LeaseRow, take_lease
 from picloud_services.jobs.leasing import Arguments, Leased, LeaseRequest, lease_jobs
 from picloud_services.jobs.live import Ready
 from picloud_services.jobs.store import NewLease
@@ -161,6 +162,22 @@ class Giving:
             return
         _log.error("a lease could not be written: %s", error)
         self._cluster.remove(held, self._clock.steady_seconds())
+        self._unwrite(held.lease, taken)
+
+    def _unwrite(self, lease: str, taken: Work) -> None:
+        """Queue ``taken`` again once its lease is surely not in the store: some answers get lost."""
+        future = self._database.write(partial(take_lease, lease=lease), essential=True)
+        future.add_done_callback(partial(self._unwritten, lease, taken))
+
+    def _unwritten(
+        self, lease: str, taken: Work, future: "asyncio.Future[LeaseRow | None]"
+    ) -> None:
+        if self._stopped or future.cancelled():
+            return
+        if future.exception() is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(RETRY_SECONDS, self._unwrite, lease, taken)
+            return
         self._requeue(
             Ready(
                 taken.batch_number,

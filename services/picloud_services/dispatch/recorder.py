@@ -27,6 +27,8 @@ from picloud_services.jobs.returns import end_all, end_wished, give_back
 RETRY_SECONDS = 1.0
 QUICK_COUNT = 16  # elements of an event recorded on the loop's own time
 QUICK_EVENTS = 4
+SINGLE_TRIES = 3  # of an event that fails alone
+REFUSED = "refused"  # our own event, in the place of one that cannot be entered
 LONG_COUNT = 250  # elements in one transaction: single results and calls wait for its end
 RECORDED = frozenset({"batch", "exited", "returned", "start_failed", "lease_lost"})
 _log = logging.getLogger(__name__)
@@ -122,6 +124,10 @@ class _Lane:
         self._writing: list[EngineEvent] = []
         self._stopped = False
         self._is_repeating = False
+        self._suspects = (
+            0  # of the next events one made a transaction fail: each is written alone
+        )
+        self._tries = 0  # of the first of them
         self._task: asyncio.Task[None] | None = None
 
     def take(self, event: EngineEvent) -> None:
@@ -137,7 +143,8 @@ class _Lane:
             self._task.cancel()
 
     def _next(self) -> None:
-        self._writing = [] if self._stopped else _cut(self._waiting)
+        limit = 1 if self._suspects else LONG_COUNT
+        self._writing = [] if self._stopped else _cut(self._waiting, limit)
         if not self._writing:
             return
         if self._is_repeating or any(_names_files(event) for event in self._writing):
@@ -160,6 +167,7 @@ class _Lane:
     def _written(self, done: "asyncio.Future[list[Outcome]]") -> None:
         error = None if done.cancelled() else done.exception()
         if error is None:
+            self._suspects, self._tries = max(0, self._suspects - 1), 0
             self._next()
         else:
             self._try_again(error)
@@ -173,9 +181,32 @@ class _Lane:
         known = isinstance(error, CloudException)
         count = len(self._writing)
         _log.error("%d events wait: %s", count, error, exc_info=None if known else error)
-        self._waiting.extendleft(reversed(self._writing))
+        events = self._writing
+        if not known:  # the store is well: what it was given is not
+            events = self._suspect(error)
+        self._waiting.extendleft(reversed(events))
         self._is_repeating = True
         asyncio.get_running_loop().call_later(RETRY_SECONDS, self._next)
+
+    def _suspect(self, error: BaseException) -> list[EngineEvent]:
+        """Find the event that cannot be entered; its lease ends, so that it does not hold up all others.
+
+        Return what is to be written next.
+        """
+        events = self._writing
+        if len(events) > 1:
+            self._suspects = len(events)
+            return events
+        self._suspects, self._tries = max(1, self._suspects), self._tries + 1
+        if self._tries < SINGLE_TRIES:
+            return events
+        self._tries = 0
+        (event,) = events
+        if event.name == REFUSED:  # not even that: the others go first
+            self._waiting.append(event)
+            return []
+        words = f"what came back of it cannot be entered ({type(error).__name__}: {error})"
+        return [EngineEvent(event.node, REFUSED, event.n, event.lease, {"message": words})]
 
     # ---------------------------------------------------------------------------- large results
     async def _adopt_and_write(self) -> None:
@@ -277,6 +308,8 @@ class _Entry:
         reason = EndReason.NODE_LOST
         if event.name == "start_failed":
             reason = _start_reason(fields.get("reason"))
+        elif event.name == REFUSED:
+            reason = EndReason.INCOMPATIBLE
         detail = str(fields.get("message") or "")
         return end_all(tx, event.lease, reason, rules_of, at, detail)
 
@@ -336,11 +369,11 @@ def _is_short(event: EngineEvent) -> bool:
     return not _names_files(event)
 
 
-def _cut(waiting: deque[EngineEvent]) -> list[EngineEvent]:
-    """Take the next events of at most about ``LONG_COUNT`` elements off ``waiting``."""
+def _cut(waiting: deque[EngineEvent], limit: int) -> list[EngineEvent]:
+    """Take the next events of at most about ``limit`` elements off ``waiting``."""
     events: list[EngineEvent] = []
     count = 0
-    while waiting and count < LONG_COUNT:
+    while waiting and count < limit:
         events.append(waiting.popleft())
-        count += len(events[-1].fields.get("items") or ())
+        count += len(events[-1].fields.get("items") or ()) or 1
     return events

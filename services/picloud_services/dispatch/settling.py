@@ -9,7 +9,7 @@ from picloud_services.base.clock import Clock
 from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import HeldLease
 from picloud_services.dispatch.engine import Engine, EngineEvent
-from picloud_services.dispatch.recorder import Recorded
+from picloud_services.dispatch.recorder import REFUSED, Recorded
 from picloud_services.dispatch.telling import Telling
 from picloud_services.dispatch.upkeep import Upkeep
 from picloud_services.jobs.lifecycle import Terms
@@ -93,6 +93,8 @@ class Settling:
         elif event.name == "returned" and not outcome.lease_over:
             held.count = min(held.count, max(event.fields["first"], held.next_position))
             held.revoked = False
+        elif event.name == REFUSED:  # whatever else it does cannot be told
+            self._engine.kill(event.node, event.lease, None, "killed")
         if outcome.lease_over or outcome.late:
             self._stop_running(held)
             self._cluster.remove(held, now)
