@@ -6,13 +6,17 @@ import time
 
 import pytest
 
+from picloud_jupyter.protocol.errors import Conflict, Unavailable
 from picloud_jupyter.protocol.frames import pack_records
 from picloud_jupyter.protocol.jobs import GIB, EndReason, RetryPolicy
 from picloud_services.base.database import open_database
+from picloud_services.base.sql import Statement
 from picloud_services.dispatch import upkeep
 from picloud_services.dispatch.engine import EngineEvent
+from picloud_services.jobs.leasing import Leased
 from picloud_services.jobs.links import SpecBook
 from picloud_services.jobs.recovery import load
+from picloud_services.jobs.store import lease_text
 from tests.tools.fake_engine import Does, FakeEngine, report
 from tests.tools.job_system import USER, function, running_system, spec
 
@@ -418,3 +422,66 @@ async def test_retry_after_hours_is_not_brought_forward_by_a_restart(tmp_path, j
     await database.close()
     assert ready.first_jid == jid
     assert 7140 < ready.delay_seconds <= 7200
+
+
+async def test_giving_up_a_map_goes_on_after_a_crash_cut_it_off(tmp_path, slow, monkeypatch):
+    def is_killed(*_, **__):
+        raise Conflict("the service is killed here")
+
+    away = FakeEngine()
+    away._nodes["n1"].connected = False
+    async with running_system(tmp_path, engine=away) as system:
+        made = await system.service.create_map(USER, spec(), "", 5, function())
+        part = await system.service.put_part(USER, made.map, 0, 0, 1, pack_records([b"a"]))
+        monkeypatch.setattr("picloud_services.jobs.maps.move", is_killed)
+        assert await system.service.abandon_silent_maps(0) == 0
+    monkeypatch.undo()
+    async with running_system(tmp_path, engine=slow) as system:
+        await until(system.engine.nodes)
+        await system.join(await system.call())
+        assert await system.status(part.first_jid) == "queued"
+        with pytest.raises(Conflict, match="given up"):  # which makes it no younger
+            await system.service.put_part(USER, made.map, 1, 1, 1, pack_records([b"b"]))
+        assert await system.service.abandon_silent_maps(60) == 1
+        assert await system.status(part.first_jid) == "stalled"
+
+
+async def test_lease_that_was_lost_while_its_node_was_away_is_ended_when_it_is_back(
+    tmp_path, slow, monkeypatch
+):
+    monkeypatch.setattr("picloud_services.dispatch.dispatcher.AWAY_SECONDS", 0.05)
+    slow.behaviour = lambda chunk, _at, a: Does(seconds=60 if chunk.attempt == 1 else 0, body=a)
+    async with running_system(tmp_path, engine=slow) as system:
+        jid = await system.call(b"a")
+        await until(lambda: system.live.running)
+        slow.disconnect("n1")
+        await until(lambda: not system.dispatcher._cluster.leases)
+        assert slow.running() == 1
+        slow.connect("n1")
+        assert await system.join(jid) == {"done": 1}
+        await until(lambda: not slow.running())
+        assert [chunk.attempt for chunk in slow.submitted] == [1, 2]
+
+
+async def test_lease_whose_commit_was_not_answered_is_written_once(tmp_path, slow, monkeypatch):
+    """As where the connection to a PostgreSQL broke between its commit and its answer."""
+    monkeypatch.setattr("picloud_services.dispatch.giving.RETRY_SECONDS", 0.01)
+    async with running_system(tmp_path, engine=slow) as system:
+        commit, lost = system.database._commit, []
+
+        def commit_unheard(group, *, on_loop=False):
+            commit(group, on_loop=on_loop)
+            for job in group:
+                if isinstance(job.result, Leased) and not lost:
+                    lost.append(job.result.request.lease.lease)
+                    raise Unavailable("the answer was lost")
+
+        monkeypatch.setattr(system.database, "_commit", commit_unheard)
+        jids = await system.map([b"a"])
+        await until(lambda: slow.submitted)
+        leases = await system.database.read(
+            lambda tx: tx.all(Statement("SELECT lease FROM leases"))
+        )
+        assert lost
+        assert [lease_text(lease) for (lease,) in leases] == [slow.submitted[0].lease]
+        assert await system.join(jids) == {"done": 1}

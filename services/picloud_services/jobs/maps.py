@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from functools import partial
 
 from picloud_jupyter.protocol.errors import CloudException, Conflict, InvalidRequest, NotFound
@@ -99,8 +100,9 @@ class Maps:
             self._desk.dependencies.watch(batch)
 
     def reopened(self, batch: LiveBatch) -> None:
-        """Watch an open map found at the start of the service; it gets a full new term."""
-        self._heard[batch.batch] = self._desk.clock.steady_seconds()
+        """Watch a map found at the start of the service: an open one gets a full new term."""
+        is_open = batch.state == OPEN  # else its end was begun, and is gone on with soon
+        self._heard[batch.batch] = self._desk.clock.steady_seconds() if is_open else -math.inf
 
     async def put_part(
         self,
@@ -181,7 +183,9 @@ class Maps:
 
     def _hear(self, user_id: int, map_id: int) -> None:
         batch = self._desk.live.batches.get(map_id)
-        if batch is not None and batch.user_id == user_id and map_id in self._heard:
+        if batch is None or batch.user_id != user_id or batch.state != OPEN:
+            return
+        if map_id in self._heard:
             self._heard[map_id] = self._desk.clock.steady_seconds()
 
     def _closed(self, map_id: int, state: str) -> None:

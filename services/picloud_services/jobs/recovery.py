@@ -11,7 +11,7 @@ from picloud_services.base.sql import Row, Statement, Transaction
 from picloud_services.jobs.lifecycle import longest_delay_seconds
 from picloud_services.jobs.links import SpecBook
 from picloud_services.jobs.live import LiveJobs, Ready
-from picloud_services.jobs.spans import CODE_OF, LiveBatch
+from picloud_services.jobs.spans import ABANDONED, CODE_OF, LiveBatch
 from picloud_services.jobs.store import WAITING, lease_text
 
 _BATCHES = Statement(
@@ -193,7 +193,8 @@ def restore(loaded: Loaded, live: LiveJobs, book: SpecBook) -> list[Ready]:
             live.reserve(batch, found.first_jid, batch.size)
         for part in found.parts:
             live.add_jobs(batch, part.first_jid, part.first_index, part.codes)
-            ready += part.ready
+            if state != ABANDONED:
+                ready += part.ready
             for jid in part.wished:
                 live.wish_end(jid)
         batch.state = state

@@ -36,6 +36,7 @@ from picloud_services.jobs.reasoning import Whys
 from picloud_services.jobs.recovery import KnownLease, load, restore
 from picloud_services.jobs.removal import Removal
 from picloud_services.jobs.results import Results
+from picloud_services.jobs.spans import SEALED
 from picloud_services.jobs.submit import Calls, Desk
 from picloud_services.jobs.waiting import Waiting
 from picloud_services.jobs.words import (
@@ -87,9 +88,7 @@ class JobService:
         self._waiting = Waiting(database, live, whys)
         self._results = Results(database, self._waiting)
         self._killing = Killing(database, live, dispatch, self._publisher, self._waiting, clock)
-        self._removal = Removal(
-            database, live, self._waiting, outputs, accounts, events, clock
-        )
+        self._removal = Removal(database, live, self._waiting, outputs, accounts, events, clock)
         self._information = Information(
             database, live, self._book, dispatch, self._waiting, whys, outputs, clock
         )
@@ -102,7 +101,7 @@ class JobService:
         )
         ready = restore(loaded, self._live, self._book)
         for found in loaded.batches:
-            if found.batch.state == "open":
+            if found.batch.state != SEALED:
                 self._maps.reopened(found.batch)
             if found.waits:
                 self._dependencies.watch(found.batch)
