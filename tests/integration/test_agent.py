@@ -135,6 +135,27 @@ async def test_sigterm_when_a_job_runs_then_the_agent_leaves_at_once_and_the_job
         await until(lambda: said.is_over(chunk.lease))
 
 
+async def test_sigterm_when_chunks_wait_in_the_agent_then_they_come_back(agent, tmp_path):
+    wait = make_waiting_function(tmp_path)
+    async with connected(agent.settings) as (engine, said):
+        node = node_of(engine)
+        engine.submit(node, make_chunk(wait, [1]))
+        await until((tmp_path / "started").exists)
+        behind = make_chunk(wait, [2])
+        waiting = [make_chunk(wait, [n, n + 1]) for n in (3, 5)]
+        for chunk in (behind, *waiting):
+            engine.submit(node, chunk)
+        await asyncio.to_thread(agent.end, signal.SIGTERM)
+        await until(lambda: all(said.is_over(chunk.lease) for chunk in waiting))
+        for chunk in waiting:
+            (event,) = said.named("returned", chunk.lease)
+            assert (event.fields["first"], event.fields["count"]) == (0, 2)
+        await agent.start()
+        (tmp_path / "go").touch()
+        await until(lambda: said.is_over(behind.lease))
+        assert len(said.items(behind.lease)) == 1
+
+
 async def test_supervisor_lost_when_a_job_runs_then_its_lease_ends_and_nothing_stays(
     agent, tmp_path
 ):

@@ -1,9 +1,11 @@
 """What does not answer, or cannot be removed yet: the agent goes on, and tries again."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,34 +14,41 @@ from typing import Any
 
 import pytest
 
-from picloud_services.agent import containers, launcher_client, upstream
+from picloud_jupyter.protocol.frames import pack_frame
+from picloud_services.agent import containers, desk, launcher, launcher_client, upstream
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.incoming import move_results
 from picloud_services.agent.launcher_client import LauncherClient
 from picloud_services.agent.leftovers import clean_up
+from picloud_services.agent.processes import find_process
+from picloud_services.agent.supervisor_client import SupervisorClient
 from tests.tools.running_agent import NODE, connected, make_chunk, running_agent, until
 
 
-async def test_adopt_when_a_supervisor_is_stopped_then_the_agent_listens_all_the_same(
+async def test_adopt_when_a_supervisor_is_stopped_then_it_ends_and_the_agent_listens(
     tmp_path, monkeypatch
 ):
+    """Nobody could say what it runs: its jobs are begun elsewhere, and would run twice at once."""
     monkeypatch.setattr(containers, "GREETING_SECONDS", 0.2)
     async with running_agent(tmp_path) as agent:
-        async with connected(agent.settings) as (engine, _):
+        async with connected(agent.settings) as (engine, listener):
             engine.submit(NODE, make_chunk(time.sleep, [60]))
-            run = agent.settings.run
-            await until(lambda: list(run.glob("c/*/status.json")))
+            await until(lambda: listener.named("started"))
         await agent.stop(kill=False)
         (status,) = agent.settings.run.glob("c/*/status.json")
-        supervisor = json.loads(status.read_bytes())["pid"]
+        facts = json.loads(status.read_bytes())
+        supervisor, runner = facts["pid"], facts["init_pid"]
         os.kill(supervisor, signal.SIGSTOP)
         try:
             async with asyncio.timeout(5):
                 await agent.start()
             async with connected(agent.settings) as (engine, _):
                 assert [node.node for node in engine.nodes()] == [NODE]
+            await until(lambda: find_process(runner) is None)
+            await until(lambda: not agent.containers())
         finally:
-            os.kill(supervisor, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(supervisor, signal.SIGCONT)
 
 
 async def test_adopt_when_a_folder_was_damaged_then_the_job_goes_on(tmp_path):
@@ -148,3 +157,63 @@ def test_fork_when_the_link_closes_then_the_launcher_leaves():
         [sys.executable, "-c", code], capture_output=True, timeout=20, check=True
     )
     assert (done.stdout, done.stderr) == (b"0\n", b"")
+
+
+async def test_unsent_chunk_when_its_container_is_lost_then_it_is_returned_and_forgotten(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        SupervisorClient, "be_ready", lambda _: None
+    )  # one chunk is sent, not two
+    async with (
+        running_agent(tmp_path) as agent,
+        connected(agent.settings) as (engine, listener),
+    ):
+        lost, behind = make_chunk(time.sleep, [60]), make_chunk(abs, [-1])
+        engine.submit(NODE, lost)
+        engine.submit(NODE, behind)
+        await until(lambda: listener.named("started", lost.lease))
+        (client,) = agent.agent._containers.all()
+        client.process.kill()
+        await until(lambda: listener.is_over(lost.lease) and listener.is_over(behind.lease))
+        assert listener.named("returned", behind.lease)
+        await until(lambda: not agent.agent._desk._leases)
+
+
+@pytest.mark.parametrize("renewed", [None, "ffff"], ids=["stands still", "knows others"])
+async def test_lease_is_forgotten_by_a_control_plane_that_renews_others_alone(
+    tmp_path, monkeypatch, renewed
+):
+    monkeypatch.setattr(desk, "FORGOTTEN_SECONDS", 0.1)
+    monkeypatch.setattr("picloud_services.dispatch.local_engine.RENEW_SECONDS", 3600.0)
+    asked = []
+    async with (
+        running_agent(tmp_path) as agent,
+        connected(agent.settings) as (engine, listener),
+    ):
+        chunk = make_chunk(time.sleep, [60])
+        engine.submit(NODE, chunk)
+        await until(lambda: listener.named("started"))
+        books = agent.agent._desk
+        since = books._leases[chunk.lease].renewed_at
+        await until(lambda: time.monotonic() - since > 0.2)
+        if renewed is not None:
+            engine._link.send({"t": "renew", "leases": [renewed]})
+            await until(lambda: books._renewed_at)
+        with monkeypatch.context() as patched:
+            patched.setattr(SupervisorClient, "kill", lambda _, word: asked.append(word))
+            books.tick(600.0)
+        assert asked == ([] if renewed is None else ["shutdown"])
+
+
+def test_order_of_an_agent_that_is_gone_is_not_carried_out(monkeypatch):
+    answered = []
+    monkeypatch.setattr(
+        launcher, "_answer", lambda header: answered.append(header) or {"t": ""}
+    )
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.sendall(pack_frame({"t": "start", "container": "x"}))
+        ours.close()
+        launcher.serve(theirs)
+    assert answered == []

@@ -1,12 +1,18 @@
 """What earlier agents left is removed, whatever a job made of it."""
 
+import json
 import os
+import threading
 
 import pytest
 
+from picloud_jupyter.protocol.jobs import ContainerKind
 from picloud_services.agent.leftovers import find_containers, hold_layer, remove_stray_layers
+from picloud_services.agent.orders import RequestFields, StartOrder, start_frame
 from picloud_services.agent.overlay import remove_tree
+from picloud_services.agent.processes import find_process
 from tests.tools.deep_folders import make_deep
+from tests.tools.running_agent import make_spec
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +39,26 @@ def test_a_folder_without_an_order_goes_however_deep_it_is(tmp_path):
     make_deep(tmp_path / "c" / "x" / "run", 1_200)
     assert list(find_containers(tmp_path)) == []
     assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_a_supervisor_that_has_just_been_forked_is_waited_for(tmp_path):
+    """The launcher of a killed agent may still be at it."""
+    request = RequestFields(
+        "x", make_spec(), "", "", str(tmp_path / "layer"), "", "", os.getuid()
+    )
+    folder = tmp_path / "c" / "x"
+    order = StartOrder("x", str(folder), ContainerKind.PLAIN, "", request, "")
+    for path in (folder, tmp_path / "layer"):
+        path.mkdir(parents=True)
+    (folder / "order.json").write_text(json.dumps(start_frame(order)))
+    held = hold_layer(order.request.layer_dir)
+    ourselves = find_process(os.getpid())
+    status = json.dumps({"pid": ourselves.pid, "start_time": ourselves.start_time})
+    later = threading.Timer(0.1, (folder / "status.json").write_text, [status])
+    later.start()
+    try:
+        (found,) = find_containers(tmp_path)
+    finally:
+        later.join()
+        os.close(held)
+    assert found.supervisor == ourselves

@@ -88,7 +88,7 @@ class Containers:
         """Take in a container whose supervisor ``process`` an earlier agent started.
 
         Returns when ``on_adopted`` was called for it, or it turned out to be gone. One that says
-        nothing for long is left aside, so that the others are served: it joins when it speaks.
+        nothing for long is ended: nobody could say what it runs, so its jobs will run elsewhere.
         One whose folder was damaged goes on, but code inside reaches the control plane no more.
         """
         client = self._add(order)
@@ -107,9 +107,10 @@ class Containers:
                 await client.greeted.wait()
         except TimeoutError:
             log.warning(
-                "container %s: its supervisor %s does not answer; it is left aside",
+                "container %s: its supervisor %s does not answer; both end",
                 *(client.container, process),
             )
+            await asyncio.to_thread(end_container, order, process)
 
     def _add(self, order: StartOrder) -> SupervisorClient:
         self._empty.clear()

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -37,7 +38,15 @@ def serve(link: socket.socket) -> None:
     with contextlib.suppress(ConnectionError):  # the agent died: the same as a closed link
         while data := link.recv(_READ_BYTES):
             for header, _ in reader.feed(data):
+                if _is_closed(link):
+                    return  # nobody would know of that container
                 link.sendall(pack_frame(_answer(header)))
+
+
+def _is_closed(link: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(link, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _answer(header: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from picloud_services.agent.processes import Process, find_process
 log = logging.getLogger(__name__)
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+FORK_SECONDS = 2.0  # between a supervisor's lock and its first status, at most
 START_TICKS = (
     30 * CLOCK_TICKS
 )  # a container's first process starts so soon after its supervisor
@@ -42,7 +44,14 @@ def find_containers(run: Path) -> Iterator[Found]:
             with contextlib.suppress(OSError):  # what cannot be removed now is tried next time
                 remove_tree(str(folder))
             continue
-        yield Found(order, _supervisor(_status(folder)))
+        yield Found(order, _await_supervisor(order))
+
+
+def end_container(order: StartOrder, supervisor: Process) -> None:
+    """End a container and its ``supervisor``, of which nothing can be learned any more."""
+    supervisor.kill()
+    for process in _first_processes(_status(Path(order.folder))):
+        process.kill()
 
 
 def clean_up(order: StartOrder) -> None:
@@ -104,6 +113,26 @@ def _status(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # it was cleaned, or never came so far
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _await_supervisor(order: StartOrder) -> Process | None:
+    """Return the supervisor, also one that the launcher of a killed agent is just forking."""
+    folder, end_at = Path(order.folder), time.monotonic() + FORK_SECONDS
+    while not (status := _status(folder)) and time.monotonic() < end_at:
+        if not _is_held(order.request.layer_dir):
+            break
+        time.sleep(0.005)
+    return _supervisor(status)
+
+
+def _is_held(layer_dir: str) -> bool:
+    try:
+        os.close(hold_layer(layer_dir))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _supervisor(status: dict[str, Any]) -> Process | None:
