@@ -57,10 +57,13 @@ class Trial:
         self.violations.append(Violation(invariant, text))
 
     @contextlib.contextmanager
-    def world(self, clients: int = 2, kind: str = "", **settings: str) -> Iterator[World]:
+    def world(
+        self, clients: int = 2, kind: str = "", home_disk: str = "", **settings: str
+    ) -> Iterator[World]:
         """Give a running service with ``clients`` at work; at the end it is checked.
 
         ``settings`` are PICLOUD_* variables of the service, without that prefix and in lower case.
+        With ``home_disk`` (options of a tmpfs) its home is a file system of its own.
         """
         variables = {f"PICLOUD_{name.upper()}": value for name, value in settings.items()}
         with tempfile.TemporaryDirectory(prefix="picloud-fault-", dir="/var/tmp") as folder:
@@ -69,6 +72,8 @@ class Trial:
                 Path(folder), kind or kinds_of_this_machine()[0], self.random, variables
             )
             try:
+                if home_disk:
+                    world.mount(".", home_disk)
                 world.start()
                 for _ in range(clients):
                     world.add_client()

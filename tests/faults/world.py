@@ -18,6 +18,7 @@ from tests.faults.invariants import Figures, Violation, check
 from tests.faults.journal import Event, Journal, read_journal
 from tests.faults.load import SECRET_NAME
 from tests.faults.picture import cgroups_of_containers, find_leftovers, take_picture
+from tests.tools.disks import mounted
 from tests.tools.service_under_test import ServiceUnderTest
 
 LOAD = Path(__file__).with_name("load.py")
@@ -44,6 +45,8 @@ class World:
         self._names = 0
         self._known_cgroups = cgroups_of_containers()
         self._seen: set[Process] = set()
+        self._disks = contextlib.ExitStack()
+        self._mounts: set[str] = set()
         Journal(self.journals / "effects.jsonl").path.chmod(0o666)
 
     @property
@@ -60,6 +63,13 @@ class World:
         """Start the service, and give it the secret that must be found nowhere."""
         self.service.cli("status")
         self.service.cli("secret", "set", SECRET_NAME, input=self.canary)
+
+    def mount(self, name: str, options: str) -> Path:
+        """Put a small file system of its own at ``name`` in the home; it goes with the world."""
+        folder = self.service.home / name
+        self._disks.enter_context(mounted(folder, options))
+        self._mounts.add(f"a mount at {folder}")
+        return folder
 
     # ------------------------------------------------------------------------------- clients
     def add_client(self) -> subprocess.Popen[bytes]:
@@ -193,6 +203,7 @@ class World:
 
         def found() -> list[str]:
             left = find_leftovers(self.paths, self._known_cgroups, down=down)
+            left = [text for text in left if text not in self._mounts]
             if down:
                 left += [
                     f"process {process.pid} of a container"
@@ -213,6 +224,7 @@ class World:
             for process in self.find(role):
                 process.kill(signal.SIGCONT)
         self.service.cli("down", "--purge", check=False)
+        self._disks.close()
 
 
 def wait_until_empty(look: Callable[[], list[str]], seconds: float) -> list[str]:

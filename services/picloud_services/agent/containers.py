@@ -19,6 +19,7 @@ from picloud_services.agent.leftovers import clean_up, end_container
 from picloud_services.agent.node_facts import NodeFacts, job_uid
 from picloud_services.agent.orders import RequestFields, StartOrder, start_frame
 from picloud_services.agent.processes import Process
+from picloud_services.agent.spawn import failure
 from picloud_services.agent.stock import Sandbox
 from picloud_services.agent.supervisor_client import SupervisorClient
 from picloud_services.agent.surroundings import Surroundings
@@ -169,7 +170,7 @@ class Containers:
         except ContainerError as exc:
             self._fail(client, exc)
         except OSError as exc:
-            self._fail(client, ContainerError(f"the container's folders cannot be made: {exc}"))
+            self._fail(client, failure(exc))
         else:
             client.connect(process)
 

@@ -13,6 +13,7 @@ from picloud_services.jobs.reasons import REASONS, Facts, message
 MAX_LOSSES = 3  # a container lost three times while a job ran in it: the job is poison
 MAX_START_FAILURES = 3
 START_RETRY_SECONDS = 2.0
+ROOM_RETRY_SECONDS = 5.0
 _NO_RETRIES = RetryPolicy()
 RETRIED_BY_DEFAULT = frozenset(
     {EndReason.ERROR, EndReason.EXIT_CODE, EndReason.OOM, EndReason.TIMEOUT, EndReason.CRASHED}
@@ -111,13 +112,19 @@ def decide(
     past: Past,
     *,
     reused: bool = False,
+    began: bool = True,
     facts: Facts | None = None,
 ) -> Decision:
     """Return what becomes of a job whose attempt ended for ``reason``.
 
-    ``reused``: its interpreter had run other jobs before, so it may not be to blame.
+    ``reused``: its interpreter had run other jobs before, so it may not be to blame. It was not
+    ``began`` if there was no container for it.
     """
     facts = facts or Facts()
+    if reason is EndReason.DISK_FULL and not began:  # not its doing: it waits for room
+        return Decision(
+            *(Status.QUEUED, reason, "", past), again=True, delay_seconds=ROOM_RETRY_SECONDS
+        )
     if reason is EndReason.START_FAILED:
         return _after_start_failure(past, facts)
     if reason in _FREE and terms.restartable:

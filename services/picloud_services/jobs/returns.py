@@ -68,6 +68,7 @@ def end_all(
             reason,
             rules.terms,
             Past(row[0], row[1], row[2], bool(row[3])),
+            began=reason is EndReason.NODE_LOST,
             facts=Facts(node=lease.node, detail=detail),
         )
         if decision.again:

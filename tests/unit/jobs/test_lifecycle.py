@@ -167,3 +167,11 @@ def test_random_lives_end_once_and_never_forbidden(terms, events):
 
 def test_end_names_the_status_of_the_reason():
     assert end(EndReason.ABANDONED, Past()).status is Status.STALLED
+
+
+def test_start_that_found_no_room_waits_and_costs_nothing():
+    past = Past(attempt=2, losses=1)
+    found = decide(EndReason.DISK_FULL, ONCE, past, began=False)
+    assert (found.again, found.past, found.status) == (True, past, Status.QUEUED)
+    assert found.delay_seconds > 0
+    assert not decide(EndReason.DISK_FULL, ONCE, past).again
