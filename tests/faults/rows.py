@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("kills",)
+MODULES = ("kills", "disks", "syscalls")
 
 
 def load_rows() -> None:

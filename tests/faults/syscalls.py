@@ -1,0 +1,159 @@
+"""One system call fails, or is the last: strace strikes the N-th of a kind, on each process of ours."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from picloud_services.agent.processes import Process, find_process
+from tests.faults.catalog import Trial, fault
+from tests.faults.kills import wait_for_work
+from tests.faults.world import World
+
+WAIT_SECONDS = 3.0  # for the N-th call to come
+ATTACH_SECONDS = 10.0
+NAMED = {
+    "fsync": "fsync,fdatasync",
+    "write": "write,pwrite64,writev,pwritev",
+    "rename": "rename,renameat,renameat2",
+    "open": "openat",
+    "unlink": "unlink,unlinkat,rmdir",
+    "mkdir": "mkdir,mkdirat",
+    "truncate": "ftruncate,truncate,fallocate",
+    "connect": "connect,accept4",
+}
+ROLES = ("control plane", "agent", "supervisor", "launcher", "client")
+KILLED = ("fsync", "write", "rename", "open", "unlink", "mkdir", "truncate", "connect")
+FAILING = ("fsync", "write", "rename", "open", "mkdir", "truncate")
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """What happens at the ``number``-th call of a kind: a signal, or an error for ``times`` calls."""
+
+    call: str
+    what: str
+    number: int
+    times: int = 1
+
+    @property
+    def expression(self) -> str:
+        """The words of strace."""
+        last = self.number + self.times - 1
+        when = f"{self.number}..{last}" if self.times > 1 else str(self.number)
+        return f"inject={NAMED[self.call]}:{self.what}:when={when}"
+
+    def __str__(self) -> str:
+        return f"{self.what} at {self.call} {self.number}, {self.times} times"
+
+
+@contextlib.contextmanager
+def tracing(victim: Process, strike: Strike, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Have strace on ``victim`` for the time of the block; it goes on without."""
+    words = ["strace", "-f", "-q", "-o", str(log), "-e", f"trace={NAMED[strike.call]}"]
+    tracer = subprocess.Popen(
+        [*words, "-e", strike.expression, "-p", str(victim.pid)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + ATTACH_SECONDS
+        while tracer.poll() is None and not is_traced(victim):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"strace does not attach to {victim}")
+            time.sleep(0.005)
+        yield tracer
+    finally:
+        tracer.send_signal(signal.SIGTERM)
+        tracer.wait(ATTACH_SECONDS)
+
+
+def is_traced(victim: Process) -> bool:
+    """Return whether a debugger is attached, or it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{victim.pid}/status").read_text().splitlines():
+            if line.startswith("TracerPid:"):
+                return line.split()[1] != "0"
+    return True
+
+
+def struck(log: Path) -> int:
+    """Return how many calls were struck so far."""
+    with contextlib.suppress(FileNotFoundError):
+        return log.read_bytes().count(b"(INJECTED)")
+    return 0
+
+
+def strike_once(world: World, role: str, strike: Strike, *, mortal: bool) -> bool:
+    """Strike a process of ``role``; return whether the call came."""
+    found = world.find(role)
+    if not found:
+        return False
+    victim = world.random.choice(sorted(found, key=lambda process: process.pid))
+    log = world.folder / "strace.log"
+    log.unlink(missing_ok=True)
+    with tracing(victim, strike, log):
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            if find_process(victim.pid) != victim:
+                break
+            if not mortal and struck(log) >= strike.times:
+                break
+            time.sleep(0.01)
+    died = find_process(victim.pid) != victim
+    if role == "client" and died:
+        world.add_client()
+    return died if mortal else struck(log) > 0
+
+
+def sweep(
+    trial: Trial, world: World, role: str, calls: tuple[str, ...], whats: tuple[str, ...]
+) -> None:
+    """Strike the first call, the second ... of each kind until none comes; a few of them in CI.
+
+    Each is a fault of its own: the next strikes who is there then.
+    """
+    short = trial.wanted <= 10
+    kinds = [(call, what) for call in calls for what in whats]
+    if short:
+        trial.random.shuffle(kinds)
+    for call, what in kinds:
+        number = misses = 0
+        while trial.count < trial.wanted and time.monotonic() < trial.until and misses < 3:
+            number = trial.random.choice([1, 2, 3, 5, 8]) if short else number + 1
+            mortal = what.startswith("signal")
+            times = 1 if mortal else trial.random.choice([1, 1, 20])
+            hit = strike_once(world, role, Strike(call, what, number, times), mortal=mortal)
+            trial.count += hit
+            misses = 0 if hit else misses + 1
+            world.rest(0.05, 0.3)
+            if short:
+                break
+
+
+def try_role(trial: Trial, role: str, calls: tuple[str, ...], whats: tuple[str, ...]) -> None:
+    if shutil.which("strace") is None:
+        trial.refuse("strace", "it is not installed: apt-get install strace")
+        return
+    with trial.world() as world:
+        wait_for_work(world)
+        sweep(trial, world, role, calls, whats)
+
+
+for _role in ROLES:
+
+    def _kill(trial: Trial, role: str = _role) -> None:
+        try_role(trial, role, KILLED, ("signal=KILL",))
+
+    fault(f"kill -9 of the {_role} at its N-th system call", ci=4, soak=100, needs_root=True)(
+        _kill
+    )
+
+    def _fail(trial: Trial, role: str = _role) -> None:
+        try_role(trial, role, FAILING, ("error=ENOSPC", "error=EIO"))
+
+    fault(f"the N-th system call of the {_role} fails", ci=4, soak=100, needs_root=True)(_fail)
