@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from picloud_jupyter.protocol.answers import ErrorAnswer
-from picloud_jupyter.protocol.errors import CloudException
+from picloud_jupyter.protocol.errors import BY_CODE
 from picloud_jupyter.protocol.frames import CONTENT_TYPE, OLDEST_WIRE_VERSION, WIRE_VERSION
 from picloud_jupyter.protocol.operations import (
     ALWAYS,
@@ -72,7 +72,7 @@ def document() -> Schema:
         methods = paths.setdefault(operation.path, {})
         methods[operation.method.lower()] = _operation(operation, schemas)
     refusals = _refusals(schemas)
-    schemas["ErrorBody"]["properties"]["code"]["enum"] = sorted(_codes())
+    schemas["ErrorBody"]["properties"]["code"]["enum"] = sorted(BY_CODE)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -96,19 +96,10 @@ def document() -> Schema:
     }
 
 
+@cache
 def document_json() -> str:
     """Return the document as it stands in docs/openapi.json."""
     return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
-
-
-def _codes() -> set[str]:
-    found: set[str] = set()
-    classes: list[type[CloudException]] = [CloudException]
-    while classes:
-        cls = classes.pop()
-        found.add(cls.code)
-        classes += cls.__subclasses__()
-    return found
 
 
 # ------------------------------------------------------------------------------------ operations

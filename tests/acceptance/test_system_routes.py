@@ -11,7 +11,7 @@ from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.codec import to_wire
 from picloud_jupyter.protocol.frames import encode_json, pack_frame, pack_records
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
-from picloud_services.gateway.application import make_routes
+from picloud_jupyter.protocol.openapi import document
 from tests.tools.two_users import TwoUsers
 
 pytestmark = [pytest.mark.isolation, pytest.mark.root]
@@ -102,6 +102,7 @@ def make_asks(has: dict[str, Any], spec: dict[str, Any], ann_uid: int) -> dict[A
     a_map = str(has["map"])
     return {
         ("GET", routes.SERVICE): [Ask(routes.SERVICE, expected={"scope": "system"})],
+        ("GET", routes.OPENAPI): [Ask(routes.OPENAPI, expected={"openapi": "3.1.0"})],
         ("POST", routes.CALLS): [
             Ask(routes.CALLS, submit(spec=depends)),
             Ask(routes.CALLS, submit(spec=shipped)),
@@ -196,19 +197,23 @@ def plain_spec(has: dict[str, Any]) -> dict[str, Any]:
 def test_what_is_ann_s_is_unknown_to_bob_on_every_route(
     two_users: TwoUsers, has: dict[str, Any]
 ) -> None:
-    services: Any = None
     asks = make_asks(has, plain_spec(has), two_users.ann.uid)
-    known = {(route.method, route.path) for route in make_routes(services)}
-    assert known == set(asks), "each route has its requests here"
-    flat = [(key[0], one) for key, ones in asks.items() for one in ones]
-    answers = ask(two_users, two_users.bob, [(m, one.path, one.body) for m, one in flat])
-    for (method, one), (status, body) in zip(flat, answers, strict=True):
+    described = {
+        (method.upper(), path): operation
+        for path, methods in document()["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert set(described) == set(asks), "each operation has its requests here"
+    flat = [(*key, one) for key, ones in asks.items() for one in ones]
+    answers = ask(two_users, two_users.bob, [(m, one.path, one.body) for m, _, one in flat])
+    for (method, template, one), (status, body) in zip(flat, answers, strict=True):
         words = f"{method} {one.path}: {status} {body[:300]!r}"
         for word in (b"of ann", b"by ann", two_users.ann.name.encode()):
             assert word not in body, words
         if isinstance(one.expected, tuple):
             found = status, json.loads(body)["error"]["code"]
             assert found == one.expected, words
+            assert str(status) in described[method, template]["responses"], words
         else:
             assert status == 200, words
             answer = json.loads(body)

@@ -1,5 +1,6 @@
 """A service to be attacked, and what it must be like afterwards."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,20 @@ class Attacked:
     upload: str
     map: int
 
+    @property
+    def jobs_socket(self) -> Path:
+        """Where code inside containers asks."""
+        return service_paths(self.service.home).jobs_socket
+
+    def free_bytes(self) -> int:
+        """Return how much room is left where it keeps its state."""
+        return shutil.disk_usage(self.service.home).free
+
     def process(self) -> psutil.Process:
         """Return its control plane."""
-        return psutil.Process(self.service.status()["pid"])
+        return psutil.Process(
+            self.http.get(BASE_URL + routes.SERVICE, timeout=30).json()["pid"]
+        )
 
     def log(self) -> str:
         """Return what it wrote into its log."""

@@ -5,6 +5,7 @@ import select
 from collections.abc import Callable
 
 _MOST_AT_ONCE = 16
+_LONGEST_SECONDS = 86_400.0  # epoll refuses to wait for 25 days
 
 
 class Watcher:
@@ -40,7 +41,9 @@ class Watcher:
                 self._epoll.unregister(fd)
 
     def wait(self, timeout_seconds: float | None) -> None:
-        """Wait until something is ready, at most so long, and call what belongs to it."""
+        """Wait until something is ready, at most so long and a day, and call what belongs to it."""
+        if timeout_seconds is not None:
+            timeout_seconds = min(timeout_seconds, _LONGEST_SECONDS)
         for fd, _ in self._epoll.poll(timeout_seconds, _MOST_AT_ONCE):
             if (on_ready := self._callbacks.get(fd)) is not None:
                 on_ready()

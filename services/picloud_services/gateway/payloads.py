@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from picloud_jupyter.protocol.errors import InvalidRequest, PayloadTooLarge
+from picloud_jupyter.protocol.errors import Corrupt, InvalidRequest, PayloadTooLarge
 from picloud_jupyter.protocol.jobs import INLINE_BYTES, JobSpec, PayloadRef
 from picloud_jupyter.protocol.requests import MAX_KEY_CHARACTERS
 from picloud_jupyter.protocol.secrets import check_job_secrets
@@ -164,14 +164,18 @@ async def read_function(
 
     Raises:
         InvalidRequest: the bytes have another digest. Otherwise as `read_payload`.
-        Corrupt: an uploaded one has another digest.
     """
     payload = await read_payload(services, caller, ref, "function", body)
     digest = ref.digest
     if isinstance(payload, BlobRef):
         if not digest:
             raise InvalidRequest("function.digest is missing: the sha256 in hex of its bytes")
-        await services.blobs.verify(payload)
+        try:
+            await services.blobs.verify(payload)
+        except Corrupt as exc:
+            raise InvalidRequest(
+                f"the uploaded function does not have the sha256 {digest[:80]}; send it again"
+            ) from exc
         return Function(payload, digest)
     found = hashlib.sha256(payload).hexdigest()
     if digest and digest != found:

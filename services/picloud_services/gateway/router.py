@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-from picloud_jupyter.protocol.errors import InvalidRequest, NotFound
-from picloud_services.gateway.words import Route
+from picloud_jupyter.protocol.errors import NotFound
+from picloud_services.gateway.words import Route, WrongMethod
 
 
 class Router:
@@ -32,7 +32,7 @@ class Router:
 
         Raises:
             NotFound: there is no such path.
-            InvalidRequest: (status 405) there is, with other methods; the message names them.
+            WrongMethod: there is, with other methods; the message names them.
         """
         names: tuple[str, ...] = ()
         methods = self._plain.get(path)
@@ -40,8 +40,7 @@ class Router:
             methods, names = self._find_named(path)
         route = methods.get(method)
         if route is None:
-            allowed = " or ".join(sorted(methods))
-            raise InvalidRequest(f"{method} is not for {path}; use {allowed}", status=405)
+            raise WrongMethod(method, path, sorted(methods))
         return route, names
 
     def _find_named(self, path: str) -> tuple[dict[str, Route], tuple[str, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from picloud_jupyter.protocol import frames
-from picloud_jupyter.protocol.errors import CloudException, error_to_wire
+from picloud_jupyter.protocol.errors import CloudException, InvalidRequest, error_to_wire
 from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.operations import JSON_TYPE
 from picloud_services.accounts.keys import JobIdentity
@@ -112,8 +112,21 @@ class Route:
     owner_only: bool = False
 
 
+class WrongMethod(InvalidRequest):
+    """Raised when a path is asked with a method that it does not have; ``allowed`` are its own."""
+
+    http_status = 405
+
+    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
+        super().__init__(f"{method} is not for {path}; use {' or '.join(allowed)}")
+        self.allowed = allowed
+
+
 def error_reply(error: CloudException) -> Reply:
     """Return the answer that carries ``error``."""
-    return json_reply(
+    reply = json_reply(
         error_to_wire(error), status=error.status if 400 <= error.status < 600 else 500
     )
+    if isinstance(error, WrongMethod):
+        reply.headers["Allow"] = ", ".join(error.allowed)  # RFC 9110 15.5.6: it must be there
+    return reply

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.frames import pack_records
-from picloud_jupyter.protocol.jobs import CORE_TYPES, JobSpec, Status
+from picloud_jupyter.protocol.jobs import CORE_TYPES, JobSpec, Kind, Status
 from picloud_services.accounts.quotas import Standing
 from picloud_services.accounts.service import Accounts
 from picloud_services.base.clock import Clock
@@ -26,6 +26,8 @@ MAX_LABEL_CHARACTERS = 200
 MAX_KEY_CHARACTERS = 200
 MAX_RETRIES = 100
 MAX_DEPENDENCY_RANGES = 10_000
+KINDS = (Kind.CALL, Kind.CELL, Kind.SHELL)  # what runners run
+FAST_LEVELS = (0, 1, 2)
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ def check_spec(spec: JobSpec, key: str) -> None:
     Raises:
         InvalidRequest: one is not; the message names it and the range.
     """
+    _check_forms(spec)
     core_type = CORE_TYPES.get(spec.core_type)
     if core_type is None:
         raise InvalidRequest(
@@ -111,13 +114,26 @@ def check_spec(spec: JobSpec, key: str) -> None:
         raise InvalidRequest(f"_gpu must be 0 or more, got {spec.gpus}")
     if spec.max_runtime_seconds is not None and not spec.max_runtime_seconds > 0:
         raise InvalidRequest("_max_runtime must be more than 0 minutes")
-    if spec.depends_on_errors not in ("abort", "ignore"):
-        raise InvalidRequest("_depends_on_errors must be 'abort' or 'ignore'")
     if len(spec.depends_on) > MAX_DEPENDENCY_RANGES or any(
         not 1 <= first <= last for first, last in spec.depends_on
     ):
         raise InvalidRequest(
             f"_depends_on must be at most {MAX_DEPENDENCY_RANGES} ranges of job ids"
+        )
+
+
+def _check_forms(spec: JobSpec) -> None:
+    if spec.kind not in KINDS:
+        raise InvalidRequest(f"kind must be one of {', '.join(KINDS)}, got {spec.kind}")
+    if spec.depends_on_errors not in ("abort", "ignore"):
+        raise InvalidRequest("_depends_on_errors must be 'abort' or 'ignore'")
+    if spec.fast_serialization not in FAST_LEVELS:
+        raise InvalidRequest(
+            f"_fast_serialization must be 0, 1 or 2, got {spec.fast_serialization}"
+        )
+    if spec.max_result_bytes is not None and spec.max_result_bytes < 0:
+        raise InvalidRequest(
+            f"max_result_bytes must be 0 (no limit) or more, got {spec.max_result_bytes}"
         )
 
 

@@ -3,6 +3,8 @@
 import os
 import socket
 
+import pytest
+
 from picloud_services.agent.watcher import Watcher
 
 
@@ -59,6 +61,18 @@ def test_unwatch_when_it_is_done_by_the_first_callback_the_second_is_not_called(
     for pipe in pipes:
         for fd in pipe:
             os.close(fd)
+
+
+@pytest.mark.parametrize("seconds", [25 * 86_400.0, 1e300, float("inf")])
+def test_wait_when_longer_than_the_kernel_waits_then_what_is_ready_is_called(seconds):
+    watcher, calls = Watcher(), []
+    read, write = os.pipe()
+    watcher.watch(read, lambda: calls.append("ready"))
+    os.write(write, b"x")
+    watcher.wait(seconds)
+    assert calls == ["ready"]
+    os.close(read)
+    os.close(write)
 
 
 def test_unwatch_when_it_is_closed_already_frees_the_number_for_another():
