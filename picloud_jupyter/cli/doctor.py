@@ -21,8 +21,8 @@ from picloud_jupyter.transport.paths import is_set_up, system_paths
 
 TRIAL_SECONDS = 60.0
 _TRY_KINDS = (
-    "import json; from picloud_jupyter.protocol.codec import to_wire; "
-    "from picloud_services.agent.trial import try_kinds; print(json.dumps([to_wire(t) for t in try_kinds()]))"
+    "import dataclasses, json, sys; from picloud_services.agent.trial import try_kinds; "
+    "print(json.dumps([dataclasses.asdict(t) for t in try_kinds(sys.argv[1] or None)]))"
 )
 
 
@@ -33,7 +33,7 @@ def _run(_arguments: argparse.Namespace) -> Text | ExitWith:
         endpoint = session().client.endpoint
         if endpoint.embedded is None and not endpoint.system:
             raise
-        trials, problem = _try_kinds()
+        trials, problem = _try_kinds((endpoint.embedded or system_paths()).home)
         value = {"running": False, "error": str(exc), "trials": trials}
         name = "service of this machine" if endpoint.system else "service"
         text = f"The {name} does not run:\n{_indent(str(exc))}\n\n{describe_trials(trials, None)}{problem}"
@@ -52,6 +52,8 @@ def _run(_arguments: argparse.Namespace) -> Text | ExitWith:
             "Limits that are watched: memory is looked at several times a second; "
             "`picloud host-setup --dry-run` says whether the kernel could enforce them here."
         )
+    if service.get("network_note"):
+        head.append(f"No better network: {service['network_note']}.")
     text = "\n".join(head) + "\n\n" + describe_trials(trials, service.get("container_kind"))
     return Text(
         text,
@@ -61,6 +63,7 @@ def _run(_arguments: argparse.Namespace) -> Text | ExitWith:
             "container_kind": service.get("container_kind"),
             "limits_grade": service.get("limits_grade"),
             "network": service.get("network"),
+            "network_note": service.get("network_note", ""),
             "gpus": gpus_of(service),
             "trials": trials,
         },
@@ -75,7 +78,7 @@ def _without_agent(service: dict[str, Any]) -> ExitWith:
         trials: list[dict[str, Any]] = []
         lines.append(f"Its user finds the reason in {log} on {service.get('host')}.")
     else:
-        trials, problem = _try_kinds()
+        trials, problem = _try_kinds(log.parent)
         lines += [_indent(_last_error(log)), "", describe_trials(trials, None) + problem]
     value = {
         "running": True,
@@ -122,11 +125,16 @@ def describe_trials(trials: list[dict[str, Any]], chosen: str | None) -> str:
     return "\n".join(lines)
 
 
-def _try_kinds() -> tuple[list[dict[str, Any]], str]:
-    """The trials, made here and now; with what went wrong if they cannot be made."""
+def _try_kinds(home: Path) -> tuple[list[dict[str, Any]], str]:
+    """The trials, made here and now; with what went wrong if they cannot be made.
+
+    They are made on the disk of the service, as not every disk can hold a layer.
+    """
+    places = [place for place in (home / "layers", home) if os.access(place, os.W_OK)]
+    where = str(places[0]) if places else ""
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _TRY_KINDS],
+            [sys.executable, "-P", "-c", _TRY_KINDS, where],
             capture_output=True,
             text=True,
             check=False,

@@ -6,7 +6,7 @@ from typing import Any
 from picloud_jupyter.cli.output import format_bytes
 from picloud_jupyter.protocol.users import cost_words
 
-UNITS = {"K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}  # as sizes are shown
 NO_LIMIT, AS_SETTINGS = "none", "default"
 _MOST_BYTES = 2.0**63
 

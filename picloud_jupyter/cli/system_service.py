@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from picloud_jupyter.protocol.errors import NotAllowed, Unreachable
+from picloud_jupyter.protocol.errors import InvalidRequest, NotAllowed, Unreachable
 from picloud_jupyter.transport.embedded import (
     START_SECONDS,
     ensure_running,
@@ -16,7 +16,7 @@ from picloud_jupyter.transport.embedded import (
     start_command,
     stop,
 )
-from picloud_jupyter.transport.paths import SYSTEM_FOLDER, SYSTEM_HOME, ServicePaths
+from picloud_jupyter.transport.paths import SYSTEM_FOLDER, SYSTEM_HOME, ServicePaths, is_set_up
 
 UNIT = "picloud.service"
 UNIT_FILE = Path("/etc/systemd/system") / UNIT
@@ -91,9 +91,15 @@ def start_system(paths: ServicePaths, *, replace: bool) -> str:
     With ``replace`` a fresh control plane takes the place of the one that runs; jobs go on.
 
     Raises:
+        InvalidRequest: there is no service to replace.
         Unreachable: it did not come up in time, or systemd refused.
         CloudException: it refused to start; the words are its own.
     """
+    if replace and not is_set_up(paths):
+        raise InvalidRequest(
+            "there is no service of every user on this machine that could be replaced",
+            hint="`sudo picloud up --system` starts one",
+        )
     replaced = replace and stop(paths, kill_jobs=False)
     started = not listens(paths)
     if not uses_systemd(paths):

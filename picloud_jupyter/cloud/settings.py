@@ -6,12 +6,13 @@ own (``picloud_config.py`` in its home folder).
 
 import difflib
 import json
-import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from picloud_jupyter.transport.paths import default_home
 
 FILE_NAME = "client.json"
 
@@ -29,11 +30,7 @@ _CHOICES = {"progress": ("auto", "on", "off")}
 
 def config_folder() -> Path:
     """Return the folder of the configuration: the home of this user's service. It need not exist."""
-    chosen = os.environ.get("PICLOUD_HOME")
-    if chosen:
-        return Path(chosen).expanduser()
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "picloud"
+    return default_home()
 
 
 class Config:

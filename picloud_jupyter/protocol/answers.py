@@ -49,6 +49,7 @@ class ServiceAnswer:
     container_kind: ContainerKind | None
     limits_grade: LimitsGrade | None
     network: str | None
+    network_note: str
     trials: tuple[KindTrial, ...]
     capacity: Resources | None
     disk: dict[str, int]

@@ -34,7 +34,7 @@ class NodeReport:
     """What an agent says of its node when a control plane connects.
 
     ``boot_id`` is fresh for each agent process; ``logs`` is the folder of job output on the node.
-    ``gpu_note`` says why there is no GPU.
+    ``gpu_note`` says why there is no GPU, ``network_note`` why not a better network.
     """
 
     node: str
@@ -48,3 +48,4 @@ class NodeReport:
     trials: tuple[KindTrial, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     gpu_note: str = ""
+    network_note: str = ""

@@ -6,6 +6,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from picloud_jupyter.protocol.errors import InvalidRequest
+
 SYSTEM_HOME = "/var/lib/picloud"
 SYSTEM_FOLDER = "/run/picloud"
 STATE_FOLDERS = ("blobs", "code", "logs", "bundle", "layers", "secrets")  # in ``home``
@@ -74,16 +76,30 @@ class ServicePaths:
         return self.run / "intent"
 
 
+def default_home() -> Path:
+    """Return $PICLOUD_HOME, else the folder of this user's service in the XDG data directory.
+
+    Raises:
+        InvalidRequest: no variable names a folder, and this user has no home.
+    """
+    chosen = os.environ.get("PICLOUD_HOME")
+    if not chosen:
+        chosen = os.path.join(os.environ.get("XDG_DATA_HOME") or "~/.local/share", "picloud")
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError as exc:
+        raise InvalidRequest(
+            f"there is no home folder to keep jobs in: HOME is not set, and uid {os.getuid()} has no account here",
+            hint="set HOME or PICLOUD_HOME to a folder that you may write to",
+        ) from exc
+
+
 def service_paths(home: str | os.PathLike[str] | None = None) -> ServicePaths:
     """Return the folders for ``home`` (default: $PICLOUD_HOME, else the XDG data directory).
 
     Where a process with another $XDG_RUNTIME_DIR (of cron, su ...) runs the service, ``run`` is there.
     """
-    chosen = home or os.environ.get("PICLOUD_HOME")
-    if not chosen:
-        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-        chosen = Path(data) / "picloud"
-    path = Path(os.path.realpath(os.path.expanduser(chosen)))
+    path = Path(os.path.realpath(Path(home).expanduser() if home else default_home()))
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     run = Path("/tmp") / f"picloud-{os.getuid()}-{digest}"  # noqa: S108  # made 0700 and checked

@@ -366,6 +366,10 @@ def test_down_leaves_nothing_and_the_users_find_their_own_again(tmp_path_factory
         "PICLOUD_SYSTEM_RUN": str(place / "run"),
     }
     paths = ServicePaths(place / "state", place / "run" / "private", place / "run")
+    nothing = root_cli(variables, "up", "--system", "--replace")
+    assert nothing.returncode
+    assert "no service of every user" in nothing.stderr
+    assert not is_set_up(paths)
     assert root_cli(variables, "up", "--system").returncode == 0
     assert is_set_up(paths)
     started_directly = root_cli(variables, "up", "--system").stdout

@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from picloud_jupyter.protocol.jobs import ContainerKind
 from picloud_services.agent import cgroup, overlay, trial
+from picloud_services.agent.container import ContainerError
+from picloud_services.agent.kinds import make_container
+from tests.tools.container_harness import Lab
 
 
 def test_remove_tree_when_it_is_gone_already_then_nothing_happens(tmp_path: Path) -> None:
@@ -139,6 +143,17 @@ def test_reader_when_v2_then_the_peak_is_reset_through_its_own_descriptor(
     assert (tmp_path / "memory.peak").read_text().startswith("0")
     reader.close()
     reader.close()
+
+
+def test_start_on_a_machine_without_rules_for_its_calls_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(ContainerKind.ROOTLESS, tmp_path, os.geteuid())
+    request = lab.request(1, 2)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    with pytest.raises(ContainerError, match="this machine is riscv64"):
+        make_container(lab.kind, "/usr/bin/bwrap").start(request)
+    assert os.listdir(request.layer_dir) == []
 
 
 @pytest.mark.isolation

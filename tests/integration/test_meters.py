@@ -2,6 +2,7 @@
 
 import os
 
+from picloud_services.agent.cgroup import CgroupReader
 from picloud_services.agent.container import RunningContainer
 from picloud_services.agent.meters import CgroupMeter
 from picloud_services.base.user_rights import Rights, file_rights
@@ -17,7 +18,11 @@ def test_peak_when_the_kernel_lets_nobody_begin_a_new_one_then_it_is_read_all_th
     tmp_path.chmod(0o755)
     monkeypatch.chdir(tmp_path)  # the folders above are not everybody's
     running = RunningContainer(os.getpid(), os.getpid(), ("group",), ())
+    (tmp_path / "group" / "cgroup.controllers").touch()
     with file_rights(Rights(65534, 65534) if os.geteuid() == 0 else None):
         meter = CgroupMeter(running)
+        reader = CgroupReader(running.cgroups)
     meter.reset_peak()
-    assert meter.peak_bytes() == 12345
+    reader.reset_peak()
+    assert meter.peak_bytes() == reader.read().memory_peak_bytes == 12345
+    reader.close()

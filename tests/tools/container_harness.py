@@ -1,5 +1,6 @@
 """Runs code in a container of one kind, without an agent; for root also as an ordinary user."""
 
+import codecs
 import contextlib
 import dataclasses
 import json
@@ -165,6 +166,8 @@ def read_all(*files: int) -> list[str]:
 
 def as_user(uid: int, work: Callable[[], Any]) -> Any:
     """Return ``work()``, called in a child process of the user ``uid``."""
+    for name in ("ascii", "utf-8", "latin-1"):
+        codecs.lookup(name)  # loaded now: this Python's own files may be root's alone
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -249,9 +249,9 @@ def run_agent(settings: Settings, launcher: LauncherClient) -> int:
 
 async def _main(settings: Settings, launcher: LauncherClient) -> None:
     await launcher.start()
-    facts, bundle = await asyncio.gather(
-        find_facts(settings), asyncio.to_thread(make_bundle, settings.home)
-    )
+    facts = await find_facts(settings)
+    # Not meanwhile: a trial forks, and would take along the locks of what is imported here.
+    bundle = await asyncio.to_thread(make_bundle, settings.home)
     agent = Agent(settings, facts, bundle, launcher)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

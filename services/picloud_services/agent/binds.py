@@ -29,6 +29,7 @@ SHOWN_OF_SYS = (
 )  # read by numeric libraries
 # A folder in here is shown with its owners unmapped: what root alone may read stays so.
 UNMAPPED = ("/etc", "/boot", "/var")
+SCRATCH = "/var/tmp"  # noqa: S108  # but this is for everybody's work
 UNSHOWN = (
     "/",
     "/home",
@@ -190,7 +191,8 @@ class Planner:
                 Bind(target, target, recursive=True, asked=True)
             )  # a user's overlay cannot hold mounts
             return
-        mapped = self._foreign and not is_under_any(target, UNMAPPED)
+        closed = is_under_any(target, UNMAPPED) and not is_under(target, SCRATCH)
+        mapped = self._foreign and not closed
         layer = self._layer
         upper, work = layer.at("files"), layer.at("files_work")
         self._add(Overlay(target, target, upper, work, mapped, asked=True))

@@ -316,9 +316,9 @@ class CgroupReader:
         )
         for name, writable in FILES[self._version].items():
             for folder in folders:
-                with contextlib.suppress(OSError):
-                    flags = os.O_RDWR if writable else os.O_RDONLY
-                    self._files[name] = os.open(f"{folder}/{name}", flags | os.O_CLOEXEC)
+                file = _open_counter(f"{folder}/{name}", writable=writable)
+                if file is not None:
+                    self._files[name] = file
                     break
 
     def read(self) -> CgroupCounters:
@@ -338,6 +338,14 @@ class CgroupReader:
         """Close the descriptors; may be called twice."""
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+def _open_counter(path: str, *, writable: bool) -> int | None:
+    """Open the file, for writing too where the kernel allows that (v2 before Linux 6.12 does not)."""
+    for flags in (os.O_RDWR, os.O_RDONLY) if writable else (os.O_RDONLY,):
+        with contextlib.suppress(OSError):
+            return os.open(path, flags | os.O_CLOEXEC)
+    return None
 
 
 class _Texts(Mapping[str, bytes]):

@@ -314,7 +314,13 @@ def _make_tun_usable(uid: int) -> None:
     """Give this process its own /dev/net/tun where that of the machine is root's alone."""
     if not os.path.exists(_TUN):
         raise HelperError(f"{_TUN} is missing; load it with `sudo modprobe tun`")
-    if os.geteuid() != 0 or os.stat(_TUN).st_mode & 0o006 == 0o006:
+    if os.geteuid() != 0:
+        if not os.access(_TUN, os.R_OK | os.W_OK):
+            raise HelperError(
+                f"{_TUN} is closed to this user; open it with `sudo chmod 666 {_TUN}`"
+            )
+        return
+    if os.stat(_TUN).st_mode & 0o006 == 0o006:
         return
     _check(_libc.unshare(_CLONE_NEWNS), "make a mount namespace")
     _check(_libc.mount(b"none", b"/", None, _MS_PRIVATE_RECURSIVE, None), "keep mounts private")

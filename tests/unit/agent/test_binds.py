@@ -173,6 +173,12 @@ def test_plan_when_the_folder_is_etc_then_owners_are_not_mapped() -> None:
     assert not shown.mapped
 
 
+def test_plan_when_the_folder_is_in_var_tmp_then_its_owner_may_write_there() -> None:
+    found = plan(Machine(), request(folder="/var/tmp/work"))["/var/tmp/work"]
+    assert isinstance(found, Overlay)
+    assert found.mapped
+
+
 def test_plan_when_a_disk_is_mounted_in_the_folder_then_it_is_kept_or_all_is_read_only() -> (
     None
 ):

