@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from picloud_jupyter.cli.command import Command, add_jids
 from picloud_jupyter.cli.follow import show_many
@@ -11,6 +11,7 @@ from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.displays import Splitter, to_terminal
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.ids import count_ranges
+from picloud_jupyter.protocol.terminal import TerminalFilter
 
 FOLLOW_SECONDS = 30.0  # of one long poll
 SLICE_BYTES = 1024 * 1024
@@ -24,25 +25,36 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "-n", "--tail", metavar="BYTES", type=int, help="only the last so many bytes"
     )
     parser.add_argument(
-        "--raw", action="store_true", help="displays of a cell as they were sent, not as words"
+        "--raw",
+        action="store_true",
+        help="as it was written: displays of a cell, and what steers a terminal",
     )
 
 
 def _run(arguments: argparse.Namespace) -> None:
     stream = "stderr" if arguments.stderr else "stdout"
     as_words = stream == "stdout" and not arguments.raw
+    write = _write if arguments.raw else _writer()
     if count_ranges(arguments.jids) > 1:
         if arguments.tail is not None:
             raise InvalidRequest("-n/--tail is for the output of one job")
         follow = arguments.follow
-        show_many(arguments.jids, stream, follow=follow, as_words=as_words, write=_write)
+        show_many(arguments.jids, stream, follow=follow, as_words=as_words, write=write)
         return
     jid = arguments.jids[0][0]
     logged = read_log(jid, stream, follow=arguments.follow, tail_bytes=arguments.tail)
     if as_words:
         logged = with_words(logged, begins_within=arguments.tail is not None)
     for data in logged:
-        _write(data)
+        write(data)
+
+
+def _writer() -> Callable[[bytes], None]:
+    """Return what prints: on a terminal without what would steer it."""
+    if not sys.stdout.isatty():
+        return _write
+    shown = TerminalFilter()  # what it holds back at the end is no whole character
+    return lambda data: _write(shown.feed(data))
 
 
 def _write(data: bytes) -> None:

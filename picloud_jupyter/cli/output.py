@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from picloud_jupyter.protocol.terminal import safe_text
+
 
 class NotPrintableError(ValueError):
     """Raised when a value has no text form; the message says what to do."""
@@ -53,7 +55,12 @@ def show(value: object, style: str) -> None:
 
 
 def _print(text: str) -> None:
-    """Print ``text``; characters that the terminal does not know are escaped, in JSON's way too."""
+    """Print ``text``; characters that the terminal does not know are escaped, in JSON's way too.
+
+    What would steer a terminal is made visible on one.
+    """
+    if sys.stdout.isatty():
+        text = safe_text(text)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     print(text)

@@ -24,6 +24,7 @@ from picloud_jupyter.cli.exit_codes import (
 )
 from picloud_jupyter.cli.output import NotPrintableError, show
 from picloud_jupyter.protocol.errors import CloudException
+from picloud_jupyter.protocol.terminal import safe_text
 
 NAMES = (
     *("up", "down", "status", "doctor", "jobs", "join", "result", "info", "logs", "kill"),
@@ -195,4 +196,5 @@ def _show_error(error: CloudException, style: str) -> None:
         }
         print(json.dumps(fields, ensure_ascii=False), file=sys.stderr)
     else:
-        print(f"picloud: {error}", file=sys.stderr)
+        words = f"picloud: {error}"  # with what a job said of its failure
+        print(safe_text(words) if sys.stderr.isatty() else words, file=sys.stderr)

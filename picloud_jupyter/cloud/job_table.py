@@ -10,6 +10,7 @@ from picloud_jupyter.cloud.progress import format_seconds
 from picloud_jupyter.cloud.session import session
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.jobs import Status
+from picloud_jupyter.protocol.terminal import one_line
 
 COLUMNS = ("jid", "status", "reason", "created", "runtime", "label", "function")
 _GAP = "    "
@@ -144,7 +145,7 @@ def format_columns(rows: Iterable[Sequence[object]]) -> list[str]:
 def _cell(value: object) -> str:
     text = "" if value is None else str(value)
     first, *more = text.splitlines() or [""]
-    return f"{first} ..." if more else first
+    return one_line(f"{first} ..." if more else first)
 
 
 def _with_moments(line: dict[str, Any]) -> dict[str, Any]:

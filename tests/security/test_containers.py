@@ -352,7 +352,7 @@ def test_33_a_working_folder_that_is_a_descriptor_shows_nothing_of_the_machine(
             ContainerError,
             AssertionError,
         ) as exc:  # it could not be made, or did not begin
-            return ["refused", str(exc), []]
+            return ["refused", str(exc), ""]
 
     word, place, keys = work()
     if word == "ran":
