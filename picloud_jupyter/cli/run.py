@@ -28,6 +28,7 @@ from picloud_jupyter.protocol.terminal import safe_text
 
 NAMES = (
     *("up", "down", "status", "doctor", "jobs", "join", "result", "info", "logs", "kill"),
+    *("why", "debug_bundle"),
     *(
         "exec",
         "mapexec",

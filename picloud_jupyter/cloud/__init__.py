@@ -25,6 +25,7 @@ from picloud_jupyter.cloud.session import (
     setkey,
 )
 from picloud_jupyter.cloud.settings import config
+from picloud_jupyter.cloud.stories import why
 from picloud_jupyter.cloud.written_files import files_of
 from picloud_jupyter.protocol.errors import (
     CloudException,
@@ -91,6 +92,7 @@ __all__ = [
     "start_simulator",
     "status",
     "wait_for",
+    "why",
 ]
 
 _PICLOUD_HAD = frozenset(

@@ -149,6 +149,10 @@ class Accounts:
 
         await self._database.write(work, written)
 
+    def occupied_bytes(self) -> int:
+        """Return what the jobs of all users occupy on the disk."""
+        return sum(standing.disk_bytes for standing in self._standings.values())
+
     async def users(self, held: Mapping[int, Resources]) -> list[UserReport]:
         """Return everybody who ever used the service; ``held`` is what each one's jobs hold now."""
         rows = await self._database.read(store.read_users)

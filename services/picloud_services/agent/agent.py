@@ -260,6 +260,7 @@ async def _main(settings: Settings, launcher: LauncherClient) -> None:
         "agent %d: containers of kind %s, limits by %s, network by %s",
         *(os.getpid(), facts.report.container_kind.value),
         *(facts.report.limits_grade.value, facts.report.network),
+        extra={"about": "service"},
     )
     await agent.run()
 

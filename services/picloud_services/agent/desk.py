@@ -285,8 +285,10 @@ class Desk:
                 log.error(words, lease, extra={"lease": lease})
                 held.client.kill("shutdown")
         count, size_bytes = self._stock.idle()
-        frame = pack_frame({"t": "idle", "containers": count, "bytes": size_bytes})
-        self.control.send_volatile(frame)
+        states = self._stock.states()
+        states["ending"] = len(self._containers.all()) - sum(states.values())
+        told = {"t": "idle", "containers": count, "bytes": size_bytes, "states": states}
+        self.control.send_volatile(pack_frame(told))
 
     def send_samples(self, samples: list[ResourceSample]) -> None:
         """Pass on what the sampler read."""

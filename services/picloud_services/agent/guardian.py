@@ -140,6 +140,7 @@ class Guardian:
         self._intent = intent
         self._starts: list[float] = []
         self._child: int | None = None
+        self.started = 0  # how often it had to be
         self._told_of: float | None = None  # the last start when a delay was logged
 
     @property
@@ -165,6 +166,7 @@ class Guardian:
     def start(self) -> None:
         """Start the other process, whoever wants the service down."""
         log.warning("the %s is not running; starting it", self._other.name)
+        self.started += 1
         self._starts = [*self._starts[-CROWD_COUNT:], time.monotonic()]
         try:
             self._child = start_detached(self._other)

@@ -248,6 +248,14 @@ class Stock:
         ]
         return len(sizes), sum(sizes)
 
+    def states(self) -> dict[str, int]:
+        """Return how many containers work, are reserved for more, and are idle."""
+        found = {"working": 0, "reserved": 0, "idle": 0}
+        for container in self._containers.values():
+            state = "idle" if container.slot is None else "reserved"
+            found["working" if container.leases else state] += 1
+        return found
+
     # ------------------------------------------------------------------------------------ deciding
     def _pump(self, name: str, slot: _Slot, now: float) -> list[Action]:
         """Send what can be sent now; forget the slot when it is released and empty."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from picloud_jupyter.protocol.metrics import ResourceSample
@@ -18,7 +18,9 @@ from picloud_services.accounts.service import Accounts
 from picloud_services.agent import output_files
 from picloud_services.agent.guardian import LOOK_SECONDS, MISSING_SECONDS, Guardian
 from picloud_services.app.facts import ServiceFacts
+from picloud_services.app.observing import Observing
 from picloud_services.app.owner import at_end_of, parse_owner, remove_all
+from picloud_services.app.stores import Stores
 from picloud_services.app.upkeep import DAY_SECONDS, Upkeep, default_quota, retention_limits
 from picloud_services.base import codec
 from picloud_services.base.clock import SystemClock
@@ -52,20 +54,6 @@ END_SECONDS = 17.0  # of one part; the process leaves even if that part does not
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """Where this service keeps things."""
-
-    database: Database
-    metrics: MetricsService
-    blobs: FileBlobStore
-    code_blobs: FileBlobStore
-    keys: KeyRing
-    secrets: SecretStore
-    disk: DiskWatch
-    accounts: Accounts
-
-
 class ControlPlane:
     """One control plane, from its first file to its last. ``note`` is shown in its status.
 
@@ -94,7 +82,9 @@ class ControlPlane:
         self._ends: list[tuple[str, Callable[[], Awaitable[object]]]] = []
         self._record = record
         self._guardian = guardian
-        self._log_file = log
+        self._observing = Observing(
+            settings, lambda: self._record, guardian, log, self._live, self._events, self._clock
+        )
 
     async def run(self) -> None:
         """Serve until `stop` is called or the process is told to end.
@@ -107,7 +97,9 @@ class ControlPlane:
             loop.add_signal_handler(number, self._stopping.set)
         try:
             await self._start()
-            _log.info("the control plane serves %s", self._settings.paths.api_socket)
+            words = "control plane %d (version %s) serves %s"
+            facts = (os.getpid(), self._record.version, self._settings.paths.api_socket)
+            _log.info(words, *facts, extra={"about": "service"})
             await self._stopping.wait()
         finally:
             await self._end()
@@ -169,7 +161,8 @@ class ControlPlane:
                 loop.call_later(MISSING_SECONDS, watch.wake)
             await self._keep_reachable(gateway)
 
-        watch = Ticker("watch", LOOK_SECONDS, look)
+        watch = Ticker("watch", LOOK_SECONDS, look, on_late=self._observing.late)
+        self._observing.tickers.append(watch)
         self._events.listen("nodes", lambda _event: watch.wake())
         watch.start()
         self._at_end("the watch", watch.stop)
@@ -283,6 +276,7 @@ class ControlPlane:
             user=lambda user_id: stores.accounts.user(user_id, dispatcher.held()),
             note=self._note,
         )
+        seen = self._observing.watch(stores, engine, jobs, dispatcher)
         limit_bytes = self._settings.max_upload_bytes
         return Services(
             jobs=jobs,
@@ -304,6 +298,10 @@ class ControlPlane:
             blocked=dispatcher.blocked,
             describe=facts.describe,
             stop=self.stop,
+            story=seen.story,
+            metrics=seen.page.text,
+            diagnose=seen.diagnose,
+            answered=seen.page.answered,
         )
 
     def _start_upkeep(self, stores: Stores, engine: LocalEngine, jobs: JobService) -> None:
@@ -320,6 +318,7 @@ class ControlPlane:
         )
         loop = asyncio.get_running_loop()
         for ticker in upkeep.tickers():
+            self._observing.tickers.append(ticker)
             # The first result must not wait for house-keeping.
             start = loop.call_later(UPKEEP_DELAY_SECONDS, ticker.start)
             self._at_end("upkeep", partial(_end_ticker, start, ticker))

@@ -24,6 +24,7 @@ from picloud_jupyter.protocol.errors import DiskFull, PlatformError, Unavailable
 from picloud_services.base.ballast import ballast_of, fill_ballast
 from picloud_services.base.commit_pace import CommitPace
 from picloud_services.base.connections import Source, connect, log_bytes, translate
+from picloud_services.base.instruments import Histogram
 from picloud_services.base.migrations import load_migrations, migrate
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.base.write_queue import WriteQueue
@@ -68,6 +69,7 @@ class Database:
         self._gathered: list[_Job[Any]] = []
         self._queued = 0  # pieces given to the thread and not delivered yet
         self._pace = CommitPace()
+        self.commit_seconds = Histogram()
         self._commits = 0
         self._is_busy = False  # within `_run_here` or `_deliver`
         self._reserve_used = False
@@ -290,6 +292,7 @@ class Database:
     def _commit(self, group: list[_Job[Any]], *, on_loop: bool = False) -> None:
         connection = self._connection
         transaction = Transaction(connection, self._dialect)
+        began = time.perf_counter()
         self._begin(connection)
         alone = len(group) == 1
         try:
@@ -305,6 +308,7 @@ class Database:
         except BaseException:
             self._roll_back(connection)
             raise
+        self.commit_seconds.observe(time.perf_counter() - began)
 
     def _run_one(
         self,

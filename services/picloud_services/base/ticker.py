@@ -46,6 +46,7 @@ class Ticker:
         *,
         jitter: float = 0.1,
         idle: Callable[[], bool] = lambda: False,
+        on_late: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         if seconds <= 0 or not 0 <= jitter < 1:
             raise ValueError(f"ticker {name}: seconds must be above 0 and jitter in 0..1")
@@ -53,6 +54,7 @@ class Ticker:
         self._step = step
         self._jitter = jitter
         self._idle = idle
+        self._on_late = on_late  # told how much later than planned each pause ended
         self._health = TickerHealth(name)
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
@@ -130,8 +132,10 @@ class Ticker:
 
     async def _pause(self, seconds: float) -> None:
         # A step that takes longer than its interval must not starve the rest of the loop.
+        loop = asyncio.get_running_loop()
+        due = loop.time() + max(seconds, 0.001)
         try:
-            async with asyncio.timeout(max(seconds, 0.001)):
+            async with asyncio.timeout_at(due):
                 await self._woken.wait()
         except TimeoutError:
-            return
+            self._on_late(loop.time() - due)

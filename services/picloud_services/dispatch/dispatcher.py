@@ -25,6 +25,7 @@ from picloud_services.dispatch.engine import Engine, EngineEvent
 from picloud_services.dispatch.estimate import Estimates
 from picloud_services.dispatch.fairness import FairShare
 from picloud_services.dispatch.giving import Giving
+from picloud_services.dispatch.load import Load, load_of
 from picloud_services.dispatch.payloads import ChunkBuilder, ChunkSources
 from picloud_services.dispatch.placement import need, never_fits
 from picloud_services.dispatch.recorder import RECORDED, Recorded, Recorder
@@ -72,6 +73,7 @@ class Dispatcher:
         self._settling = Settling(
             self._assigner, engine, live, self._upkeep, clock, add=self.add
         )
+        self.telling = self._settling.telling
         self._recorder = Recorder(
             database,
             sources.blobs,
@@ -142,6 +144,10 @@ class Dispatcher:
     def nodes(self) -> list[NodeReport]:
         """Return the nodes that are connected."""
         return self._engine.nodes()
+
+    def load(self) -> Load:
+        """Return how busy it is."""
+        return load_of(self._assigner, self._clock.steady_seconds())
 
     def held(self) -> dict[int, Resources]:
         """Return what the jobs of each user hold now."""

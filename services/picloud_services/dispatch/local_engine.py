@@ -97,6 +97,7 @@ class LocalEngine:
         self._functions = RecentKeys[bool](KEPT_KEYS)
         self._sandboxes = RecentKeys[bool](KEPT_KEYS)
         self._boot_id = ""
+        self.containers: dict[str, int] = {}  # by state, as the agent said last
         self._base_n = 0  # our numbers of this agent's events begin behind it
         self._delivered_n = 0
         self._acknowledged_n = 0
@@ -216,6 +217,8 @@ class LocalEngine:
                 return  # it was delivered before the link broke; its acknowledgement is on its way
             self._delivered_n = n
             self._note_answer(name, lease, header)
+        elif name == "idle":
+            self.containers = header.get("states", {})
         self._on_event(EngineEvent(self._report.node, name, n, lease, header, body))
 
     def _note_answer(self, name: str, lease: str, header: dict[str, Any]) -> None:

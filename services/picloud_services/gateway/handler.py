@@ -103,6 +103,7 @@ class Exchange:
         self.body_bytes = 0
         self.sink: Sink | None = None
         self.refusal: CloudException | None = None
+        self.route = "none"  # the metrics' name of what was asked for
         self._handle: Handler | None = None
         try:
             self._request = self._open(door, head, peer_uid)
@@ -114,6 +115,7 @@ class Exchange:
         check_wire(headers.get(WIRE_HEADER))
         caller = door.caller(peer_uid, headers)
         route, names = door.router.find(head.method, head.path)
+        self.route = f"{route.method} {route.path}"
         if caller.job is not None and not route.inside_jobs:
             raise NotAllowed(f"{head.method} {head.path} is not for code inside a job")
         if route.owner_only and not caller.owner:

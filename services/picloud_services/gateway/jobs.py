@@ -149,6 +149,12 @@ async def _add_gpu_use(services: Services, found: dict[int, dict[str, Any]]) -> 
             )
 
 
+async def why(services: Services, request: Request) -> Reply:
+    """GET /v1/jobs/J/why."""
+    jid = read_int({"jid": request.names[0]}, "jid", low=1)
+    return Reply((codec.encode(await services.story(request.caller.user_id, jid)),))
+
+
 async def kill(services: Services, request: Request) -> Reply:
     """POST /v1/kill."""
     asked = read_json(request.body)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from picloud_jupyter.protocol.jobs import Resources
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
+from picloud_jupyter.protocol.story import Story
 from picloud_services.accounts.keys import KeyRing
 from picloud_services.accounts.secrets import SecretStore
 from picloud_services.accounts.service import Accounts
@@ -42,6 +43,7 @@ class Services:
     """The services behind the API.
 
     ``describe`` answers GET /v1/service for a caller, ``held`` is what each user's jobs hold now.
+    ``story`` tells a user's job, ``metrics`` is the page of figures, ``answered`` counts requests for it.
     """
 
     jobs: JobService
@@ -61,3 +63,7 @@ class Services:
     blocked: Blocked
     describe: Callable[[Caller], Awaitable[dict[str, Any]]]
     stop: Callable[..., None]
+    story: Callable[[int, int], Awaitable[Story]]
+    metrics: Callable[[], Awaitable[str]]
+    diagnose: Callable[[], Awaitable[dict[str, Any]]]
+    answered: Callable[[str, int], None]

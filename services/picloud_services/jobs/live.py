@@ -20,6 +20,8 @@ from picloud_services.jobs.spans import (
     SpanIndex,
 )
 
+STATUS_OF_UNFINISHED = tuple(STATUS_OF[code] for code in UNFINISHED_CODES)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -30,6 +32,7 @@ class Change:
     last_jid: int
     old: Status
     new: Status
+    reason: str = ""  # where it is not plain from the status
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,15 @@ class LiveJobs:
                 found[Status.PROCESSING] += 1
                 found[Status.QUEUED] -= 1
         return +found
+
+    def unfinished_of_all(self) -> Counter[Status]:
+        """Return how many unfinished jobs of all users are in each status, processing included."""
+        found: Counter[Status] = Counter(dict.fromkeys((*STATUS_OF_UNFINISHED, Status.PROCESSING), 0))
+        for (_, code), count in self._unfinished.items():
+            found[STATUS_OF[code]] += count
+        found[Status.PROCESSING] += len(self.running)
+        found[Status.QUEUED] -= len(self.running)
+        return found
 
     def count(self, span: Span, start: int, stop: int) -> dict[Status, int]:
         """Return how many jobs between two positions are in each status, processing included."""

@@ -263,13 +263,14 @@ class _Writer:
             end_job(self.tx, jid, decision, self.report.at, result=self.result)
             self.links += 1
             self.core_seconds += item[3]
-            self._changed(jid, jid, decision.status)
+            self._changed(jid, jid, decision.status, decision.reason)
 
-    def _changed(self, first: int, last: int, new: Status) -> None:
+    def _changed(self, first: int, last: int, new: Status, reason: str = "") -> None:
         count = last - first + 1
         self.delta[Status.QUEUED] -= count
         self.delta[new] += count
-        self.outcome.changes.append(Change(self.lease.batch, first, last, Status.QUEUED, new))
+        change = Change(self.lease.batch, first, last, Status.QUEUED, new, reason)
+        self.outcome.changes.append(change)
 
     def begin(self, items: Sequence[Item], body: bytes) -> None:
         """Write the record of what came back."""
