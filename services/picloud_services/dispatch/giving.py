@@ -152,7 +152,14 @@ class Giving:
             self.wake()
         elif leased.part is not None:
             self._queue.give_arguments(held.slot.user_id, leased.part)
-        self.send(held, taken.batch.spec, leased.arguments, leased.function)
+        if leased.damage:
+            self._not_started(held, leased.damage)
+        else:
+            self.send(held, taken.batch.spec, leased.arguments, leased.function)
+
+    def _not_started(self, held: HeldLease, why: str) -> None:
+        fields = {"reason": str(EndReason.START_FAILED), "message": why}
+        self._report(EngineEvent(held.slot.node, "start_failed", 0, held.lease, fields))
 
     def _written(
         self, held: HeldLease, taken: Work, future: "asyncio.Future[Leased | None]"
@@ -212,8 +219,7 @@ class Giving:
         try:
             files = await self._builder.find(held.slot.user_id, spec, arguments, function)
         except (CloudException, OSError) as exc:
-            fields = {"reason": str(EndReason.START_FAILED), "message": str(exc)}
-            self._report(EngineEvent(held.slot.node, "start_failed", 0, held.lease, fields))
+            self._not_started(held, str(exc))
             return
         if held.lease not in self._cluster.leases:  # it was not committed after all
             return

@@ -14,6 +14,7 @@ from picloud_services.jobs.counting import add_to_user
 from picloud_services.jobs.links import blobs_of, link_blob
 from picloud_services.jobs.queries import ResultReader
 from picloud_services.jobs.store import PartRows
+from picloud_services.jobs.sums import sum_of
 from picloud_services.jobs.words import Cached, Payload
 
 _FIND = Statement(
@@ -23,9 +24,9 @@ _FIND = Statement(
 )
 _COPY = Statement(
     """INSERT INTO results (user_id, batch, first_jid, attempt, node, first_position, items, data,
-      links, bytes, files, seen_seconds, finished_at)
+      data_sum, links, bytes, files, seen_seconds, finished_at)
     SELECT user_id, CAST(:batch AS BIGINT), CAST(:jid AS BIGINT), attempt, node, 0,
-      CAST(:items AS TEXT), :data, 1, CAST(:bytes AS BIGINT), CAST(:files AS BIGINT),
+      CAST(:items AS TEXT), :data, CAST(:sum AS BIGINT), 1, CAST(:bytes AS BIGINT), CAST(:files AS BIGINT),
       (SELECT seen_seconds FROM sequences), CAST(:at AS DOUBLE PRECISION)
     FROM results WHERE result = :source RETURNING result"""
 )
@@ -82,13 +83,15 @@ def take_cached(tx: Transaction, cached: Cached, rows: PartRows, jid: int) -> St
         link_blob(tx, ref)
         size += ref.size_bytes
         files += 1
+    items = codec.encode([item])
     result = tx.value(
         _COPY,
         source=cached.result,
         batch=rows.batch,
         jid=jid,
-        items=codec.encode([item]).decode(),
+        items=items.decode(),
         data=cached.body or None,
+        sum=sum_of(cached.body or b"", items),
         bytes=size,
         files=files,
         at=rows.at,

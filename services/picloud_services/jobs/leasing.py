@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from picloud_jupyter.protocol.errors import Corrupt
 from picloud_jupyter.protocol.frames import Pack
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
 from picloud_services.jobs.links import read_function
 from picloud_services.jobs.store import NewLease, insert_lease
+from picloud_services.jobs.sums import damaged, sum_of
 from picloud_services.jobs.words import Function
 
 _STILL_QUEUED = Statement(
     "SELECT COUNT(*) FROM jobs WHERE jid BETWEEN :first AND :last AND status = 'queued'"
 )
 _PART = Statement(
-    """SELECT first_jid, count, arguments, files FROM parts
+    """SELECT first_jid, count, arguments, files, arguments_sum FROM parts
     WHERE first_jid <= :jid ORDER BY first_jid DESC LIMIT 1"""
 )
 _PART_FILES = Statement(
@@ -70,6 +72,7 @@ class Leased:
     part: (
         Arguments | None
     )  # the whole part, where it was read: worth keeping for the next chunk
+    damage: str = ""  # why nothing of it can run: the store is damaged
 
 
 def lease_jobs(tx: Transaction, wanted: LeaseRequest) -> Leased | None:
@@ -78,12 +81,16 @@ def lease_jobs(tx: Transaction, wanted: LeaseRequest) -> Leased | None:
     Where the arguments must be read, the lease ends with their part: then it is shorter than wanted.
     """
     first, count = wanted.first_jid, wanted.count
-    part = None
-    arguments = wanted.arguments
-    if arguments is None:
-        part = read_part(tx, first)
-        count = min(count, part.first_jid + part.count - first)
-        arguments = part
+    part, arguments, function = None, wanted.arguments, wanted.function
+    damage = ""
+    try:
+        if arguments is None:
+            part = arguments = read_part(tx, first)
+            count = min(count, part.first_jid + part.count - first)
+        function = function or read_function(tx, wanted.function_digest)
+    except Corrupt as exc:  # the lease ends at once, by the rules of a start that fails
+        damage, arguments, function = str(exc), None, Function(b"", wanted.function_digest)
+        count = _count_in_part(tx, first, count)
     if tx.value(_STILL_QUEUED, first=first, last=first + count - 1) != count:
         return None
     insert_lease(
@@ -95,15 +102,27 @@ def lease_jobs(tx: Transaction, wanted: LeaseRequest) -> Leased | None:
         count=count,
         at=wanted.at,
     )
-    function = wanted.function or read_function(tx, wanted.function_digest)
-    return Leased(wanted, arguments.cut(first, count), function, part)
+    taken = arguments.cut(first, count) if arguments else Arguments(first, count, b"")
+    return Leased(wanted, taken, function, part if not damage else None, damage)
+
+
+def _count_in_part(tx: Transaction, first: int, count: int) -> int:
+    row = tx.one(_PART, jid=first)
+    assert row is not None
+    return int(min(count, row[0] + row[1] - first))
 
 
 def read_part(tx: Transaction, jid: int) -> Arguments:
-    """Return the arguments of all jobs in the part of ``jid``, which must exist."""
+    """Return the arguments of all jobs in the part of ``jid``, which must exist.
+
+    Raises:
+        Corrupt: they are not what was written.
+    """
     row = tx.one(_PART, jid=jid)
     assert row is not None
-    first_jid, count, pack, files = row
+    first_jid, count, pack, files, written_sum = row
+    if written_sum not in (None, sum_of(pack)):
+        raise damaged("What it was called with", jid)
     refs: Sequence[tuple[int, BlobRef]] = ()
     if files:
         refs = [

@@ -1,6 +1,7 @@
 """Payloads that many rows share: functions, specs and blobs, with their reference counts."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from picloud_jupyter.protocol.jobs import DEFAULT_PRIORITY, JobSpec
 from picloud_services.base import codec
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.blobs.store import BlobRef
+from picloud_services.jobs.sums import damaged
 from picloud_services.jobs.words import Function, Payload
 
 KEPT_SPECS = 1_000
@@ -100,13 +102,15 @@ def read_function(tx: Transaction, digest: str) -> Function:
     """Return the function with ``digest``.
 
     Raises:
-        Corrupt: a row names a function that is not there.
+        Corrupt: a row names a function that is not there, or not what it was.
     """
     row = tx.one(_READ_FUNCTION, digest=digest)
     if row is None:
         raise Corrupt(f"The store has no function {digest}, though a job names it.")
     data, blob, size = row
     payload: Payload = BlobRef(blob, size, digest) if blob else bytes(data)
+    if isinstance(payload, bytes) and hashlib.sha256(payload).hexdigest() != digest:
+        raise damaged("Its function")
     return Function(payload, digest)
 
 

@@ -32,6 +32,7 @@ from picloud_services.jobs.links import blobs_of, link_blob
 from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.reasons import Facts
 from picloud_services.jobs.store import lease_number
+from picloud_services.jobs.sums import sum_of
 
 Item = Sequence[Any]  # position, reason, started_at, runtime, cpu_user, cpu_system, size, extra
 ITEM_OVERHEAD_BYTES = 64
@@ -46,9 +47,9 @@ _DONE_BY = Statement(
 )
 _INSERT_RESULT = Statement(
     """INSERT INTO results (user_id, batch, first_jid, attempt, node, lease, first_position,
-      items, data, usage, links, bytes, files, seen_seconds, finished_at)
+      items, data, data_sum, usage, links, bytes, files, seen_seconds, finished_at)
     VALUES (:user_id, :batch, :first_jid, :attempt, :node, :lease, :first_position,
-      :items, :data, :usage, :links, :bytes, :files,
+      :items, :data, :sum, :usage, :links, :bytes, :files,
       (SELECT seen_seconds FROM sequences), :at) RETURNING result"""
 )
 _INSERT_LOST = Statement(
@@ -287,6 +288,7 @@ class _Writer:
         self.size_bytes = size
         first_jid = lease.first_jid + items[0][0]
         self.expected = len(items)
+        shown = codec.encode([item[1:] for item in items])
         self.result = tx.value(
             _INSERT_RESULT,
             user_id=lease.user_id,
@@ -296,8 +298,9 @@ class _Writer:
             node=lease.node,
             lease=lease_number(lease.lease),
             first_position=items[0][0],
-            items=codec.encode([item[1:] for item in items]).decode(),
+            items=shown.decode(),
             data=body or None,
+            sum=sum_of(body, shown),
             usage=codec.encode(usage).decode() if usage else None,
             links=self.expected,
             bytes=size,

@@ -11,6 +11,7 @@ from picloud_jupyter.protocol.jobs import MAX_RESULT_COUNT, EndReason, Status
 from picloud_services.base import codec
 from picloud_services.base.sql import Row, Statement, Transaction
 from picloud_services.jobs.links import blob_of
+from picloud_services.jobs.sums import damaged, sum_of
 from picloud_services.jobs.words import ResultItem
 
 _COUNT = Statement(
@@ -33,7 +34,8 @@ _FINISHED = Statement(
     AND user_id = :user_id AND status NOT IN ('waiting', 'queued') ORDER BY jid LIMIT :limit"""
 )
 _RESULT = Statement(
-    "SELECT first_jid, items, data, lease, node, first_position FROM results WHERE result = :result"
+    """SELECT first_jid, items, data, lease, node, first_position, data_sum
+    FROM results WHERE result = :result"""
 )
 _PARTS_OF_USER = Statement(
     """SELECT first_jid, count FROM parts WHERE user_id = :user_id AND first_jid < :before
@@ -131,13 +133,20 @@ class ResultRow:
     node: str
     first_position: int
     ends: list[int]
+    is_damaged: bool
 
     def item(self, jid: int) -> list[Any]:
         """Return the item of ``jid``."""
         return self.items[jid - self.first_jid]
 
     def body(self, jid: int) -> bytes:
-        """Return the inline bytes of ``jid``."""
+        """Return the inline bytes of ``jid``.
+
+        Raises:
+            Corrupt: they are not what was written.
+        """
+        if self.is_damaged:
+            raise damaged("Its result", jid)
         at = jid - self.first_jid
         return self.data[self.ends[at] : self.ends[at + 1]]
 
@@ -149,7 +158,9 @@ def read_result_row(tx: Transaction, result: int) -> ResultRow | None:
         return None
     items = codec.decode(row[1])
     ends = list(accumulate((item[5] for item in items), initial=0))
-    return ResultRow(row[0], items, bytes(row[2] or b""), row[3], row[4], row[5], ends)
+    data = bytes(row[2] or b"")
+    is_damaged = row[6] not in (None, sum_of(data, row[1].encode()))
+    return ResultRow(row[0], items, data, row[3], row[4], row[5], ends, is_damaged)
 
 
 class ResultReader:

@@ -20,6 +20,7 @@ from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
 from picloud_services.jobs.lifecycle import after_dependencies
 from picloud_services.jobs.reasons import Facts, message
 from picloud_services.jobs.spans import OPEN, SEALED
+from picloud_services.jobs.sums import sum_of
 from picloud_services.jobs.words import Cached, Function
 
 MAX_NUMBER = 2**63 - 1
@@ -48,9 +49,9 @@ _INSERT_BATCH = Statement(
       :waiting + :queued, :waiting, :queued)"""
 )
 _INSERT_PART = Statement(
-    """INSERT INTO parts (first_jid, batch, user_id, part, first_index, count, arguments, files,
-      links, created_at)
-    VALUES (:first_jid, :batch, :user_id, :part, :first_index, :count, :arguments, :files,
+    """INSERT INTO parts (first_jid, batch, user_id, part, first_index, count, arguments,
+      arguments_sum, files, links, created_at)
+    VALUES (:first_jid, :batch, :user_id, :part, :first_index, :count, :arguments, :sum, :files,
       :count, :at)"""
 )
 _INSERT_PART_FILE = Statement(
@@ -316,6 +317,7 @@ def insert_part(tx: Transaction, rows: PartRows) -> None:
         first_index=rows.first_index,
         count=rows.count,
         arguments=rows.arguments,
+        sum=sum_of(rows.arguments),
         files=len(rows.files),
         at=rows.at,
     )
