@@ -40,7 +40,8 @@ class Containers:
 
     Whoever keeps the books sets the callbacks: ``on_frame`` gets what supervisors say, ``on_failed``
     a container that could not be started (with the reason), ``on_lost`` one whose supervisor was lost,
-    ``on_adopted`` one that an earlier agent started, before any other frame of it.
+    ``on_adopted`` one that an earlier agent started, before any other frame of it, ``on_reconnected``
+    each other one when its supervisor has said hello.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Containers:
         self.on_failed: Callable[[SupervisorClient, ContainerError], None] = _ignore_failure
         self.on_lost: Callable[[SupervisorClient], None] = _ignore_client
         self.on_adopted: Callable[[SupervisorClient], None] = _ignore_client
+        self.on_reconnected: Callable[[SupervisorClient], None] = _ignore_client
 
     def get(self, container: str) -> SupervisorClient | None:
         """Return the client of ``container``, None once it is cleaned away."""
@@ -201,6 +203,8 @@ class Containers:
     # ------------------------------------------------------------------------------------- running
     def _on_hello(self, client: SupervisorClient) -> None:
         """Connect the container's network, and let its chunks go when that is there."""
+        if not client.is_adopted:
+            self.on_reconnected(client)
         if client.facts.get("init_pid"):
             self._attach(client)
         elif client.facts["state"] != "starting":
