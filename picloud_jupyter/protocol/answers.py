@@ -266,6 +266,16 @@ class UserAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class DiagnosisAnswer:
+    """What is asked of a service in which something does not work."""
+
+    versions: dict[str, Any]
+    settings: dict[str, Any]
+    store: dict[str, Any]
+    upkeep: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorBody:
     """What went wrong: ``code`` is of a closed list, ``retry`` says whether it may work later."""
 

@@ -22,6 +22,7 @@ from picloud_jupyter.protocol.errors import (
 from picloud_jupyter.protocol.ids import MAX_JID
 from picloud_jupyter.protocol.jobs import Status
 from picloud_jupyter.protocol.secrets import MAX_SECRET_BYTES
+from picloud_jupyter.protocol.story import Story
 from picloud_jupyter.protocol.users import Quota
 
 JSON_TYPE = "application/json"
@@ -260,6 +261,13 @@ OPERATIONS: tuple[Operation, ...] = (
         query=(Query("since", {"type": "number", "minimum": 0}, "later than this time"),),
     ),
     Operation(
+        "GET",
+        routes.WHY,
+        "What happened to a job, step by step",
+        _json(Story),
+        errors=_OF_A_JOB,
+    ),
+    Operation(
         "POST",
         routes.UPLOADS,
         "Begin to send a large payload",
@@ -324,6 +332,20 @@ OPERATIONS: tuple[Operation, ...] = (
         routes.USERS,
         "Everybody who used it",
         _json(answers.UsersAnswer),
+        callers="owner",
+    ),
+    Operation(
+        "GET",
+        routes.METRICS,
+        "What the service counts of itself",
+        Content("text/plain", None, "the text format of Prometheus"),
+        callers="owner",
+    ),
+    Operation(
+        "GET",
+        routes.DIAGNOSIS,
+        "Versions, settings and the soundness of the store",
+        _json(answers.DiagnosisAnswer),
         callers="owner",
     ),
     Operation(

@@ -10,10 +10,8 @@ from typing import Any
 
 from picloud_jupyter.protocol.codec import to_wire
 from picloud_jupyter.protocol.errors import NotFound
-from picloud_jupyter.protocol.errors import NotFound
 from picloud_jupyter.protocol.frames import encode_json, pack_frame
 from picloud_jupyter.protocol.jobs import HostPython, JobSpec
-from picloud_jupyter.protocol.story import Story
 from picloud_jupyter.protocol.story import Story
 from picloud_jupyter.protocol.users import Quota
 from picloud_services.accounts.keys import JobIdentity, KeyRing, make_job_key
@@ -125,7 +123,6 @@ class GatewayUnderTest:
     blocked: list[int] = field(default_factory=list)
     stops: list[dict[str, bool]] = field(default_factory=list)
     answered: list[tuple[str, int]] = field(default_factory=list)
-    answered: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def api(self) -> Path:
@@ -171,18 +168,6 @@ async def start_gateway(root: Path, quota: Quota | None = None) -> GatewayUnderT
         return {"store": {}}
 
     answered: list[tuple[str, int]] = []
-    async def tell(user_id: int, jid: int) -> Story:
-        if jid != 7:
-            raise NotFound(f"There is no job {jid}.", jid=jid)
-        return Story(jid, "done", "done", "f", None, 1, f"for {user_id}")
-
-    async def page() -> str:
-        return "picloud_leases 1\n"
-
-    async def diagnose() -> dict[str, Any]:
-        return {"store": {}}
-
-    answered: list[tuple[str, int]] = []
     jobs: Any = ScriptedJobs()
     output, events = GrowingOutput(), Events()
     uploads = Uploads(blobs, keys, disk, max_bytes=10**15)
@@ -207,10 +192,6 @@ async def start_gateway(root: Path, quota: Quota | None = None) -> GatewayUnderT
         blocked=block,
         describe=describe,
         stop=lambda **wishes: stops.append(wishes),
-        story=tell,
-        metrics=page,
-        diagnose=diagnose,
-        answered=lambda route, status: answered.append((route, status)),
         story=tell,
         metrics=page,
         diagnose=diagnose,

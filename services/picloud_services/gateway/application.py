@@ -11,7 +11,6 @@ from picloud_services.accounts.keys import JobIdentity
 from picloud_services.gateway import (
     files,
     http_server,
-    http_server,
     jobs,
     logs,
     maps,
@@ -48,9 +47,6 @@ def make_routes(services: Services) -> list[Route]:
     def of_owner(path: str, handle: Callable[[Services, Request], Awaitable[Reply]]) -> Route:
         return Route("GET", path, bind(handle), inside_jobs=False, owner_only=True)
 
-    def of_owner(path: str, handle: Callable[[Services, Request], Awaitable[Reply]]) -> Route:
-        return Route("GET", path, bind(handle), inside_jobs=False, owner_only=True)
-
     def post(
         path: str,
         handle: Callable[[Services, Request], Awaitable[Reply]],
@@ -79,7 +75,6 @@ def make_routes(services: Services) -> list[Route]:
         get(routes.FILES, files.list_files),
         get(routes.FILE, files.read_file),
         get(routes.SAMPLES, logs.read_samples),
-        get(routes.WHY, jobs.why),
         get(routes.WHY, jobs.why),
         post(routes.UPLOADS, uploads.begin_upload),
         Route("PUT", routes.UPLOAD, open_sink=partial(uploads.UploadSink, services)),
@@ -149,10 +144,6 @@ class Gateway:
         server = HttpServer(partial(Exchange, door), most, self._answered)
         await server.listen(path, mode)
         self._servers.append(server)
-
-    def _answered(self, exchange: http_server.Exchange, status: int) -> None:
-        assert isinstance(exchange, Exchange)
-        self._services.answered(exchange.route, status)
 
     def _answered(self, exchange: http_server.Exchange, status: int) -> None:
         assert isinstance(exchange, Exchange)

@@ -175,7 +175,6 @@ class Connection(asyncio.BufferedProtocol):
             except CloudException as exc:
                 reply = exchange.fail(exc)
             self._server.on_answer(exchange, reply.status)
-            self._server.on_answer(exchange, reply.status)
             keep_alive = request.whole and request.keep_alive
             await self._send(
                 reply,
