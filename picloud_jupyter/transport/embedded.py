@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -16,12 +15,14 @@ from pathlib import Path
 from typing import IO
 
 from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.codec import from_wire
 from picloud_jupyter.protocol.errors import (
     CloudException,
     Conflict,
     Unreachable,
     error_from_wire,
 )
+from picloud_jupyter.protocol.frames import decode_header
 from picloud_jupyter.transport.client import Client
 from picloud_jupyter.transport.connection import Connection
 from picloud_jupyter.transport.endpoint import Endpoint
@@ -173,9 +174,10 @@ def agent_process(paths: ServicePaths) -> ServiceProcess | None:
 
 def _recorded(path: Path, start_field: str) -> ServiceProcess | None:
     try:
-        found = json.loads(path.read_bytes())
-        process = ServiceProcess(int(found["pid"]), int(found[start_field]))
-    except (OSError, ValueError, KeyError, TypeError):
+        found = decode_header(path.read_bytes())
+        fields = {"pid": found.get("pid"), "start_ticks": found.get(start_field)}
+        process = from_wire(ServiceProcess, fields)
+    except (OSError, ValueError):
         return None  # none ran here, or the file is damaged
     return process if process.start_ticks and process.is_alive else None
 
@@ -294,8 +296,8 @@ def _listens_elsewhere(paths: ServicePaths) -> bool:
 
 def _start_failure(paths: ServicePaths, code: int) -> CloudException:
     try:
-        value = json.loads(_startup_error(paths).read_bytes())
-        if isinstance(value, dict) and isinstance(value.get("error"), dict):
+        value = decode_header(_startup_error(paths).read_bytes())
+        if isinstance(value.get("error"), dict):
             return error_from_wire(value)
     except (OSError, ValueError):
         pass  # it left no words: its log has them

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from picloud_jupyter.protocol.codec import from_wire
+from picloud_jupyter.protocol.frames import decode_header
 from picloud_services.agent.processes import Process, find_process
 from picloud_services.base.filesystem import write_atomically
 from picloud_services.base.single_instance import is_alive, read_record
@@ -93,9 +95,8 @@ def write_agent_process(path: Path, process: Process) -> None:
 def read_agent_process(path: Path) -> Process | None:
     """Return the agent's process if it lives."""
     try:
-        found = json.loads(path.read_bytes())
-        process = Process(int(found["pid"]), int(found["start_time"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        process = from_wire(Process, decode_header(path.read_bytes()))
+    except (OSError, ValueError):
         return None  # no agent was here, or the file is damaged: one is started
     return process if find_process(process.pid) == process else None
 

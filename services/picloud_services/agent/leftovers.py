@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from picloud_jupyter.protocol.frames import decode_header
 from picloud_services.agent.container import ContainerRequest
 from picloud_services.agent.kinds import make_container
 from picloud_services.agent.orders import StartOrder, read_start_frame
@@ -39,7 +39,7 @@ def find_containers(run: Path) -> Iterator[Found]:
     """Yield what is in RUN/c; folders without a readable order never held a container: they go."""
     for folder in sorted((run / "c").glob("*")):
         try:
-            order = read_start_frame(json.loads((folder / "order.json").read_bytes()))
+            order = read_start_frame(decode_header((folder / "order.json").read_bytes()))
         except (OSError, ValueError):
             with contextlib.suppress(OSError):  # what cannot be removed now is tried next time
                 remove_tree(str(folder))
@@ -109,10 +109,14 @@ def remove_stray_layers(home: Path, alive: set[str]) -> None:
 
 def _status(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "status.json").read_bytes())
-    except (OSError, ValueError):  # it was cleaned, or never came so far
+        return decode_header((folder / "status.json").read_bytes())
+    except (OSError, ValueError):  # it was cleaned, never came so far, or is damaged
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _number(status: dict[str, Any], name: str) -> int:
+    found = status.get(name)
+    return found if type(found) is int else 0
 
 
 def _await_supervisor(order: StartOrder) -> Process | None:
@@ -136,7 +140,7 @@ def _is_held(layer_dir: str) -> bool:
 
 
 def _supervisor(status: dict[str, Any]) -> Process | None:
-    process = Process(int(status.get("pid") or 0), int(status.get("start_time") or 0))
+    process = Process(_number(status, "pid"), _number(status, "start_time"))
     return process if process.pid and find_process(process.pid) == process else None
 
 
@@ -145,7 +149,7 @@ def _first_processes(status: dict[str, Any]) -> Iterator[Process]:
 
     It was started within seconds after the supervisor; a process that got the pid later was not.
     """
-    pid, since = int(status.get("init_pid") or 0), int(status.get("start_time") or 0)
+    pid, since = _number(status, "init_pid"), _number(status, "start_time")
     process = find_process(pid) if pid else None
     if process is not None and since <= process.start_time <= since + START_TICKS:
         yield process

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from picloud_jupyter.protocol.codec import from_wire
+from picloud_jupyter.protocol.frames import decode_header
 from picloud_jupyter.protocol.jobs import ContainerKind, NetworkPolicy
 from picloud_services.agent.namespace_calls import Answer, ask, listen_request, pasta_request
 from picloud_services.agent.network_plan import (
@@ -350,14 +352,10 @@ class Network:
 def _read_state(path: Path) -> Process | None:
     """Return the live process that ``path`` names, or None."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        expected = Process(int(found["pid"]), int(found["start_time"]))
+        expected = from_wire(Process, decode_header(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (
-        ValueError,
-        KeyError,
-    ):  # cut short by a crash of the machine: its processes are gone
+    except ValueError:  # cut short by a crash of the machine: its processes are gone
         return None
     return expected if find_process(expected.pid) == expected else None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from picloud_jupyter.protocol.codec import from_wire, to_wire
+from picloud_jupyter.protocol.frames import decode_header
 from picloud_jupyter.protocol.jobs import ContainerKind, LimitsGrade, Resources
 from picloud_jupyter.protocol.nodes import KindTrial, NodeReport
 from picloud_jupyter.transport.paths import make_private
@@ -91,7 +92,7 @@ async def find_facts(settings: Settings) -> NodeFacts:
 async def _tried_once(settings: Settings) -> _Tried:
     path = _shared_folder(settings) / "trials.json"
     try:
-        kept = from_wire(_Tried, json.loads(path.read_bytes()))
+        kept = from_wire(_Tried, decode_header(path.read_bytes()))
     except (OSError, ValueError):  # not tried yet, or by another version of ours
         kept = None
     layers = settings.home / "layers"

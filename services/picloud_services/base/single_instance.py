@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from picloud_jupyter.protocol.codec import from_wire
 from picloud_jupyter.protocol.errors import Conflict
-from picloud_jupyter.protocol.frames import WIRE_VERSION
+from picloud_jupyter.protocol.frames import WIRE_VERSION, decode_header
 from picloud_jupyter.protocol.version import __version__
 from picloud_services.base.filesystem import write_atomically
 
@@ -54,7 +54,7 @@ def our_record(home: Path) -> ServiceRecord:
 def read_record(path: Path) -> ServiceRecord | None:
     """Return the record at ``path``; None if there is none, or a damaged one."""
     try:
-        return from_wire(ServiceRecord, json.loads(path.read_bytes()))
+        return from_wire(ServiceRecord, decode_header(path.read_bytes()))
     except (OSError, ValueError):
         return None
 
