@@ -25,6 +25,7 @@ from picloud_services.base.ballast import ballast_of, fill_ballast
 from picloud_services.base.commit_pace import CommitPace
 from picloud_services.base.connections import Source, connect, log_bytes, translate
 from picloud_services.base.instruments import Histogram
+from picloud_services.base.log_check import check_log
 from picloud_services.base.migrations import load_migrations, migrate
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.base.write_queue import WriteQueue
@@ -197,6 +198,7 @@ class Database:
     def _prepare(self) -> Any:  # noqa: ANN401
         if self._dialect == "sqlite":
             self.source.file.parent.mkdir(parents=True, exist_ok=True)
+            self._check_log()
         connection = connect(self.source)
         try:
             self._begin(connection)
@@ -207,6 +209,12 @@ class Database:
             raise translate(exc, self.source) or exc from exc
         self._fill_ballast()
         return connection
+
+    def _check_log(self) -> None:
+        try:
+            check_log(self.source.file)
+        except (sqlite3.Error, OSError) as exc:
+            raise translate(exc, self.source) or exc from exc
 
     def _begin(self, connection: Any) -> None:  # noqa: ANN401
         connection.execute("BEGIN IMMEDIATE" if self._dialect == "sqlite" else "BEGIN")
