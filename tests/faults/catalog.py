@@ -58,16 +58,28 @@ class Trial:
 
     @contextlib.contextmanager
     def world(
-        self, clients: int = 2, kind: str = "", home_disk: str = "", **settings: str
+        self,
+        clients: int = 2,
+        kind: str = "",
+        home_disk: str = "",
+        *,
+        disk: Callable[[Path], contextlib.AbstractContextManager[object]] | None = None,
+        **settings: str,
     ) -> Iterator[World]:
         """Give a running service with ``clients`` at work; at the end it is checked.
 
         ``settings`` are PICLOUD_* variables of the service, without that prefix and in lower case.
-        With ``home_disk`` (options of a tmpfs) its home is a file system of its own.
+        With ``home_disk`` (options of a tmpfs) its home is a file system of its own;
+        ``disk`` is entered with the folder of the home, and may mount another kind of disk there.
         """
         variables = {f"PICLOUD_{name.upper()}": value for name, value in settings.items()}
-        with tempfile.TemporaryDirectory(prefix="picloud-fault-", dir="/var/tmp") as folder:
+        with contextlib.ExitStack() as held:
+            folder = held.enter_context(
+                tempfile.TemporaryDirectory(prefix="picloud-fault-", dir="/var/tmp")
+            )
             os.chmod(folder, 0o755)  # jobs have uids of their own
+            if disk is not None:
+                held.enter_context(disk(Path(folder) / "home"))
             world = World(
                 Path(folder), kind or kinds_of_this_machine()[0], self.random, variables
             )

@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("kills", "disks", "syscalls")
+MODULES = ("kills", "disks", "syscalls", "power")
 
 
 def load_rows() -> None:
