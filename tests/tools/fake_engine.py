@@ -17,13 +17,17 @@ from picloud_services.dispatch.engine import Chunk, EngineEvent, OutputSlice
 
 @dataclass(frozen=True, slots=True)
 class Does:
-    """What one element does: ``reason`` after ``seconds``, or its container ends (``exits``)."""
+    """What one element does: ``reason`` after ``seconds``, or its container ends (``exits``).
+
+    ``says_seconds`` is what its runner says that it ran, where it lies.
+    """
 
     reason: str = "done"
     seconds: float = 0.0
     body: bytes = b""
     exits: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
+    says_seconds: float | None = None
 
 
 Behaviour = Callable[[Chunk, int, bytes], Does]
@@ -247,7 +251,7 @@ class FakeEngine:
                     running.position,
                     does.reason,
                     1e9,
-                    does.seconds,
+                    does.seconds if does.says_seconds is None else does.says_seconds,
                     0,
                     0,
                     len(does.body),

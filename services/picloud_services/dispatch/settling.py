@@ -18,6 +18,8 @@ from picloud_services.jobs.outcomes import Outcome, Rules
 from picloud_services.jobs.reasons import Facts
 from picloud_services.jobs.spans import UNFINISHED_CODES
 
+WAY_SECONDS = 1.0  # of a report, at most, that nobody is charged for
+
 
 @functools.lru_cache(maxsize=1024)
 def _rules(spec: JobSpec, memory_bytes: int, node: str) -> Rules:
@@ -115,13 +117,16 @@ class Settling:
         if not items:
             return
         seconds = sum([item[3] for item in items])
+        # A runner that says less than was seen runs other than it says; a second is for the way here.
+        seen = now - held.progress_at - WAY_SECONDS if held.running is not None else 0.0
         held.next_position = max(held.next_position, items[-1][0] + 1)
         held.progress_at = now
         grown = held.next_position
         mean = seconds / len(items)
         self._assigner.estimates.learn(held.key, grown, mean * grown)
         slot = held.slot
-        self._assigner.fair.charge(slot.user_id, seconds * slot.wanted.cores, now)
+        used = max(seconds, seen) * slot.wanted.cores
+        self._assigner.fair.charge(slot.user_id, used, now)
 
     # ------------------------------------------------------------------------------- what runs
     def started(self, held: HeldLease, position: int, at: float | None) -> None:
