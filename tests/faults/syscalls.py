@@ -1,15 +1,21 @@
 """One system call fails, or is the last: strace strikes the N-th of a kind, on each process of ours."""
 
+import asyncio
 import contextlib
 import shutil
 import signal
+import sqlite3
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from picloud_services.agent.processes import Process, find_process
+from picloud_services.base.database import open_database
+from picloud_services.base.sql import Statement
 from tests.faults.catalog import Trial, fault
 from tests.faults.kills import wait_for_work
 from tests.faults.world import World
@@ -28,6 +34,9 @@ NAMED = {
 }
 ROLES = ("control plane", "agent", "supervisor", "launcher", "client")
 KILLED = ("fsync", "write", "rename", "open", "unlink", "mkdir", "truncate", "connect")
+ON_STORE = ("fsync", "write", "open", "truncate", "unlink")
+WRITER = Path(__file__).with_name("store_writer.py")
+SWEPT = Statement("SELECT n FROM swept")
 FAILING = ("fsync", "write", "rename", "open", "mkdir", "truncate")
 
 
@@ -135,9 +144,17 @@ def sweep(
                 break
 
 
-def try_role(trial: Trial, role: str, calls: tuple[str, ...], whats: tuple[str, ...]) -> None:
+def has_strace(trial: Trial) -> bool:
+    """Return whether there is a strace; that there is none is said."""
     if shutil.which("strace") is None:
         trial.refuse("strace", "it is not installed: apt-get install strace")
+        return False
+    return True
+
+
+def try_role(trial: Trial, role: str, calls: tuple[str, ...], whats: tuple[str, ...]) -> None:
+    """Strike processes of ``role`` while clients work."""
+    if not has_strace(trial):
         return
     with trial.world() as world:
         wait_for_work(world)
@@ -157,3 +174,75 @@ for _role in ROLES:
         try_role(trial, role, FAILING, ("error=ENOSPC", "error=EIO"))
 
     fault(f"the N-th system call of the {_role} fails", ci=4, soak=100, needs_root=True)(_fail)
+
+
+@fault(
+    "the N-th system call on the store fails, or is the last", ci=12, soak=2000, needs_root=True
+)
+def sweep_store(trial: Trial) -> None:
+    """The store alone, so that each call can be tried: whole in a soak, some of them in CI."""
+    if not has_strace(trial):
+        return
+    short = trial.wanted <= 20
+    whats = ("signal=KILL", "error=EIO", "error=ENOSPC")
+    kinds = [(call, what) for call in ON_STORE for what in whats]
+    while trial.count < trial.wanted and time.monotonic() < trial.until and kinds:
+        call, what = trial.random.choice(kinds) if short else kinds.pop(0)
+        number = 0
+        while trial.count < trial.wanted and time.monotonic() < trial.until:
+            number = trial.random.randint(1, 40) if short else number + 1
+            hit = strike_store(trial, Strike(call, what, number))
+            trial.count += hit
+            if short or not hit:
+                break
+
+
+def strike_store(trial: Trial, strike: Strike) -> bool:
+    """Have a store written to, and struck; return whether the call came. What was acked must be there."""
+    with tempfile.TemporaryDirectory(prefix="picloud-store-", dir="/var/tmp") as folder:
+        store, acked, log = (
+            Path(folder) / name for name in ("store.db", "acked", "strace.log")
+        )
+        paths = [folder, *(f"{store}{suffix}" for suffix in ("", "-wal", "-shm", ".ballast"))]
+        done = subprocess.run(
+            [
+                *("strace", "-f", "-q", "-o", str(log), "-e", f"trace={NAMED[strike.call]}"),
+                *(word for path in paths for word in ("-P", path)),
+                *("-e", strike.expression, sys.executable, str(WRITER), str(store), str(acked)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        was_killed = done.returncode == -signal.SIGKILL  # strace ends as its program did
+        hit = was_killed or struck(log) > 0
+        if done.returncode and not was_killed:
+            trial.refuse("store", f"{strike}: no words of ours:\n{done.stderr[-1500:]}")
+        check_store(trial, strike, store, acked)
+    return hit
+
+
+def check_store(trial: Trial, strike: Strike, store: Path, acked: Path) -> None:
+    """Open the store as its next service does; see that it is whole and has what was acked."""
+
+    async def read() -> tuple[list[str], set[int]]:
+        database = open_database(store)
+        await database.open()
+        try:
+            rows = await database.read(lambda tx: tx.all(SWEPT))
+            return await database.check(), {row[0] for row in rows}
+        finally:
+            await database.close()
+
+    promised = {int(word) for word in acked.read_text().split()} if acked.exists() else set()
+    try:
+        damage, kept = asyncio.run(read())
+    except sqlite3.OperationalError:  # it never came to make its table
+        damage, kept = [], set()
+    if damage:
+        trial.refuse("I11", f"{strike}: the store is damaged: {damage}")
+    if promised - kept:
+        trial.refuse(
+            "I1", f"{strike}: {sorted(promised - kept)} were acknowledged and are gone"
+        )

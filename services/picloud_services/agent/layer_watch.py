@@ -181,7 +181,7 @@ def count_files(layers: Iterable[WatchedLayer]) -> list[Filling]:
     table.refresh(verify=True)
     found = []
     for layer in layers:
-        removed = _removed_sizes(table.descendants(layer.supervisor_pid))
+        removed = _removed_sizes(table.descendants(layer.supervisor_pid), _device(layer.folder))
         sizes = [*_sizes(layer.folder), *removed]
         found.append(Filling(layer.container, sum(sizes), len(sizes), layer.is_idle))
     return found
@@ -247,7 +247,14 @@ def _look_in(place: int, folders: list[str]) -> Iterator[int]:
                 yield found.st_blocks * _BLOCK_BYTES // names
 
 
-def _removed_sizes(pids: Iterable[int]) -> Iterator[int]:
+def _device(folder: str) -> int:
+    try:
+        return os.stat(folder).st_dev
+    except OSError:
+        return -1
+
+
+def _removed_sizes(pids: Iterable[int], device: int) -> Iterator[int]:
     """Yield the size of each file that is open and has no name any more, as those of `tempfile`."""
     known: set[tuple[int, int]] = set()
     for pid in pids:
@@ -256,17 +263,16 @@ def _removed_sizes(pids: Iterable[int]) -> Iterator[int]:
         except OSError:  # it ended, or is not ours to look into
             continue
         for path in paths:
-            found = _removed_file(path)
+            found = _removed_file(path, device)
             if found is not None and (found.st_dev, found.st_ino) not in known:
                 known.add((found.st_dev, found.st_ino))
                 yield found.st_blocks * _BLOCK_BYTES
 
 
-def _removed_file(path: str) -> os.stat_result | None:
-    try:
+def _removed_file(path: str, device: int) -> os.stat_result | None:
+    with contextlib.suppress(OSError):  # closed meanwhile
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink:
-            return None
-        return None if file_system_magic(Path(path)) == _TMPFS else found
-    except OSError:  # closed meanwhile
-        return None
+        if stat.S_ISREG(found.st_mode) and not found.st_nlink:
+            is_memory = found.st_dev != device and file_system_magic(Path(path)) == _TMPFS
+            return None if is_memory else found
+    return None
