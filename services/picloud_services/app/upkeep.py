@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from picloud_jupyter.protocol.users import Quota
-from picloud_services.base.clock import Clock
+from picloud_services.base.clock import SystemClock
 from picloud_services.base.filesystem import DiskWatch
 from picloud_services.base.ticker import Ticker
 from picloud_services.blobs.code_archives import archive_id
@@ -27,7 +27,7 @@ class Upkeep:
     """The steps, each run by a `Ticker` of its own: one that fails stops no other."""
 
     settings: Settings
-    clock: Clock
+    clock: SystemClock
     jobs: JobService
     retention: Retention
     blobs: BlobStore
@@ -58,7 +58,7 @@ class Upkeep:
 
     async def sweep(self) -> None:
         """Remove payloads that no row names, and archives of modules that nobody used for long."""
-        now_at = self.clock.now_at()
+        now_at = self.clock.age_at()
         await self.blobs.sweep(self.retention.referenced, now_at=now_at)
         await self.code.sweep(
             self._code_in_use,
@@ -73,7 +73,7 @@ class Upkeep:
 
     async def prune_samples(self) -> None:
         """Remove old samples."""
-        await self.metrics.prune(self.clock.now_at())
+        await self.metrics.prune(self.clock.age_at())
 
 
 def retention_limits(settings: Settings) -> Limits:
