@@ -5,6 +5,8 @@ are written beside it as crash-...; they belong into its bombs in `test_requests
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 import atheris
 
@@ -26,8 +28,12 @@ def main() -> None:
         except decoder.refused:
             return
 
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", "-rss_limit_mb=2048"], once)
-    atheris.Fuzz()
+    with tempfile.TemporaryDirectory(prefix="picloud-fuzz-") as corpus:
+        for number, seed in enumerate(decoder.seeds):
+            Path(corpus, str(number)).write_bytes(seed)
+        options = [f"-max_total_time={seconds}", "-rss_limit_mb=2048"]
+        atheris.Setup([sys.argv[0], *options, corpus], once)
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":
