@@ -1,6 +1,7 @@
 """Frames that are doubled, swapped, torn or cut between control plane, agent and supervisor: each runs once."""
 
 import asyncio
+import functools
 import os
 import random
 import time
@@ -43,7 +44,7 @@ async def run(engine, said, function, value):
         while not engine.nodes():
             await asyncio.sleep(0.005)
         engine.submit(NODE, chunk)
-        await until(lambda lease=chunk.lease: said.is_over(lease))
+        await until(functools.partial(said.is_over, chunk.lease))
         if said.named("returned", chunk.lease):
             assert not said.items(chunk.lease)
             continue

@@ -60,9 +60,9 @@ async def test_gateway_that_listens_anew_leaves_no_listener_and_no_caller_behind
     made.api.unlink()
     await made.gateway.listen(made.api, made.inside)
     listening = [
-        found.laddr
+        str(found.laddr)
         for found in psutil.Process().net_connections(kind="unix")
-        if found.laddr in (str(made.api), str(made.inside)) and not found.raddr
+        if str(found.laddr) in (str(made.api), str(made.inside)) and not found.raddr
     ]
     other = await Peer.open(made.api)
     for peer in (caller, other):
