@@ -1,6 +1,7 @@
 """Where a service keeps its state and its sockets: the embedded one of a user, or the system's."""
 
 import hashlib
+import json
 import os
 import stat
 from dataclasses import dataclass
@@ -145,7 +146,15 @@ def _where_it_listens(paths: ServicePaths) -> ServicePaths:
     except OSError:
         return paths
     there = ServicePaths(paths.home, run)
-    return there if _is_ours(run) and there.api_socket.exists() else paths
+    return there if _is_ours(run) and there.api_socket.exists() and _serves(there) else paths
+
+
+def _serves(paths: ServicePaths) -> bool:
+    """Whether the service in ``paths.run`` is that of this home: a copy of a home names the original's."""
+    try:
+        return bool(json.loads(paths.record.read_bytes())["home"] == str(paths.home))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def make_run(paths: ServicePaths) -> None:

@@ -124,9 +124,9 @@ class FileBlobStore:
         self, ref: BlobRef, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[bytes]:
         """See `BlobStore`."""
-        path = await self.local_path(ref)
+        await self.local_path(ref)
         end = ref.size_bytes if stop is None else min(stop, ref.size_bytes)
-        with await asyncio.to_thread(open, path, "rb") as file:
+        with await asyncio.to_thread(self._open, ref) as file:
             file.seek(start)
             while start < end:
                 piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, end - start))

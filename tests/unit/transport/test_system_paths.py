@@ -1,5 +1,6 @@
 """Which service a program takes, and what tells that root set one up for everybody."""
 
+import json
 import os
 import pwd
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_service_paths_when_the_file_that_names_its_folder_is_damaged_then_the_u
     for damaged in (b"\0" * 40, b"\xff\n", b""):
         usual.whereabouts.write_bytes(damaged)
         assert service_paths(tmp_path) == usual
+
+
+def test_service_paths_when_the_home_is_a_copy_then_not_those_of_the_original(tmp_path):
+    original, copy, run = tmp_path / "original", tmp_path / "copy", tmp_path / "run"
+    run.mkdir(mode=0o700)
+    (run / "api.sock").touch()
+    (run / "record.json").write_text(json.dumps({"home": str(original)}))
+    for home in (original, copy):
+        home.mkdir()
+        service_paths(home).whereabouts.write_bytes(os.fsencode(run))
+    assert service_paths(original).run == run
+    assert service_paths(copy).run != run
 
 
 def test_home_of_a_user_who_has_none_is_asked_for_in_words(monkeypatch):
