@@ -273,6 +273,14 @@ async def test_jobs_of_others_and_of_newer_versions_are_refused(home, system, tm
         restore(place(tmp_path, "other"), str(tmp_path / "two.tar"))
 
 
+async def test_service_of_the_machine_takes_the_jobs_of_every_user(home, system, tmp_path):
+    await system.call(user_id=USER + 1)
+    back_up(home, str(tmp_path / "two.tar"), secrets=False)
+    own = place(tmp_path, "machine")
+    machine = ServicePaths(own.home, own.run, tmp_path / "public")
+    assert restore(machine, str(tmp_path / "two.tar"))["jobs"] == 5
+
+
 async def test_restore_that_was_cut_short_is_told_at_the_start_and_repeated(
     made, tmp_path, monkeypatch
 ):
