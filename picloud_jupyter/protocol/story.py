@@ -3,6 +3,8 @@
 import datetime
 from dataclasses import dataclass
 
+from picloud_jupyter.protocol.terminal import one_line
+
 STORE, LOG, NOW = "store", "log", "now"  # where a step is known from
 
 
@@ -41,7 +43,7 @@ class Story:
     def __str__(self) -> str:
         """Return the story for people; times are UTC, as in the logs."""
         name = f"{self.function}, {self.label}" if self.label else self.function
-        lines = [f"job {self.jid} ({name}): {self.status}", self.summary]
+        lines = [f"job {self.jid} ({one_line(name)}): {self.status}", one_line(self.summary)]
         if self.next_step:
             lines.append(f"next: {self.next_step}")
         lines.append("")
@@ -61,4 +63,4 @@ def _line(step: Step, began_at: float | None) -> str:
     ids += [f"container {step.container}"] if step.container else []
     mark = "| " if step.source == LOG else ""
     tail = f"  [{', '.join(ids)}]" if ids else ""
-    return f"{when:<25}{after:>12}  {mark}{step.text}{tail}"
+    return f"{when:<25}{after:>12}  {mark}{one_line(step.text)}{tail}"

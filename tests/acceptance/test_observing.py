@@ -181,7 +181,7 @@ def test_bundle_holds_what_is_needed_and_no_secret(service, tmp_path, monkeypatc
         print(CANARY, argument)
         raise ValueError(CANARY)
 
-    cloud.secret.set("BUNDLE_TOKEN", f"{CANARY}-secret")
+    cloud.secret.set("BUNDLE_TOKEN", value=f"{CANARY}-secret")
     monkeypatch.setenv("PICLOUD_API_SECRETKEY", f"{CANARY}-key")
     jid = cloud.call(leak, f"{CANARY}-argument", _secrets=["BUNDLE_TOKEN"])
     cloud.join(jid, ignore_errors=True)

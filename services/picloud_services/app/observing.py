@@ -86,7 +86,9 @@ class Observing:
         )
         self._events.listen(CHANGED_TOPIC, page.changed)
         self._events.listen(NODES_TOPIC, page.node_changed)
-        stories = Stories(database, self._live, jobs.why, engine, settings.home, self._clock)
+        stories = Stories(
+            database, self._live, jobs.whys.why, engine, settings.home, self._clock
+        )
         return Observed(
             page, stories.story, Diagnosis(settings, database, self.tickers).describe
         )

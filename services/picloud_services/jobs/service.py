@@ -82,7 +82,7 @@ class JobService:
         self._publisher = Publisher(live, events)
         self._dependencies = Dependencies(database, live, dispatch, self._publisher, clock)
         desk = Desk(database, live, dispatch, self._dependencies, self._book, clock, accounts)
-        self._whys = whys = Whys(live, self._dependencies, dispatch)
+        self.whys = whys = Whys(live, self._dependencies, dispatch)
         self._calls = Calls(desk)
         self._maps = Maps(desk, self._publisher)
         self._waiting = Waiting(database, live, whys)
@@ -282,10 +282,6 @@ class JobService:
             NotFound: the first that is not.
         """
         await self._waiting.require(user_id, jids)
-
-    def why(self, jid: int) -> str:
-        """Return why ``jid`` does not run yet; "" if it does, or is finished."""
-        return self._whys.why(jid)
 
     def code_versions(self) -> set[tuple[int, str]]:
         """Return (user, version) of the local modules that unfinished jobs use."""

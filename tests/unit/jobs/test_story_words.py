@@ -184,3 +184,11 @@ def test_lines_when_told_then_at_their_place_and_marked():
     assert "agent: the runner is ready" in texts(found)
     assert not any("of another job" in text or "later" in text for text in texts(found))
     assert "| agent: the runner is ready" in str(found)
+
+
+def test_text_when_a_name_or_a_log_line_has_control_characters_then_they_forge_no_step():
+    known = facts(function="f\x1b[2J", label="x\n2026-01-01 done")
+    lines = [(200.0, {"jid": 7, "message": "ended\nwith a line", "component": "control"})]
+    text = str(story(known, lines=lines))
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 5
