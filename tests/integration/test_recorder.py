@@ -52,6 +52,24 @@ async def test_record_when_a_result_cannot_be_adopted_then_it_is_tried_again(
         assert system.blobs.adopted == ["0123456789abcdef"]
 
 
+async def test_record_when_the_machine_is_unwell_for_long_then_no_result_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("picloud_services.dispatch.recorder.RETRY_SECONDS", 0.01)
+    async with running_system(tmp_path, behaviour=returns_a_file) as system:
+        write, failures = system.database.write, [OSError(errno.EIO, "input/output")] * 10
+
+        def fail_long(work, *rest, **options):
+            if system.blobs.adopted and failures:
+                raise failures.pop()
+            return write(work, *rest, **options)
+
+        monkeypatch.setattr(system.database, "write", fail_long)
+        jid = await system.call()
+        await system.join(jid, seconds=5)
+        assert await system.status(jid) == "done"
+
+
 def writes_files(_chunk, _position, _argument) -> Does:
     files = {"file": "fedcba9876543210", "size": 5, "count": 1, "left": 0}
     return Does(extra={"file": "0123456789abcdef", "size": 5, "digest": "", "files": files})

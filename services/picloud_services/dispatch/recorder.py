@@ -178,7 +178,7 @@ class _Lane:
             self._try_again(error)
 
     def _try_again(self, error: BaseException) -> None:
-        known = isinstance(error, CloudException)
+        known = isinstance(error, CloudException | OSError)  # a disk, descriptors: it passes
         count = len(self._writing)
         _log.error("%d events wait: %s", count, error, exc_info=None if known else error)
         events = self._writing
