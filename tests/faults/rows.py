@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("kills", "disks", "syscalls", "power")
+MODULES = ("kills", "links", "clocks", "greed", "disks", "syscalls", "power")
 
 
 def load_rows() -> None:

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from picloud_jupyter.transport.paths import ServicePaths, service_paths
 from picloud_services.agent.processes import Process, find_process
-from tests.faults.invariants import Figures, Violation, check
+from tests.faults.invariants import Figures, Picture, Violation, check
 from tests.faults.journal import Event, Journal, read_journal
 from tests.faults.load import SECRET_NAME
 from tests.faults.picture import cgroups_of_containers, find_leftovers, take_picture
@@ -42,6 +42,8 @@ class World:
         self.journals.chmod(0o777)
         self.clients: list[subprocess.Popen[bytes]] = []
         self.canary = secrets.token_hex(16)
+        # what a row promises beyond the invariants, asked when all work is over
+        self.promises: list[Callable[[Picture], Iterable[Violation]]] = []
         self._names = 0
         self._known_cgroups = cgroups_of_containers()
         self._seen: set[Process] = set()
@@ -150,6 +152,8 @@ class World:
         """Let all work end, stop the service, and return what was not as promised."""
         broken, figures = self.settle()
         picture = take_picture(self.paths, self.canary)
+        for promise in self.promises:
+            broken += promise(picture)
         return broken + check(self.events(), self.effects(), picture, figures)
 
     def settle(self) -> tuple[list[Violation], Figures]:

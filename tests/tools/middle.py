@@ -7,13 +7,14 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from picloud_jupyter.protocol.frames import PREFIX
 
 READ_BYTES = 64 * 1024
-MISCHIEF = ("double", "swap", "delay", "tear", "garbage", "cut")
+MISCHIEF = ("double", "swap", "delay", "tear", "garbage", "cut")  # of frames
+HTTP_MISCHIEF = ("again", "delay", "tear", "cut")
 SWAP_SECONDS = 0.3  # for a frame to come that can overtake
 _PIDFD_GETFD = 438  # the same number on every machine; pidfd_getfd(2)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,6 +29,7 @@ class Middle:
     def __init__(self, path: Path, chance: random.Random, *, by_frames: bool) -> None:
         self.path = path
         self.passed = 0  # pieces
+        self.on_request: Callable[[bytes], None] = lambda _piece: None  # what clients send
         self._true = path.with_name(path.name + ".true")
         self._random = chance
         self._by_frames = by_frames
@@ -73,8 +75,8 @@ class Middle:
                 continue
             self._open |= {near, far}
             pumps = [
-                threading.Thread(target=self._pump, args=ends, daemon=True)
-                for ends in ((near, far), (far, near))
+                threading.Thread(target=self._pump, args=arguments, daemon=True)
+                for arguments in ((near, far, self.on_request), (far, near, lambda _: None))
             ]
             for pump in pumps:
                 pump.start()
@@ -87,13 +89,16 @@ class Middle:
             self._open.discard(end)
             end.close()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(
+        self, source: socket.socket, target: socket.socket, tell: Callable[[bytes], None]
+    ) -> None:
         rest = b""
         with contextlib.suppress(OSError):
             while data := source.recv(READ_BYTES):
                 pieces, rest = _cut(rest + data) if self._by_frames else ([data], b"")
                 held = b""
                 for piece in pieces:
+                    tell(piece)
                     held = self._pass(piece, held, target)
                 if held:
                     source.settimeout(SWAP_SECONDS)
@@ -123,6 +128,15 @@ class Middle:
                 self._done.set()
         return b""
 
+    def _repeat(self, request: bytes) -> None:
+        """Send ``request`` on a connection of its own; what is answered is not heard."""
+        with socket.socket(socket.AF_UNIX) as other:
+            _reach(other, self._true)
+            other.sendall(request)
+            other.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                other.recv(READ_BYTES)
+
     def _spoil(self, order: str, piece: bytes, target: socket.socket) -> None:
         where = self._random.randrange(len(piece))
         match order:
@@ -135,6 +149,9 @@ class Middle:
                 target.sendall(piece[:where])
                 time.sleep(self._random.uniform(0.05, 0.2))
                 target.sendall(piece[where:])
+            case "again":  # as a client does that heard no answer
+                self._repeat(piece)
+                target.sendall(piece)
             case "garbage":
                 target.sendall(self._random.randbytes(self._random.randint(1, 200)) + piece)
             case "cut":
@@ -163,12 +180,12 @@ def connections(pid: int, path: Path) -> Iterator[socket.socket]:
                 yield end
 
 
-def descriptors(pid: int, *numbers: int) -> Iterator[socket.socket]:
+def descriptors(pid: int) -> Iterator[socket.socket]:
     """Yield sockets that another process has open, as descriptors of our own: close them."""
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
-            for number in numbers or _sockets_of(pid):
+            for number in _sockets_of(pid):
                 fd = _libc.syscall(_PIDFD_GETFD, pidfd, number, 0)
                 if fd >= 0:
                     yield socket.socket(fileno=fd)
