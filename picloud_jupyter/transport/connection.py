@@ -8,7 +8,6 @@ import functools
 import os
 import re
 import socket
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from picloud_jupyter.protocol.errors import InvalidRequest, NotAllowed
 from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.transport.endpoint import Endpoint
+from picloud_jupyter.transport.peers import peer_uid
 
 if TYPE_CHECKING:
     import ssl
@@ -27,7 +27,6 @@ _BUFFERS_AT_ONCE = 512  # the kernel takes at most 1,024 in one call
 _RECEIVE_BYTES = 64 * 1024  # above 128 KiB each receive would map fresh memory
 _LONGEST_NUMBER = 16  # digits of a size: more than any answer has
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,%d}" % _LONGEST_NUMBER)
-_PEER = struct.Struct("3i")  # pid, uid, gid
 
 
 class ConnectionLostError(OSError):
@@ -233,8 +232,7 @@ def _refuse_stranger(sock: socket.socket, endpoint: Endpoint) -> None:
     The folder may be one that anybody could make first, and what answers is believed: its results
     are unpickled here.
     """
-    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    user_id = _PEER.unpack(found)[1]
+    user_id = peer_uid(sock)
     if user_id not in (os.getuid(), 0):
         sock.close()
         raise NotAllowed(

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from picloud_jupyter.protocol.frames import (
     pack_frame,
     pack_raw,
 )
+from picloud_jupyter.transport.peers import peer_uid
 
 _READ_BYTES = 64 * 1024  # a larger block would be mapped anew for each read
-_PEER = struct.Struct("3i")  # pid, uid, gid: struct ucred
 
 
 def listen(path: str) -> socket.socket:
@@ -173,5 +172,4 @@ class AgentConnection:
 
 def is_our_own(connected: socket.socket) -> bool:
     """Return whether the peer runs as our uid, or as root."""
-    peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return _PEER.unpack(peer)[1] in (os.getuid(), 0)
+    return peer_uid(connected) in (os.getuid(), 0)

@@ -3,20 +3,18 @@
 import asyncio
 import logging
 import os
-import socket
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from picloud_jupyter.protocol.frames import decode_header
+from picloud_jupyter.transport.peers import peer_uid
 from picloud_services.base.frame_link import FrameLink, refusal
 
 log = logging.getLogger(__name__)
 
 VOLATILE_BYTES = 1024 * 1024  # behind so much unsent, what nobody must have is left out
-_UCRED = struct.Struct("3i")  # struct ucred of socket(7): pid, uid, gid
 
 
 class ControlServer:
@@ -117,9 +115,3 @@ class ControlServer:
             self.lost_at = time.monotonic()
             log.info("the control plane disconnected")
             self._on_alone()
-
-
-def peer_uid(peer: socket.socket) -> int:
-    """Return the uid of the process at the other end of a unix socket."""
-    found = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(found)[1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessLine:
     """A line of the table: its parent, its state's letter, its start in ticks since boot."""
 
     parent: int
@@ -17,20 +17,20 @@ class Process:
     start_ticks: int
 
 
-Table = Mapping[int, Process]
+Table = Mapping[int, ProcessLine]
 
 
-def parse_stat(text: bytes) -> Process:
+def parse_stat(text: bytes) -> ProcessLine:
     """Return what /proc/PID/stat says; the name in it may hold any letter.
 
     >>> parse_stat(b"7 (a ) b) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0")
-    Process(parent=1, state='S', start_ticks=4242)
+    ProcessLine(parent=1, state='S', start_ticks=4242)
     """
     fields = text[text.rindex(b")") + 2 :].split()
-    return Process(int(fields[1]), fields[0].decode(), int(fields[19]))
+    return ProcessLine(int(fields[1]), fields[0].decode(), int(fields[19]))
 
 
-def read_process(pid: int) -> Process | None:
+def read_process(pid: int) -> ProcessLine | None:
     """Return the process ``pid``, None if there is none that we may see."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

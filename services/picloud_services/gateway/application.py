@@ -10,7 +10,6 @@ from picloud_jupyter.protocol.secrets import MAX_SECRET_BYTES
 from picloud_services.accounts.keys import JobIdentity
 from picloud_services.gateway import (
     files,
-    http_server,
     jobs,
     logs,
     maps,
@@ -20,6 +19,7 @@ from picloud_services.gateway import (
     service,
     uploads,
     users,
+    words,
 )
 from picloud_services.gateway.handler import Door, Exchange
 from picloud_services.gateway.http_server import HttpServer
@@ -145,7 +145,7 @@ class Gateway:
         await server.listen(path, mode)
         self._servers.append(server)
 
-    def _answered(self, exchange: http_server.Exchange, status: int) -> None:
+    def _answered(self, exchange: words.Exchange, status: int) -> None:
         assert isinstance(exchange, Exchange)
         self._services.answered(exchange.route, status)
 

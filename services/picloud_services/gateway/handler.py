@@ -96,7 +96,7 @@ def require_account(uid: int) -> int:
 
 
 class Exchange:
-    """One request and its answer: see `http_server.Exchange`."""
+    """One request and its answer: see `words.Exchange`."""
 
     def __init__(self, door: Door, head: Head, peer_uid: int) -> None:
         self.user_id: int | None = None

@@ -4,10 +4,8 @@ import asyncio
 import logging
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
 
 from picloud_jupyter.protocol.errors import (
     CloudException,
@@ -16,10 +14,11 @@ from picloud_jupyter.protocol.errors import (
     Unavailable,
 )
 from picloud_jupyter.protocol.frames import Buffer
+from picloud_jupyter.transport.peers import peer_uid
 from picloud_services.gateway.held_memory import HeldMemory
 from picloud_services.gateway.http_answers import CONTINUE, cut_or_join, head_of
 from picloud_services.gateway.http_parser import IncomingRequest, RequestParser
-from picloud_services.gateway.words import Head, Reply, Sink, error_reply
+from picloud_services.gateway.words import Exchange, Head, Reply, error_reply
 
 READ_BYTES = 256 * 1024
 DISCARD_BYTES = 64 * 1024 * 1024  # what a refused body may still send before we hang up
@@ -28,32 +27,10 @@ BODY_SECONDS = 60.0  # for the next byte of a body
 IDLE_SECONDS = 3600.0
 SWEEP_SECONDS = 15.0
 END_SECONDS = 2.0  # what a client has at the end to take the answer that is on its way
-CREDENTIALS = struct.Struct("3i")
 _log = logging.getLogger(__name__)
 
 
-class Exchange(Protocol):
-    """What is to be done with one request, decided from its head."""
-
-    user_id: int | None  # whose memory is used; None: of nobody, for it is refused
-    body_bytes: int  # the largest body that is kept in memory for `serve`
-    sink: Sink | None  # takes the body piece by piece instead
-    refusal: CloudException | None  # the body is dropped and this answered
-
-    async def serve(self, body: bytes) -> Reply:
-        """Return the answer. Raises nothing but what cancels it."""
-
-    def fail(self, error: Exception) -> Reply:
-        """Return the answer for what went wrong while the body came in."""
-
-
 OpenExchange = Callable[[Head, int], Exchange]  # head, uid of the peer; raises nothing
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """Return the uid of the process at the other end. Source: unix(7), SO_PEERCRED."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    return int(CREDENTIALS.unpack(credentials)[1])
 
 
 class _HungUp(Exception):

@@ -94,6 +94,21 @@ class Sink(Protocol):
         """Forget it all: the sender went away or was refused. May follow `finish`."""
 
 
+class Exchange(Protocol):
+    """What is to be done with one request, decided from its head."""
+
+    user_id: int | None  # whose memory is used; None: of nobody, for it is refused
+    body_bytes: int  # the largest body that is kept in memory for `serve`
+    sink: Sink | None  # takes the body piece by piece instead
+    refusal: CloudException | None  # the body is dropped and this answered
+
+    async def serve(self, body: bytes) -> Reply:
+        """Return the answer. Raises nothing but what cancels it."""
+
+    def fail(self, error: Exception) -> Reply:
+        """Return the answer for what went wrong while the body came in."""
+
+
 Handler = Callable[[Request], Awaitable[Reply]]
 SinkOpener = Callable[[Request], Sink]
 Blocked = Callable[[int], AbstractContextManager[None]]  # while a job waits for other jobs
