@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import HostPython
+from picloud_jupyter.transport.paths import checked
 
 _SITE_FOLDERS = ("site-packages", "dist-packages")
 _METADATA = (".dist-info", ".egg-info", ".egg-link")
@@ -36,7 +37,7 @@ def host_python() -> HostPython:
     packages changed.
 
     Raises:
-        InvalidRequest: a path of this interpreter cannot be read, named in the message.
+        InvalidRequest: a path of this interpreter cannot be read or is no UTF-8, named in the message.
     """
     global _last  # noqa: PLW0603  # a cache of one
     seen = _last
@@ -76,6 +77,7 @@ def _look(entries: Sequence[str]) -> HostPython:
     ]
     paths = _with_real_paths(wanted)
     for path in paths:
+        checked(path)
         if not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
             raise InvalidRequest(
                 f"{path} belongs to this Python ({executable}) and cannot be read by this user, so jobs could not "

@@ -32,6 +32,7 @@ from picloud_jupyter.protocol.jobs import INLINE_BYTES, HostPython, JobSpec
 from picloud_jupyter.protocol.shell import ShellCommand
 from picloud_jupyter.serialize.payload import digest, dump_function
 from picloud_jupyter.serialize.pickler import References
+from picloud_jupyter.transport.paths import checked
 
 # Python, folder and code version; None = that is to be found out
 Place = tuple[HostPython, str, str | None]
@@ -157,7 +158,7 @@ def _place(session: Session) -> Place:
 
 def _folder() -> str:
     try:
-        return os.getcwd()
+        return checked(os.getcwd())
     except FileNotFoundError as exc:
         raise InvalidRequest(
             "the working folder of this program was removed, and jobs begin there",

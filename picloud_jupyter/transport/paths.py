@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,12 +96,32 @@ def default_home() -> Path:
         ) from exc
 
 
+def checked(path: str) -> str:
+    """Return ``path``, which is to be sent to a service or to be its home.
+
+    Raises:
+        InvalidRequest: its bytes are no UTF-8, or this Python was told to read them as something else.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as exc:
+        encoding = sys.getfilesystemencoding()
+        hint = (
+            f"this Python reads names of files as {encoding}: set PYTHONUTF8=1 or LANG=C.UTF-8"
+        )
+        raise InvalidRequest(
+            f"{os.fsencode(path)!r} is a path that cannot be written as UTF-8",
+            hint="rename it" if encoding == "utf-8" else hint,
+        ) from exc
+    return path
+
+
 def service_paths(home: str | os.PathLike[str] | None = None) -> ServicePaths:
     """Return the folders for ``home`` (default: $PICLOUD_HOME, else the XDG data directory).
 
     Where a process with another $XDG_RUNTIME_DIR (of cron, su ...) runs the service, ``run`` is there.
     """
-    path = Path(os.path.realpath(Path(home).expanduser() if home else default_home()))
+    path = Path(checked(os.path.realpath(Path(home).expanduser() if home else default_home())))
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     run = Path("/tmp") / f"picloud-{os.getuid()}-{digest}"  # noqa: S108  # made 0700 and checked

@@ -1,5 +1,6 @@
 """The README's two commands on machines with python3 and git alone: fresh Debians."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -103,6 +104,20 @@ def test_primer_runs_on_a_machine_with_python_and_git_alone(bare_debian):
     assert "ZeroDivisionError" in done.stdout
     assert "GridSearchCV agrees" in done.stdout
     assert "[a picture, image/png" in done.stdout
+
+
+@pytest.mark.timeout(1800)
+def test_doctor_tells_what_a_bare_machine_has(bare_debian):
+    """No bwrap but the wheel's, no pasta."""
+    tour = "cd /project && python3 run.py check >/dev/null; cd /tmp && /project/.venv/bin/python /project/tests/machines/tour.py"
+    done = inside(bare_debian, tour)
+    assert done.stdout.startswith("{"), done.stdout[-3000:] + done.stderr[-3000:]
+    said = json.loads(done.stdout)
+    assert (said["failed"], said["left"]) == ({}, [])
+    assert said["doctor"]["container_kind"] == "root"
+    assert said["doctor"]["network"] == "proxy"
+    assert "sudo apt install passt" in said["doctor"]["network_note"]
+    assert said["seen"]["capabilities"] == 0
 
 
 @pytest.mark.timeout(3000)
