@@ -17,6 +17,7 @@ from tests.tools.disks import fill
 
 END_SECONDS = 15.0  # for a job that fills the disk to be ended, with its container
 MIB = 1024**2
+NO_ROOM = frozenset({"disk_full"})  # a large result that could not be written
 # Writes to a place of its own until the disk is full or it is ended, and keeps what it wrote.
 HOG = """
 import sys
@@ -78,6 +79,7 @@ def run_hog(world: World, place: str, pause_seconds: float) -> str:
 @fault("full disk: the whole home", ci=4, soak=30, needs_root=True)
 def fill_home(trial: Trial) -> None:
     with trial.world(home_disk="size=300m,mode=755") as world:
+        world.explained = NO_ROOM
         wait_for_work(world)
         for _ in trial.rounds():
             world.rest(0.2, 0.6)
@@ -91,6 +93,7 @@ def fill_folders(trial: Trial) -> None:
     with trial.world(clients=0) as world:
         places = [world.mount(name, "size=24m,mode=700") for name in ("blobs", "logs")]
         (places[0] / "incoming").mkdir()
+        world.explained = NO_ROOM
         for _ in range(2):
             world.add_client()
         wait_for_work(world)
@@ -154,6 +157,7 @@ def fill_fast(trial: Trial) -> None:
 @fault("a job that makes files until there is no room for more", ci=1, soak=10, needs_root=True)
 def fill_inodes(trial: Trial) -> None:
     with trial.world(home_disk="size=300m,nr_inodes=9000,mode=755") as world:
+        world.explained = NO_ROOM
         wait_for_work(world)
         for _ in trial.rounds():
             check_hog(trial, world, "files", 0.0005)
@@ -162,6 +166,7 @@ def fill_inodes(trial: Trial) -> None:
 @fault("no room for more files in the home", ci=2, soak=20, needs_root=True)
 def no_inodes(trial: Trial) -> None:
     with trial.world(home_disk="size=300m,nr_inodes=5000,mode=755") as world:
+        world.explained = NO_ROOM
         wait_for_work(world)
         for _ in trial.rounds():
             world.rest(0.2, 0.6)

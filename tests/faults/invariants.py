@@ -89,6 +89,7 @@ class Figures:
     drain_limit_seconds: float = 10.0
     others_failed: int = 0
     others_p99_ratio: float | None = None
+    explained: frozenset[str] = frozenset()  # ends that the fault itself explains
 
 
 def check(
@@ -107,7 +108,7 @@ def check(
         _i9_drains(story, figures),
         _i10_others(figures),
         _i11_whole(picture),
-        _i12_closed_list(story, picture),
+        _i12_closed_list(story, picture, figures.explained),
         (Violation("I13", f"the secret stands in {path}") for path in picture.secrets_found),
     )
     return [violation for rule in rules for violation in rule]
@@ -274,14 +275,16 @@ def _i11_whole(picture: Picture) -> Iterator[Violation]:
         yield Violation("I11", f"the store is damaged: {line}")
 
 
-def _i12_closed_list(story: _Story, picture: Picture) -> Iterator[Violation]:
+def _i12_closed_list(
+    story: _Story, picture: Picture, explained: frozenset[str]
+) -> Iterator[Violation]:
     words = {str(reason) for reason in EndReason} | {"stalled"}
     for jid, job in picture.jobs.items():
         if job.status not in FINISHED_STATUSES:
             continue
         if job.end_reason not in words:
             yield Violation("I12", f"job {jid} ended by {job.end_reason!r}, not a word of ours")
-        elif jid in story.acked:
+        elif jid in story.acked and job.end_reason not in explained:
             yield from _unexplained(story, job)
 
 

@@ -17,6 +17,7 @@ from picloud_services.agent.processes import Process, find_process
 from picloud_services.base.database import open_database
 from picloud_services.base.sql import Statement
 from tests.faults.catalog import Trial, fault
+from tests.faults.disks import NO_ROOM
 from tests.faults.kills import wait_for_work
 from tests.faults.world import World
 
@@ -157,6 +158,8 @@ def try_role(trial: Trial, role: str, calls: tuple[str, ...], whats: tuple[str, 
     if not has_strace(trial):
         return
     with trial.world() as world:
+        if "error=ENOSPC" in whats:
+            world.explained = NO_ROOM
         wait_for_work(world)
         sweep(trial, world, role, calls, whats)
 

@@ -49,6 +49,7 @@ class World:
         self._seen: set[Process] = set()
         self._disks = contextlib.ExitStack()
         self._mounts: set[str] = set()
+        self.explained: frozenset[str] = frozenset()  # ends that the fault itself explains
         Journal(self.journals / "effects.jsonl").path.chmod(0o666)
 
     @property
@@ -162,7 +163,7 @@ class World:
         begun = time.monotonic()
         (self.journals / "stop").touch()
         broken = self._wait_for_clients()
-        drain = Figures(drain_seconds=time.monotonic() - begun, drain_limit_seconds=limit)
+        drain = Figures(time.monotonic() - begun, limit, explained=self.explained)
         broken += self._audit()
         broken += self._leftovers(down=False)
         self.service.cli("down")
