@@ -1,6 +1,7 @@
 """`picloud exec`."""
 
 import argparse
+import contextlib
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ from picloud_jupyter.cli.output import Raw
 from picloud_jupyter.cli.result import present
 from picloud_jupyter.cloud import results, shell
 from picloud_jupyter.cloud.session import running_on_cloud
-from picloud_jupyter.protocol.errors import JobFailed
+from picloud_jupyter.protocol.errors import CloudException, JobFailed
 
 _OUT, _ERR = 1, 2
 
@@ -62,10 +63,10 @@ def _follow(jid: int, arguments: argparse.Namespace) -> Any:  # noqa: ANN401  # 
         running_on_cloud()
     ):  # who waits for a job gives it the cores; who reads its output does not
         threading.Thread(target=_give_way, args=(jid,), daemon=True).start()
-    other = threading.Thread(target=_copy, args=(jid, "stderr", _ERR), daemon=True)
+    other = _Copying(jid, "stderr", _ERR)
     other.start()
     _copy(jid, "stdout", _OUT if is_result else _ERR)
-    other.join()
+    other.finish()
     try:
         if is_result:
             results.join(jid)
@@ -81,7 +82,30 @@ def _follow(jid: int, arguments: argparse.Namespace) -> Any:  # noqa: ANN401  # 
 
 
 def _give_way(jid: int) -> None:
-    results.join(jid, ignore_errors=True)
+    with contextlib.suppress(CloudException):  # who reads the output meets the same, and says it
+        results.join(jid, ignore_errors=True)
+
+
+class _Copying(threading.Thread):
+    """Shows a stream beside another one; `finish` raises here what went wrong there."""
+
+    def __init__(self, jid: int, stream: str, target: int) -> None:
+        super().__init__(daemon=True)
+        self._what = jid, stream, target
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Copy until the stream ends."""
+        try:
+            _copy(*self._what)
+        except Exception as exc:  # noqa: BLE001  # raised again by `finish`
+            self._error = exc
+
+    def finish(self) -> None:
+        """Wait for the end of the stream."""
+        self.join()
+        if self._error is not None:
+            raise self._error
 
 
 def _copy(jid: int, stream: str, target: int) -> None:

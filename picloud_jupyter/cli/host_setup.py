@@ -200,13 +200,25 @@ def _delegated(root: Path) -> frozenset[str] | None:
         return None
     if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
         return None
-    done = subprocess.run(
-        ["systemctl", "show", "user@0.service", "--property=DelegateControllers", "--value"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
+    return delegated_controllers(SECONDS)
+
+
+def delegated_controllers(timeout_seconds: float) -> frozenset[str]:
+    """Return the controllers that systemd gives to users' services.
+
+    Raises:
+        PlatformError: it does not say.
+    """
+    words = ("systemctl", "show", "user@0.service", "--property=DelegateControllers", "--value")
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=False, timeout=timeout_seconds
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise PlatformError(
+            f"systemd does not say what it delegates ({exc}); nothing was changed",
+            hint="see whether `systemctl status` answers, then run this again",
+        ) from exc
     return frozenset(done.stdout.split())
 
 

@@ -226,6 +226,9 @@ class _Flow:
         self.visit(node.values[0])
         self._branches(node.values[1:], ())
 
+    def _bin_op(self, node: ast.BinOp) -> None:
+        self.visit_all(scopes.operands(node))
+
     def _while(self, node: ast.While) -> None:
         # a second round sees what the first one assigned
         self._perhaps |= bound_in(node)
@@ -354,16 +357,10 @@ class _Flow:
         for name in found.assigned:
             self._assign(name)
         for text in found.python:
-            self.visit_all(self._parsed(text))
+            self.visit_all(scopes.parsed(text, self._transform))
         self._forgiving(ast.Name(name, ast.Load()) for name in found.names)
         for expression in found.expressions:
-            self._forgiving(self._parsed(expression))
-
-    def _parsed(self, text: str) -> list[ast.stmt]:
-        try:
-            return ast.parse(self._transform(text)).body
-        except SyntaxError:
-            return []  # braces of the shell's; or the magic will say it where it runs
+            self._forgiving(scopes.parsed(expression, self._transform))
 
     _visitors: ClassVar[dict[str, Callable[[Any, Any], None]]] = {
         "Name": _name,
@@ -376,6 +373,7 @@ class _Flow:
         "If": _if,
         "IfExp": _if_exp,
         "BoolOp": _bool_op,
+        "BinOp": _bin_op,
         "While": _while,
         "For": _for,
         "AsyncFor": _for,

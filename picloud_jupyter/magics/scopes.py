@@ -3,7 +3,7 @@
 import ast
 import re
 import symtable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Loop = ast.For | ast.AsyncFor | ast.While
@@ -40,6 +40,28 @@ def annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[as
             yield part.annotation
     if function.returns is not None:
         yield function.returns
+
+
+def operands(operation: ast.BinOp) -> list[ast.expr]:
+    """Return what a chain of operators works on, from left to right.
+
+    Python nests ``a + b + c`` to the left, one level for each term: a long sum is deeper than a walk
+    by recursion may go.
+    """
+    found: list[ast.expr] = []
+    left: ast.expr = operation
+    while isinstance(left, ast.BinOp):
+        found.append(left.right)
+        left = left.left
+    return [left, *reversed(found)]
+
+
+def parsed(text: str, transform: Callable[[str], str]) -> list[ast.stmt]:
+    """Return the statements of a magic's text; [] if it is no Python."""
+    try:
+        return ast.parse(transform(text)).body
+    except SyntaxError:
+        return []  # braces of the shell's; or the magic will say it where it runs
 
 
 def global_names(function: Function) -> tuple[set[str], set[str]]:

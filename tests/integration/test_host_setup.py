@@ -105,3 +105,27 @@ def test_step_when_its_last_command_fails_then_it_is_not_taken_for_done(tmp_path
     with pytest.raises(PlatformError):
         host_setup.carry_out(step, Path("/"))
     assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [("exec sleep 60", "timed out"), (None, "No such file")],
+    ids=["silent", "absent"],
+)
+def test_delegation_when_systemctl_does_not_answer_then_words_and_no_traceback(
+    tmp_path, monkeypatch, program, words
+):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if program else str(tmp_path))
+    if program:
+        (tmp_path / "systemctl").write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "systemctl").chmod(0o755)
+    with pytest.raises(PlatformError, match=words) as raised:
+        host_setup.delegated_controllers(0.2)
+    assert "nothing was changed" in str(raised.value)
+
+
+def test_delegation_when_systemctl_answers_then_its_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho cpu memory pids\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    assert host_setup.delegated_controllers(10) == {"cpu", "memory", "pids"}

@@ -1,8 +1,8 @@
 """Signals inside the control plane: topics that anybody may listen to.
 
 Publishing calls the listeners at once, on the event loop; a listener must be quick and must not
-raise. Topics: ``jobs.changed`` (the `jobs.live.Change`s of one commit), ``jobs.deleted`` (their
-jids), ``jobs.output``, ``samples``, ``nodes``.
+raise. Topics: ``jobs.changed`` (a sequence: each `jobs.live.Change` of one commit), ``jobs.deleted``
+(their jids), ``jobs.output``, ``samples``, ``nodes``.
 """
 
 import logging

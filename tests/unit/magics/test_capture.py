@@ -219,3 +219,10 @@ def test_annotations_of_functions_are_sent_where_the_notebook_has_them(head):
     # evaluated with the definition, unless `from __future__ import annotations` puts them off
     assert wanted(head) == {"a", "c", "d", "e", "g"}
     assert needed(head) == set()
+
+
+def test_a_sum_of_thousands_of_terms_is_read_from_left_to_right():
+    names = [f"x{n}" for n in range(2_000)]
+    found = capture("total = (later := " + " + ".join(names) + ") + later")
+    assert found.needed == tuple(names)
+    assert set(found.assigned) == {"total", "later"}
