@@ -20,7 +20,7 @@ ADD = Statement("INSERT INTO swept VALUES (:n, zeroblob(:size))")
 
 async def main(store: Path, acked: Path) -> int:
     """Write, large and small, essential or not, alone and in groups; fold the log in often."""
-    database_module.CHECKPOINT_BYTES = 50_000  # type: ignore[misc]
+    database_module.CHECKPOINT_BYTES = 50_000
     notes = os.open(acked, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     database = open_database(store)
     try:
