@@ -6,7 +6,7 @@ import time
 import pytest
 
 from picloud_jupyter import cloud
-from tests.tools.live_kernel import LiveKernel, last_info, last_jid
+from tests.tools.live_kernel import kernel_with_magics, last_info, last_jid
 
 pytestmark = [pytest.mark.isolation, pytest.mark.timeout(120)]
 
@@ -18,10 +18,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kernel(service, folder):
-    kernel = LiveKernel(folder)
-    kernel.run("%load_ext picloud_jupyter").check()
-    yield kernel
-    kernel.end()
+    with kernel_with_magics(folder) as kernel:
+        yield kernel
 
 
 # ---------------------------------------------------------------------------- names and output

@@ -12,7 +12,7 @@ from nbclient.exceptions import CellExecutionError
 
 from picloud_jupyter import cloud
 from picloud_jupyter.cloud.session import session
-from tests.tools.live_kernel import LiveKernel, last_info, last_jid
+from tests.tools.live_kernel import kernel_with_magics, last_info, last_jid
 from tests.tools.service_under_test import eventually
 
 pytestmark = [pytest.mark.isolation, pytest.mark.timeout(120)]
@@ -26,18 +26,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kernel(service, folder):
-    kernel = LiveKernel(folder)
-    kernel.run("%load_ext picloud_jupyter").check()
-    yield kernel
-    kernel.end()
+    with kernel_with_magics(folder) as kernel:
+        yield kernel
 
 
 @pytest.fixture
 def other(service, folder):
-    kernel = LiveKernel(folder)
-    kernel.run("%load_ext picloud_jupyter").check()
-    yield kernel
-    kernel.end()
+    with kernel_with_magics(folder) as kernel:
+        yield kernel
 
 
 # ------------------------------------------------------------------------------------- interrupt

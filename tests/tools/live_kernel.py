@@ -1,7 +1,9 @@
 """A real Jupyter kernel driven message by message, as a front end does."""
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -134,6 +136,17 @@ class LiveKernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+
+
+@contextlib.contextmanager
+def kernel_with_magics(folder: Path) -> Iterator[LiveKernel]:
+    """Give a kernel in ``folder`` that knows %%picloud; it is ended afterwards."""
+    kernel = LiveKernel(folder)
+    try:
+        kernel.run("%load_ext picloud_jupyter").check()
+        yield kernel
+    finally:
+        kernel.end()
 
 
 def last_jid(kernel: LiveKernel) -> int:
