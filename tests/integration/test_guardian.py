@@ -101,8 +101,8 @@ async def test_look_when_it_lives_already_then_no_other_is_started(watched):
     assert len(watched.lines()) == 1
 
 
-async def test_look_when_it_crashes_at_once_then_three_starts_a_minute_are_enough(watched):
+async def test_look_when_it_crashes_over_and_over_then_it_is_started_less_and_less(watched):
     async with watching(watched, watched.other("crash")):
-        await until(lambda: len(watched.lines()) == 3, 10)
+        await until(lambda: len(watched.lines()) == 4, 10)
         await looked_a_few_times()
-        assert len(watched.lines()) == 3
+        assert len(watched.lines()) <= 5  # the sixth start comes a second after the fifth

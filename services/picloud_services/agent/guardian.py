@@ -28,19 +28,25 @@ START_SECONDS = (
 )
 CROWD_COUNT = 3
 CROWD_SECONDS = 60.0
+FIRST_DELAY_SECONDS = 0.25  # doubled by each further start within a minute
+LONGEST_DELAY_SECONDS = 30.0
 
 
 def delay_seconds(starts: Sequence[float], now: float) -> float:
-    """Return how long to wait before the next start: at most three in any minute. Pure.
+    """Return how long to wait before the next start, the longer the more there were in a minute. Pure.
+
+    Some processes killed in a row must be back at once; one that always crashes must not take a core.
 
     >>> delay_seconds([0.0, 1.0], 2.0)
     0.0
-    >>> delay_seconds([0.0, 1.0, 2.0], 3.0)
-    57.0
+    >>> [delay_seconds([0.0] * count, 0.0) for count in (3, 4, 8, 20)]
+    [0.25, 0.5, 8.0, 30.0]
     """
-    if len(starts) < CROWD_COUNT:
+    recent = [start for start in starts if now - start < CROWD_SECONDS]
+    if len(recent) < CROWD_COUNT:
         return 0.0
-    return max(0.0, starts[-CROWD_COUNT] + CROWD_SECONDS - now)
+    delay = FIRST_DELAY_SECONDS * 2.0 ** (len(recent) - CROWD_COUNT)
+    return max(0.0, recent[-1] + min(delay, LONGEST_DELAY_SECONDS) - now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +173,9 @@ class Guardian:
     def start(self) -> None:
         """Start the other process, whoever wants the service down."""
         log.warning("the %s is not running; starting it", self._other.name)
+        now = time.monotonic()
+        self._starts = [*(s for s in self._starts if now - s < CROWD_SECONDS), now]
         self.started += 1
-        self._starts = [*self._starts[-CROWD_COUNT:], time.monotonic()]
         try:
             self._child = start_detached(self._other)
         except OSError:
@@ -178,6 +185,6 @@ class Guardian:
         if self._told_of != self._starts[-1]:
             self._told_of = self._starts[-1]
             log.error(
-                "the %s ended %d times within a minute; the next start is in %.0f s, see %s",
-                *(self._other.name, CROWD_COUNT, delay, self._other.log),
+                "the %s ended %d times within a minute; the next start is in %.2f s, see %s",
+                *(self._other.name, len(self._starts), delay, self._other.log),
             )
