@@ -129,14 +129,24 @@ def _container_folders(paths: ServicePaths) -> Iterator[str]:
 
 
 def cgroups_of_containers() -> set[str]:
-    """Return the names below each `picloud` cgroup of this machine."""
+    """Return the names below each `picloud` cgroup of this machine in which nothing runs.
+
+    What runs is somebody's container: processes that were left are found as such.
+    """
     return {
         entry.name
         for root, folders, _ in os.walk(CGROUPS)
         for parent in [Path(root)]
         if parent.name == "picloud"
         for entry in map(parent.joinpath, folders)
+        if not _members(entry)
     }
+
+
+def _members(group: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (group / "cgroup.procs").read_text()
+    return "it went just now"
 
 
 def _containers_of_this_machine(paths: ServicePaths) -> set[str]:
