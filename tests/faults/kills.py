@@ -4,19 +4,22 @@ import signal
 import time
 
 from tests.faults.catalog import Trial, fault
+from tests.faults.invariants import Violation
+from tests.faults.journal import Event
 from tests.faults.world import ROLES, World
 
-STOPPED_SECONDS = 65.0  # longer than a lease lives without renewal
+SOAK_STOPPED_SECONDS = 65.0  # longer than a lease lives that is not renewed
+CI_STOPPED_SECONDS = 1.5
+STOPPED = tuple(role for role in ROLES if role != "client")
 
 
-def kill_some(trial: Trial, roles: tuple[str, ...], most_seconds: float = 1.0) -> None:
+def kill_some(trial: Trial, world: World, roles: tuple[str, ...], most_seconds: float) -> None:
     """Kill processes of ``roles`` again and again while clients work."""
-    with trial.world() as world:
-        wait_for_work(world)
-        for _ in trial.rounds():
-            world.rest(0.05, most_seconds)
-            while world.send(trial.random.choice(roles)) is None:
-                world.rest(0.05, 0.2)
+    wait_for_work(world)
+    for _ in trial.rounds():
+        world.rest(0.05, most_seconds)
+        while world.send(trial.random.choice(roles)) is None:
+            world.rest(0.05, 0.2)
 
 
 def wait_for_work(world: World) -> None:
@@ -31,14 +34,16 @@ def wait_for_work(world: World) -> None:
 for _role in ROLES:
 
     def _kill(trial: Trial, role: str = _role) -> None:
-        kill_some(trial, (role,))
+        with trial.world() as world:
+            kill_some(trial, world, (role,), 1.0)
 
     fault(f"kill -9 of the {_role}", ci=3, soak=40)(_kill)
 
 
 @fault("kill -9 of anything, at random", ci=20, soak=200)
 def kill_anything(trial: Trial) -> None:
-    kill_some(trial, ROLES)
+    with trial.world() as world:
+        kill_some(trial, world, ROLES, 1.0)
 
 
 @fault("kill -9 of control plane and agent at once", ci=3, soak=40)
@@ -50,3 +55,100 @@ def kill_both(trial: Trial) -> None:
             victims = world.find("control plane") + world.find("agent")
             for victim in victims:
                 victim.kill(signal.SIGKILL)
+
+
+@fault("kill -9 of all processes of the service at once, then down", ci=1, soak=10)
+def kill_all_and_go_down(trial: Trial) -> None:
+    """What they left must be ended and removed by those who are asked to go down."""
+    for _ in trial.rounds():
+        with trial.world() as world:
+            wait_for_work(world)
+            world.rest(0.2, 1.0)
+            for role in ("client", "control plane", "agent", "launcher", "supervisor"):
+                for victim in world.find(role):
+                    victim.kill(signal.SIGKILL)
+            world.clients.clear()
+            world.service.cli("down")
+
+
+# --------------------------------------------------------------------- what goes on, what may not
+def running_now(world: World) -> dict[int, Event]:
+    """Return the last start of each job that was promised, has begun and is not over."""
+    promised = {
+        jid for event in world.events() if event["do"] == "acked" for jid in event["jids"]
+    }
+    running: dict[int, Event] = {}
+    for effect in world.effects():
+        if effect["what"] == "start":
+            running[effect["jid"]] = effect
+        else:
+            running.pop(effect["jid"], None)
+    return {jid: start for jid, start in running.items() if jid in promised}
+
+
+@fault("kill -9 of the control plane while jobs run: all go on", ci=3, soak=40)
+def jobs_go_on(trial: Trial) -> None:
+    running: dict[int, Event] = {}
+    with trial.world(clients=0) as world:
+        for _ in range(2):
+            world.add_client("sleeper", "few_long")
+        wait_for_work(world)
+        world.promises.append(lambda _picture: _began_anew(trial, world, running))
+        for _ in trial.rounds():
+            world.rest(0.3, 1.0)
+            running |= running_now(world)
+            world.send("control plane")
+
+
+def _began_anew(trial: Trial, world: World, running: dict[int, Event]) -> list[Violation]:
+    starts = [effect for effect in world.effects() if effect["what"] == "start"]
+    again = {s["jid"] for s in starts if s["jid"] in running and s != running[s["jid"]]}
+    trial.figures["running jobs that went on"] = (
+        f"{len(running) - len(again)} of {len(running)}"
+    )
+    return [Violation("I4", f"job {jid} ran, and was begun anew") for jid in sorted(again)]
+
+
+@fault("kill -9 of anything while jobs run that may not restart", ci=5, soak=100)
+def once_only(trial: Trial) -> None:
+    with trial.world(clients=0) as world:
+        for _ in range(2):
+            world.add_client("once_only")
+        world.promises.append(lambda _picture: _started_twice(trial, world))
+        kill_some(trial, world, tuple(role for role in ROLES if role != "client"), 0.7)
+
+
+def _started_twice(trial: Trial, world: World) -> list[Violation]:
+    starts = [effect["jid"] for effect in world.effects() if effect["what"] == "start"]
+    twice = len(starts) - len(set(starts))
+    trial.figures["jobs that may not restart"] = f"{len(set(starts))}, {twice} started twice"
+    return []  # I4 names them
+
+
+# ------------------------------------------------------------------------------------ standing still
+@fault("SIGSTOP of each process of the service, then SIGCONT", ci=6, soak=12)
+def stop_each(trial: Trial) -> None:
+    seconds = SOAK_STOPPED_SECONDS if trial.wanted > len(STOPPED) else CI_STOPPED_SECONDS
+    with trial.world() as world:
+        wait_for_work(world)
+        for number in trial.rounds():
+            stopped = None
+            while stopped is None:
+                world.rest(0.1, 0.4)
+                stopped = world.send(STOPPED[number % len(STOPPED)], signal.SIGSTOP)
+            world.rest(seconds, seconds)
+            stopped.kill(signal.SIGCONT)
+
+
+@fault("SIGSTOP of a supervisor while the agent is killed", ci=1, soak=5)
+def stop_and_kill(trial: Trial) -> None:
+    """The next agent cannot learn what runs there: none of it may run twice at once."""
+    with trial.world() as world:
+        wait_for_work(world)
+        for _ in trial.rounds():
+            world.rest(0.2, 0.6)
+            stopped = world.send("supervisor", signal.SIGSTOP)
+            world.send("agent")
+            world.rest(1.0, 12.0 if trial.wanted > 1 else 2.0)
+            if stopped:
+                stopped.kill(signal.SIGCONT)

@@ -1,9 +1,10 @@
-"""A client that works and keeps a journal: ``python tests/faults/load.py FOLDER NAME SEED``.
+"""A client that works and keeps a journal: ``python tests/faults/load.py FOLDER NAME SEED [ACTIONS]``.
 
 It submits what a user would (calls, maps, jobs in jobs, large values, jobs that may not restart, kills,
 deletions), notes each step before and after it in FOLDER/clients.jsonl, and its jobs note each start and
 end in FOLDER/effects.jsonl. When FOLDER/stop appears it submits no more, waits for its jobs, reads their
-results, and ends. The name ``audit`` reads what clients that were killed had submitted.
+results, and ends. The name ``audit`` reads what clients that were killed had submitted, ``bystander``
+calls at a steady pace and notes how long each submit took. ACTIONS are names of what to do, with commas.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from picloud_jupyter import cloud
 from tests.faults.journal import Journal, read_journal
 
 SECRET_NAME = "canary"
+PACE_SECONDS = 0.1  # of a bystander
 
 
 def value_of(token: str, index: int, size: int) -> bytes:
@@ -85,12 +87,13 @@ def make_parent(child: Callable[..., bytes]) -> Callable[..., bytes]:
 class Client:
     """One working client; ``work`` until told to stop, then ``settle``."""
 
-    def __init__(self, folder: Path, name: str, seed: int) -> None:
+    def __init__(self, folder: Path, name: str, seed: int, actions: Sequence[str] = ()) -> None:
         self.folder = folder
         self.name = name
         self.random = random.Random(seed)
         self.journal = Journal(folder / "clients.jsonl")
         self.count = 0
+        self.actions = actions
         self.unread: list[tuple[str, Sequence[int], int, str]] = []
         self.read: list[int] = []
 
@@ -116,6 +119,9 @@ class Client:
 
     def step(self) -> None:
         """Do one thing that a user does."""
+        if self.actions:
+            getattr(self, self.random.choice(self.actions))()
+            return
         actions = {
             self.call: 8,
             self.sleeper: 3,
@@ -138,10 +144,11 @@ class Client:
     def _call(self, kind: str, *, seconds: float = 0.0, size: int = 8, **more: object) -> None:
         fails = bool(more.pop("fails", False))
         restartable = bool(more.get("_restartable", True))
+        padding_bytes = int(str(more.pop("padding_bytes", 0)))
 
         def send(token: str) -> Sequence[int]:
             job = make_job(str(self.folder), token)
-            padding = bytes(self.random.choice([0, 0, 0, 300_000]))
+            padding = bytes(padding_bytes or self.random.choice([0, 0, 0, 300_000]))
             words = (0, seconds, size, fails, padding)
             return [cloud.call(job, *words, _label=token, _vol=self._vol(), **more)]
 
@@ -173,6 +180,12 @@ class Client:
 
     def large(self) -> None:
         self._call("large", size=self.random.choice([70_000, 300_000, 2_000_000]))
+
+    def large_argument(self) -> None:
+        self._call("large_argument", padding_bytes=30_000_000)
+
+    def parts(self) -> None:
+        self._map("parts", self.random.randint(1_500, 3_500), 0.0)
 
     def once_only(self) -> None:
         self._call("once_only", seconds=self.random.uniform(0.0, 0.4), _restartable=False)
@@ -246,6 +259,19 @@ class Client:
         while not stop.exists():
             self.step()
 
+    def stand_by(self, stop: Path) -> None:
+        """Call at a steady pace until ``stop`` exists; note how long each submit took."""
+        while not stop.exists():
+            begun = time.monotonic()
+            try:
+                jid = cloud.call(lambda: 7)
+                seconds = time.monotonic() - begun
+                right = cloud.result(jid, timeout=60) == 7
+                self.note(do="stood_by", seconds=seconds, right=right)
+            except cloud.CloudException as error:
+                self.note(do="stood_by", seconds=0.0, right=False, error=repr(error))
+            time.sleep(max(0.0, begun + PACE_SECONDS - time.monotonic()))
+
     def settle(self, deadline_seconds: float = 120.0) -> None:
         """Wait for all that was submitted, and read it."""
         self.note(do="settling", unread=len(self.unread))
@@ -271,10 +297,14 @@ class Client:
 def main() -> None:
     """Work as told on the command line."""
     folder, name, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    client = Client(folder, name, seed)
+    actions = sys.argv[4].split(",") if len(sys.argv) > 4 else ()
+    client = Client(folder, name, seed, actions)
     client.note(do="begin", pid=os.getpid(), seed=seed)
     if name == "audit":
         client.audit()
+        return
+    if name == "bystander":
+        client.stand_by(folder / "stop")
         return
     client.work(folder / "stop")
     client.settle()

@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("kills", "links", "clocks", "greed", "disks", "syscalls", "power")
+MODULES = ("kills", "crowds", "links", "clocks", "greed", "disks", "syscalls", "power")
 
 
 def load_rows() -> None:

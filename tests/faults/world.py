@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from picloud_jupyter.transport.paths import ServicePaths, service_paths
 from picloud_services.agent.processes import Process, find_process
 from tests.faults.invariants import Figures, Picture, Violation, check
 from tests.faults.journal import Event, Journal, read_journal
-from tests.faults.load import SECRET_NAME
+from tests.faults.load import PACE_SECONDS, SECRET_NAME
 from tests.faults.picture import cgroups_of_containers, find_leftovers, take_picture
 from tests.tools.disks import mounted
 from tests.tools.service_under_test import ServiceUnderTest
@@ -25,6 +26,7 @@ LOAD = Path(__file__).with_name("load.py")
 ROLES = ("control plane", "agent", "launcher", "supervisor", "container", "runner", "client")
 CLEAN_SECONDS = 45.0  # a lease's last word and two sweeps
 FINISH_SECONDS = 180.0
+UNFELT_SECONDS = 0.05
 
 
 class World:
@@ -47,6 +49,9 @@ class World:
         self._names = 0
         self._known_cgroups = cgroups_of_containers()
         self._seen: set[Process] = set()
+        self._bystander: subprocess.Popen[bytes] | None = None
+        self._alone_count = 0
+        self.pace = ""  # of the bystander, in words
         self._disks = contextlib.ExitStack()
         self._mounts: set[str] = set()
         self.explained: frozenset[str] = frozenset()  # ends that the fault itself explains
@@ -75,15 +80,29 @@ class World:
         return folder
 
     # ------------------------------------------------------------------------------- clients
-    def add_client(self) -> subprocess.Popen[bytes]:
-        """Start one more working client."""
+    def add_client(self, *actions: str) -> subprocess.Popen[bytes]:
+        """Start one more working client; it does all that users do, or only ``actions``."""
         self._names += 1
-        client = self._run_client(f"c{self._names}", self.random.randrange(2**32))
+        words = [",".join(actions)] if actions else []
+        client = self._run_client(f"c{self._names}", self.random.randrange(2**32), *words)
         self.clients.append(client)
         return client
 
-    def _run_client(self, name: str, seed: int) -> subprocess.Popen[bytes]:
-        words = [sys.executable, str(LOAD), str(self.journals), name, str(seed)]
+    def add_bystander(self, alone_seconds: float) -> None:
+        """Start a client with a steady pace, and let it work alone: nobody else may slow it later."""
+        self._bystander = self._run_client("bystander", 0)
+        deadline = time.monotonic() + 30 + alone_seconds
+        while len(self._stood_by()) < alone_seconds / PACE_SECONDS:
+            if time.monotonic() > deadline:
+                raise AssertionError("the bystander does not get on: " + self._last_words())
+            time.sleep(0.05)
+        self._alone_count = len(self._stood_by())
+
+    def _stood_by(self) -> list[Event]:
+        return [event for event in self.events() if event["do"] == "stood_by"]
+
+    def _run_client(self, name: str, seed: int, *actions: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, str(LOAD), str(self.journals), name, str(seed), *actions]
         log = (self.folder / f"client-{name}.log").open("wb")
         with log:
             return subprocess.Popen(words, env=self.environment, stdout=log, stderr=log)
@@ -164,6 +183,14 @@ class World:
         (self.journals / "stop").touch()
         broken = self._wait_for_clients()
         drain = Figures(time.monotonic() - begun, limit, explained=self.explained)
+        if self._bystander is not None:
+            self._bystander.wait(FINISH_SECONDS)
+            alone, beside = split_pace(self._stood_by(), self._alone_count)
+            failed = sum(not event["right"] for event in self._stood_by())
+            drain = replace(drain, others_failed=failed, others_p99_ratio=beside / alone)
+            self.pace = (
+                f"p99 of submits {alone * 1000:.0f} ms alone, {beside * 1000:.0f} ms beside it"
+            )
         broken += self._audit()
         broken += self._leftovers(down=False)
         self.service.cli("down")
@@ -222,7 +249,7 @@ class World:
 
     def end(self) -> None:
         """End all processes and remove all files of this world, whatever happened."""
-        for client in self.clients:
+        for client in [*self.clients, *([self._bystander] if self._bystander else [])]:
             client.kill()
             client.wait()
         for role in ("control plane", "agent", "launcher", "supervisor"):
@@ -230,6 +257,21 @@ class World:
                 process.kill(signal.SIGCONT)
         self.service.cli("down", "--purge", check=False)
         self._disks.close()
+
+
+def split_pace(stood_by: list[Event], alone_count: int) -> tuple[float, float]:
+    """Return the p99 of a bystander's submits alone and later; what nobody feels counts as such."""
+    seconds = [event["seconds"] for event in stood_by]
+    return p99(seconds[:alone_count]), p99(seconds[alone_count:])
+
+
+def p99(seconds: list[float]) -> float:
+    """Return the 99th percentile, at least what a person would not notice.
+
+    >>> p99([0.2, *[0.001] * 99]), p99([0.2, 0.3, *[0.001] * 98])
+    (0.05, 0.2)
+    """
+    return max(UNFELT_SECONDS, sorted(seconds)[-1 - len(seconds) // 100] if seconds else 0.0)
 
 
 def wait_until_empty(look: Callable[[], list[str]], seconds: float) -> list[str]:
