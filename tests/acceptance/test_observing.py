@@ -3,6 +3,8 @@
 import http.client
 import json
 import os
+import re
+import signal
 import socket
 import tarfile
 import time
@@ -107,6 +109,24 @@ def test_why_of_what_is_no_job_is_refused(service):
         cloud.why([1, 2])
 
 
+def test_why_over_a_killed_control_plane_and_a_killed_agent(own_service):
+    own_service.start()
+    jid = cloud.call(time.sleep, 4)
+    eventually(lambda: cloud.status(jid) == "processing")
+    before = own_service.status()
+    os.kill(before["pid"], signal.SIGKILL)
+    eventually(lambda: own_service.status()["pid"] != before["pid"])
+    os.kill(before["agent_pid"], signal.SIGKILL)
+    cloud.join(jid)
+    story = cloud.why(jid)
+    starts = [s for s in story.steps if re.search(r": (control plane|agent) \d+", s.text)]
+    assert len(starts) >= 2
+    times = [step.at or 0.0 for step in story.steps]
+    assert all(times[0] < (step.at or 0.0) < times[-1] for step in starts)
+    assert [s.attempt for s in story.steps if s.text.startswith("given to")] == [1]
+    assert story.not_known == ()
+
+
 # -------------------------------------------------------------------------------------- metrics
 def scrape():
     """Read the page as a scraper does: HTTP on the socket, nothing of ours."""
@@ -171,8 +191,9 @@ def test_metrics_are_not_for_code_inside_jobs(service):
 def read_bundle(path):
     with tarfile.open(path) as archive:
         return {
-            member.name.partition("/")[2]: archive.extractfile(member).read().decode()
+            member.name.partition("/")[2]: file.read().decode()
             for member in archive.getmembers()
+            if (file := archive.extractfile(member)) is not None
         }
 
 

@@ -1,5 +1,7 @@
 """A job's life, told from facts and lines of logs."""
 
+from typing import Any
+
 import pytest
 
 from picloud_jupyter.protocol.jobs import Status
@@ -11,7 +13,7 @@ NOW = 1000.0
 
 
 def facts(**changes):
-    given = {
+    given: dict[str, Any] = {
         "jid": 7,
         "user_id": 1,
         "status": "queued",
@@ -51,7 +53,7 @@ def texts(found):
 
 
 def ended(number=1, given_at=101.0, **changes):
-    given = {
+    given: dict[str, Any] = {
         "lease": f"{number:016x}",
         "attempt": number,
         "node": "here",
