@@ -191,7 +191,7 @@ class Supervision:
     def broken(self, how: str, now: float) -> list[Action]:
         """Hear that the runner did what no runner of ours does: it cannot be believed."""
         self._message = self._message or f"the runner broke the protocol: it {how}"
-        return self._kill(None, now)
+        return self._kill("broken", now)
 
     def closed(self, now: float) -> list[Action]:
         """Hear that the runner closed its link; its process should end at once."""

@@ -319,8 +319,9 @@ def _exit_report(step: _Step) -> Report:
     wait_status = int(fields.get("wait_status") or 0)
     reason = classify_exit(wait_status, fields.get("oom_count") or 0, fields.get("asked"))
     started_at = step.started_at or at
-    text = exit_text(wait_status)
     note = str(fields.get("message") or "")
+    is_broken = fields.get("asked") == "broken"
+    text = exit_text(wait_status)
     extra = {"exit": text, "note": note}
     if fields.get("files"):
         extra["files"] = fields["files"]
@@ -333,9 +334,10 @@ def _exit_report(step: _Step) -> Report:
         [item],
         b"",
         at,
-        exit_text=f"{text}, {note}" if note else text,
+        exit_text=note if is_broken else f"{text}, {note}" if note else text,
         usage={name: fields[name] for name in _EXIT_USAGE if fields.get(name)} or None,
         over=True,
+        in_doubt=is_broken,
     )
 
 

@@ -23,6 +23,7 @@ _ASKED = {
     "timeout": EndReason.TIMEOUT,
     "oom": EndReason.OOM,
     "disk_full": EndReason.DISK_FULL,
+    "broken": EndReason.CRASHED,  # its runner did what none of ours does: the job is to blame
     "shutdown": EndReason.NODE_LOST,  # the service went down: to be run when it is back
 }
 _FREE = frozenset({EndReason.NODE_LOST, EndReason.SPOT_RECLAIMED})
@@ -81,8 +82,8 @@ def classify_exit(wait_status: int, oom_count: int, asked: str | None) -> EndRea
 
     ``wait_status`` is as from waitpid, ``asked`` why we ended it ourselves, if we did.
 
-    >>> classify_exit(9, 0, None), classify_exit(9, 1, None), classify_exit(11, 0, None)
-    (<EndReason.LOST_WORKER: 'lost_worker'>, <EndReason.OOM: 'oom'>, <EndReason.CRASHED: 'crashed'>)
+    >>> [str(classify_exit(9, *how)) for how in ((0, None), (1, None), (0, "broken"))]
+    ['lost_worker', 'oom', 'crashed']
     """
     if asked in _ASKED:
         return _ASKED[asked]

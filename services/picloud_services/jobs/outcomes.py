@@ -79,7 +79,7 @@ class Report:
     """Elements of a lease that ended, in order of position; ``body`` are their bytes, in order.
 
     ``exit_text`` says how the container ended, ``usage`` what the whole chunk used, ``over`` that
-    nothing more of the lease comes.
+    nothing more of the lease comes, ``in_doubt`` that what failed may not be to blame.
     """
 
     lease: str
@@ -89,6 +89,7 @@ class Report:
     exit_text: str = ""
     usage: dict[str, Any] | None = None
     over: bool = False
+    in_doubt: bool = False
 
 
 @dataclass(slots=True)
@@ -253,7 +254,7 @@ class _Writer:
             reason,
             self.rules.terms,
             past,
-            reused=item[0] > 0 or not self.lease.fresh,
+            reused=item[0] > 0 or not self.lease.fresh or self.report.in_doubt,
             facts=facts,
         )
         if decision.again:

@@ -175,3 +175,7 @@ def test_start_that_found_no_room_waits_and_costs_nothing():
     assert (found.again, found.past, found.status) == (True, past, Status.QUEUED)
     assert found.delay_seconds > 0
     assert not decide(EndReason.DISK_FULL, ONCE, past).again
+
+
+def test_a_container_that_we_ended_for_what_its_runner_said_is_a_crash_and_no_loss():
+    assert classify_exit(9, 0, "broken") is EndReason.CRASHED
