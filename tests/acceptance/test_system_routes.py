@@ -166,6 +166,9 @@ def make_asks(has: dict[str, Any], spec: dict[str, Any], ann_uid: int) -> dict[A
             Ask(routes.SECRET.format(name="OF_BOB"), b"value of bob", expected={})
         ],
         ("DELETE", routes.SECRET): [Ask(routes.SECRET.format(name="OF_ANN"))],
+        ("GET", routes.WHY): [Ask(routes.WHY.format(**job))],
+        ("GET", routes.DIAGNOSIS): [Ask(routes.DIAGNOSIS, expected=REFUSED)],
+        ("GET", routes.METRICS): [Ask(routes.METRICS, expected=REFUSED)],
         ("POST", routes.STOP): [Ask(routes.STOP, encode_json({}), expected=REFUSED)],
         ("GET", routes.USERS): [Ask(routes.USERS, expected=REFUSED)],
         ("PUT", routes.USER_QUOTA): [

@@ -1,6 +1,7 @@
 """Where the agent reaches a supervisor (L4): a socket that serves one agent, the newest."""
 
 import contextlib
+import logging
 import os
 import socket
 from collections import deque
@@ -20,6 +21,9 @@ from picloud_jupyter.protocol.frames import (
     pack_raw,
 )
 from picloud_jupyter.transport.peers import peer_uid
+from picloud_services.agent.supervision_words import check_command
+
+log = logging.getLogger(__name__)
 
 _READ_BYTES = 64 * 1024  # a larger block would be mapped anew for each read
 
@@ -92,7 +96,10 @@ class AgentConnection:
                 AgentFrame(raw, decode_header(raw), body)
                 for raw, body in self._reader.feed_raw(data)
             ]
+            for frame in frames:
+                check_command(frame.header)
         except FrameError as exc:
+            log.warning("an agent is cut off: %s", exc)
             self._refuse(str(exc))
             return []
         if frames and not self._is_greeted:

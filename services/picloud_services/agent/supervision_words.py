@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from picloud_jupyter.protocol.frames import FrameError
 from picloud_jupyter.protocol.ids import count_ranges
 
 
@@ -144,12 +145,40 @@ class LeasedChunk:
         return self.finished if not self.ended and self.taken > self.finished else None
 
 
-def read_chunk(header: Mapping[str, Any]) -> LeasedChunk:
-    """Return the chunk that the frame with ``header`` brings.
+_FIELDS: dict[str, dict[str, type]] = {
+    "chunk": {
+        "lease": str,
+        "slot": str,
+        "jids": list,
+        "function": str,
+        "function_bytes": int,
+        "files": list,
+    },
+    "revoke": {"lease": str},
+    "kill": {"asked": str},
+    "ack": {"n": int},
+}
+
+
+def check_command(header: Mapping[str, Any]) -> None:
+    """Return if the frame with ``header`` has what a supervisor reads of it.
 
     Raises:
-        KeyError: a field is missing.
+        FrameError: a field is missing or wrong; the message names it.
     """
+    for name, kind in _FIELDS.get(str(header.get("t")), {}).items():
+        if type(header.get(name)) is not kind:
+            raise FrameError(f"the frame {header['t']} comes without, or with a wrong {name}")
+    for pair in header.get("jids", ()):
+        if not (isinstance(pair, list) and list(map(type, pair)) == [int, int]):
+            raise FrameError(f"the jids of the frame {header['t']} are no ranges")
+    seconds = header.get("max_runtime_seconds")
+    if seconds is not None and type(seconds) not in (int, float):
+        raise FrameError(f"the max_runtime_seconds of the frame {header['t']} is no number")
+
+
+def read_chunk(header: Mapping[str, Any]) -> LeasedChunk:
+    """Return the chunk that the frame with ``header``, which was checked, brings."""
     return LeasedChunk(
         lease=header["lease"],
         slot=header["slot"],

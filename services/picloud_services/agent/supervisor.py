@@ -226,12 +226,8 @@ class Supervisor:
         agent = self._agent
         assert agent is not None
         agent.flush()
-        try:
-            for frame in agent.read() if agent.is_open else ():
-                self._do(self._on_frame(frame))
-        except (KeyError, TypeError) as exc:
-            log.warning("an agent is cut off, it sent a frame without or with a wrong %s", exc)
-            agent.close()
+        for frame in agent.read() if agent.is_open else ():
+            self._do(self._on_frame(frame))
         self._settle_agent(agent)
 
     def _settle_agent(self, agent: AgentConnection) -> None:

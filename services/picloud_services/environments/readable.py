@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from picloud_jupyter.protocol.errors import Unavailable
 from picloud_services.base.user_rights import file_rights, may, rights_of
@@ -29,7 +30,7 @@ Refused = tuple[Wanted, str]
 class Looks:
     """Looks at paths as our own user does or, if ``everybody`` is served, as each of them would.
 
-    A user can make a file system that never answers; so other users' paths are looked at in threads
+    A disk may never answer, and a user can make one that does not; so paths are looked at in threads
     of their own, a few for each user.
     """
 
@@ -45,19 +46,25 @@ class Looks:
         """
         if not places:
             return None
-        if not self._everybody or user_id == os.geteuid():
-            return find_refused(places, _allows)
+        look = partial(find_refused, places, _allows)
+        if self._everybody and user_id != os.geteuid():
+            look = partial(_find_as, user_id, places)
         slots = self._slots.setdefault(user_id, asyncio.Semaphore(LOOKS_AT_ONCE))
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 await slots.acquire()
-                return await _in_thread(user_id, places, done=slots.release)
+                return await _in_thread(look, done=slots.release)
         except TimeoutError:
             raise _no_answer(places) from None
 
 
+def _find_as(user_id: int, places: Sequence[Wanted]) -> Refused | None:
+    with file_rights(rights_of(user_id)):  # who is in which group may be asked of a network
+        return find_refused(places, may)
+
+
 def _in_thread(
-    user_id: int, places: Sequence[Wanted], *, done: Callable[[], None]
+    find: Callable[[], Refused | None], *, done: Callable[[], None]
 ) -> "asyncio.Future[Refused | None]":
     """Look in a thread of its own; ``done`` is called when that ends, awaited or not."""
     loop = asyncio.get_running_loop()
@@ -75,10 +82,7 @@ def _in_thread(
     def look() -> None:
         found: Refused | Exception | None
         try:
-            with file_rights(
-                rights_of(user_id)
-            ):  # who is in which group may be asked of a network
-                found = find_refused(places, may)
+            found = find()
         except Exception as exc:  # noqa: BLE001  # raised where the answer is awaited
             found = exc
         with contextlib.suppress(RuntimeError):  # the service has ended meanwhile

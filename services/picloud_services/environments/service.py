@@ -12,6 +12,7 @@ from picloud_services.environments.readable import Looks, Wanted
 CHECK_SECONDS = 5.0  # a burst of submits asks the disk once
 KNOWN_COUNT = 256
 Volume = tuple[str, str, str]
+_Asked = tuple[int, HostPython, str, tuple[Volume, ...]]  # of which user
 
 
 class EnvironmentService:
@@ -24,7 +25,7 @@ class EnvironmentService:
     def __init__(self, clock: Clock, *, everybody: bool = False) -> None:
         self._clock = clock
         self._looks = Looks(everybody=everybody)
-        self._checked: dict[tuple[int, HostPython], tuple[str, float]] = {}
+        self._checked: dict[_Asked, tuple[str, float]] = {}
 
     async def check(
         self,
@@ -42,20 +43,18 @@ class EnvironmentService:
                 or may not be read by the user ``user_id``; the message names the path.
             Unavailable: the disk of one of them does not answer.
         """
+        key = user_id, host_python, folder, tuple(volumes)
+        known = self._checked.get(key)
+        now = self._clock.steady_seconds()
+        if known is not None and now - known[1] < CHECK_SECONDS:
+            return known[0]
         places = [Wanted(folder, "the submitting folder")] if folder else []
         places += [
             Wanted(source, "a volume", writable=mode == "rw") for source, _, mode in volumes
         ]
-        key = user_id, host_python
-        known = self._checked.get(key)
-        now = self._clock.steady_seconds()
-        fresh = known is not None and now - known[1] < CHECK_SECONDS
-        if not fresh:
-            paths = (host_python.executable, *host_python.paths)
-            places += [Wanted(path, "a path of the submitter's Python") for path in paths]
+        paths = (host_python.executable, *host_python.paths)
+        places += [Wanted(path, "a path of the submitter's Python") for path in paths]
         await self._require(user_id, places)
-        if known is not None and fresh:
-            return known[0]
         identity = known[0] if known else environment_id(host_python)
         if len(self._checked) >= KNOWN_COUNT:
             self._checked.clear()
