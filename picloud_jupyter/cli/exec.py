@@ -82,7 +82,9 @@ def _follow(jid: int, arguments: argparse.Namespace) -> Any:  # noqa: ANN401  # 
 
 
 def _give_way(jid: int) -> None:
-    with contextlib.suppress(CloudException):  # who reads the output meets the same, and says it
+    with contextlib.suppress(
+        CloudException
+    ):  # who reads the output meets the same, and says it
         results.join(jid, ignore_errors=True)
 
 

@@ -82,5 +82,7 @@ def _move(tx: Transaction, wanted: Move, at: float) -> list[Change]:
             at=at if wanted.reason else None,
         )
         for first, last in to_ranges(jid for (jid,) in rows):
-            changes.append(Change(wanted.batch, first, last, old, wanted.new, str(wanted.reason or "")))
+            changes.append(
+                Change(wanted.batch, first, last, old, wanted.new, str(wanted.reason or ""))
+            )
     return changes

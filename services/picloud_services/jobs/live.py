@@ -201,7 +201,9 @@ class LiveJobs:
 
     def unfinished_of_all(self) -> Counter[Status]:
         """Return how many unfinished jobs of all users are in each status, processing included."""
-        found: Counter[Status] = Counter(dict.fromkeys((*STATUS_OF_UNFINISHED, Status.PROCESSING), 0))
+        found: Counter[Status] = Counter(
+            dict.fromkeys((*STATUS_OF_UNFINISHED, Status.PROCESSING), 0)
+        )
         for (_, code), count in self._unfinished.items():
             found[STATUS_OF[code]] += count
         found[Status.PROCESSING] += len(self.running)

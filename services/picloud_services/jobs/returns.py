@@ -78,7 +78,9 @@ def end_all(
             delta[Status.QUEUED] -= 1
             delta[decision.status] += 1
             outcome.changes.append(
-                Change(*(lease.batch, jid, jid, Status.QUEUED), decision.status, decision.reason)
+                Change(
+                    *(lease.batch, jid, jid, Status.QUEUED), decision.status, decision.reason
+                )
             )
     outcome.standing = add_to_user(tx, lease.user_id, delta, disk_bytes=ITEM_OVERHEAD_BYTES)
     if delta:
