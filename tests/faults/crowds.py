@@ -106,7 +106,7 @@ def stop_reading(trial: Trial) -> None:
 def others_work_on(trial: Trial) -> None:
     with trial.world(clients=0) as world:
         world.add_bystander(ALONE_SECONDS)
-        world.add_client("sleeper", "few_long", "call")
+        world.add_client("few_long", "call", *["read_one"] * 3)
         wait_for_work(world)
         for _ in trial.rounds():
             world.rest(0.2, 0.8)

@@ -91,7 +91,7 @@ def jobs_go_on(trial: Trial) -> None:
     running: dict[int, Event] = {}
     with trial.world(clients=0) as world:
         for _ in range(2):
-            world.add_client("sleeper", "few_long")
+            world.add_client("sleeper", "few_long", *["read_one"] * 3)
         wait_for_work(world)
         world.promises.append(lambda _picture: _began_anew(trial, world, running))
         for _ in trial.rounds():
@@ -113,7 +113,7 @@ def _began_anew(trial: Trial, world: World, running: dict[int, Event]) -> list[V
 def once_only(trial: Trial) -> None:
     with trial.world(clients=0) as world:
         for _ in range(2):
-            world.add_client("once_only")
+            world.add_client("once_only", "read_one")
         world.promises.append(lambda _picture: _started_twice(trial, world))
         kill_some(trial, world, tuple(role for role in ROLES if role != "client"), 0.7)
 

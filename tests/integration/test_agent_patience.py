@@ -174,6 +174,7 @@ async def test_unsent_chunk_when_its_container_is_lost_then_it_is_returned_and_f
         engine.submit(NODE, behind)
         await until(lambda: listener.named("started", lost.lease))
         (client,) = agent.agent._containers.all()
+        assert client.process is not None
         client.process.kill()
         await until(lambda: listener.is_over(lost.lease) and listener.is_over(behind.lease))
         assert listener.named("returned", behind.lease)
@@ -198,6 +199,7 @@ async def test_lease_is_forgotten_by_a_control_plane_that_renews_others_alone(
         since = books._leases[chunk.lease].renewed_at
         await until(lambda: time.monotonic() - since > 0.2)
         if renewed is not None:
+            assert engine._link is not None
             engine._link.send({"t": "renew", "leases": [renewed]})
             await until(lambda: books._renewed_at)
         with monkeypatch.context() as patched:
@@ -207,10 +209,8 @@ async def test_lease_is_forgotten_by_a_control_plane_that_renews_others_alone(
 
 
 def test_order_of_an_agent_that_is_gone_is_not_carried_out(monkeypatch):
-    answered = []
-    monkeypatch.setattr(
-        launcher, "_answer", lambda header: answered.append(header) or {"t": ""}
-    )
+    answered: list[object] = []
+    monkeypatch.setattr(launcher, "_answer", answered.append)
     ours, theirs = socket.socketpair()
     with theirs:
         ours.sendall(pack_frame({"t": "start", "container": "x"}))

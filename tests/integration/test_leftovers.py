@@ -53,6 +53,7 @@ def test_a_supervisor_that_has_just_been_forked_is_waited_for(tmp_path):
     (folder / "order.json").write_text(json.dumps(start_frame(order)))
     held = hold_layer(order.request.layer_dir)
     ourselves = find_process(os.getpid())
+    assert ourselves is not None
     status = json.dumps({"pid": ourselves.pid, "start_time": ourselves.start_time})
     later = threading.Timer(0.1, (folder / "status.json").write_text, [status])
     later.start()

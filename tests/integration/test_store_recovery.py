@@ -467,7 +467,8 @@ async def test_lease_whose_commit_was_not_answered_is_written_once(tmp_path, slo
     """As where the connection to a PostgreSQL broke between its commit and its answer."""
     monkeypatch.setattr("picloud_services.dispatch.giving.RETRY_SECONDS", 0.01)
     async with running_system(tmp_path, engine=slow) as system:
-        commit, lost = system.database._commit, []
+        commit = system.database._commit
+        lost: list[str] = []
 
         def commit_unheard(group, *, on_loop=False):
             commit(group, on_loop=on_loop)

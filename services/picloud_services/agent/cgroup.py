@@ -276,7 +276,7 @@ def sweep(tree: CgroupTree, *, least_seconds: float = NEW_SECONDS) -> list[str]:
     Whoever made them was killed before it could, and may have been of another service: so only
     the groups themselves tell. Those younger than ``least_seconds`` may be about to be held.
     """
-    names = set()
+    names: set[str] = set()
     for _, folder in tree.folders:
         with contextlib.suppress(OSError), os.scandir(f"{folder}/{PARENT}") as entries:
             names.update(entry.name for entry in entries if entry.is_dir())
