@@ -223,7 +223,7 @@ async def test_hello_when_the_peer_is_too_old_then_it_is_refused_with_words(agen
         data = b""
         while piece := peer.recv(65536):
             data += piece
-    ((header, _),) = FrameReader().feed(data)
+    ((header, _),) = FrameReader(counted=True).feed(data)
     assert header["t"] == "refused"
     assert "picloud up --replace" in header["message"]
 
@@ -256,7 +256,7 @@ async def test_newest_when_a_second_control_plane_connects_then_the_first_is_clo
         peer.settimeout(10)
         peer.connect(str(agent.settings.paths.agent_socket))
         peer.sendall(pack_frame(hello("control", epoch="e")))
-        ((header, _),) = FrameReader().feed(peer.recv(65536))
+        ((header, _),) = FrameReader(counted=True).feed(peer.recv(65536))
         assert header["t"] == "hello"
         return peer
 

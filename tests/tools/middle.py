@@ -41,15 +41,23 @@ class Middle:
         self._listener = _listen(path)
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def strike(self, mischief: str, seconds: float = 5.0) -> bool:
-        """Let the next piece suffer ``mischief``; whether one came within ``seconds``."""
+    def order(self, mischief: str) -> None:
+        """Let the next piece suffer ``mischief``."""
         self._done.clear()
         with self._lock:
             self._order = mischief
+
+    def wait(self, seconds: float = 5.0) -> bool:
+        """Return when what was ordered is done, or withdraw it after ``seconds``; whether it was done."""
         came = self._done.wait(seconds)
         with self._lock:
             self._order = ""
         return came or self._done.is_set()
+
+    def strike(self, mischief: str, seconds: float = 5.0) -> bool:
+        """Let the next piece suffer ``mischief``; whether one came within ``seconds``."""
+        self.order(mischief)
+        return self.wait(seconds)
 
     def leave(self) -> None:
         """Give the place back, and cut what goes through here."""
