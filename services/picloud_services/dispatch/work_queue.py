@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from picloud_services.jobs.leasing import Arguments
 from picloud_services.jobs.live import Ready
-from picloud_services.jobs.spans import LiveBatch
+from picloud_services.jobs.spans import LiveBatch, Span
 from picloud_services.jobs.words import Function
 
 ARGUMENT_BYTES = (
@@ -31,6 +31,18 @@ class Work:
     arguments: Arguments | None = field(compare=False, default=None)
     function: Function | None = field(compare=False, default=None)
     since: float = field(compare=False, default=0.0)
+    _span: Span | None = field(compare=False, default=None, repr=False)
+
+    def span(self) -> Span | None:
+        """Return the span that holds its first job; a batch of many is searched once, not each time."""
+        found = self._span
+        if found is None or not found.first_jid <= self.first_jid <= found.last_jid:
+            spans = self.batch.spans
+            found = next(
+                (s for s in spans if s.first_jid <= self.first_jid <= s.last_jid), None
+            )
+            self._span = found
+        return found
 
 
 def work_from(
@@ -172,32 +184,29 @@ class WorkQueue:
 
 def _trim(work: Work, forget: Callable[[Work, int], None]) -> bool:
     """Drop jobs at the front that are not queued any more; return whether any are left."""
-    for span in work.batch.spans:
-        start = work.first_jid - span.first_jid
-        if 0 <= start < len(span.codes):
-            stop = start + work.count
-            first = span.codes.find(QUEUED_CODE, start, stop)
-            if first < 0:
-                return False
-            if first > start:
-                forget(work, first - start)
-                work.first_jid += first - start
-                work.count -= first - start
-            return True
-    return False
+    span = work.span()
+    if span is None:
+        return False
+    start = work.first_jid - span.first_jid
+    first = span.codes.find(QUEUED_CODE, start, start + work.count)
+    if first < 0:
+        return False
+    if first > start:
+        forget(work, first - start)
+        work.first_jid += first - start
+        work.count -= first - start
+    return True
 
 
 def queued_run(work: Work) -> int:
     """Return how many jobs from the front of ``work`` on are queued without a gap."""
-    for span in work.batch.spans:
-        start = work.first_jid - span.first_jid
-        if 0 <= start < len(span.codes):
-            stop = start + work.count
-            codes = span.codes
-            if codes.count(QUEUED_CODE, start, stop) == work.count:
-                return work.count
-            return next(
-                (at - start for at in range(start, stop) if codes[at] != QUEUED_CODE),
-                work.count,
-            )
-    return 0
+    span = work.span()
+    if span is None:
+        return 0
+    start = work.first_jid - span.first_jid
+    stop, codes = start + work.count, span.codes
+    if codes.count(QUEUED_CODE, start, stop) == work.count:
+        return work.count
+    return next(
+        (at - start for at in range(start, stop) if codes[at] != QUEUED_CODE), work.count
+    )
