@@ -14,6 +14,8 @@ from picloud_jupyter.protocol.openapi import document, document_json
 from picloud_jupyter.protocol.operations import OPERATIONS
 from picloud_services.gateway.application import make_routes
 from picloud_services.gateway.payloads import SubmitHeader
+from picloud_services.gateway.router import Router
+from picloud_services.gateway.words import WrongMethod, error_reply
 from picloud_services.jobs import words
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
@@ -77,6 +79,19 @@ def test_the_words_of_the_services_have_the_fields_it_tells_of(ours: Any, told: 
 
 def test_the_header_of_a_submit_has_the_fields_it_tells_of() -> None:
     assert names(SubmitHeader) == names(requests.CallSubmit) | names(requests.MapSubmit)
+
+
+@pytest.mark.parametrize("path", sorted({operation.path for operation in OPERATIONS}))
+def test_another_method_is_answered_with_those_that_are_there(path: str) -> None:
+    services: Any = None
+    router = Router(make_routes(services))
+    there = {operation.method for operation in OPERATIONS if operation.path == path}
+    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - there:
+        with pytest.raises(WrongMethod) as refused:
+            router.find(method, path)
+        reply = error_reply(refused.value)
+        assert reply.status == 405
+        assert set(reply.headers["Allow"].split(", ")) == there
 
 
 def names(word: Any) -> set[str]:
