@@ -2,12 +2,19 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from picloud_jupyter.protocol.jobs import ContainerKind
-from picloud_services.agent.leftovers import find_containers, hold_layer, remove_stray_layers
+from picloud_services.agent.leftovers import (
+    clean_up,
+    find_containers,
+    hold_layer,
+    remove_stray_layers,
+)
 from picloud_services.agent.orders import RequestFields, StartOrder, start_frame
 from picloud_services.agent.overlay import remove_tree
 from picloud_services.agent.processes import find_process
@@ -37,7 +44,7 @@ def test_stray_layers_go_however_deep_a_job_nested_folders(tmp_path):
 def test_a_folder_without_an_order_goes_however_deep_it_is(tmp_path):
     (tmp_path / "c" / "x" / "run").mkdir(parents=True)
     make_deep(tmp_path / "c" / "x" / "run", 1_200)
-    assert list(find_containers(tmp_path)) == []
+    assert list(find_containers(tmp_path, tmp_path)) == []
     assert list((tmp_path / "c").iterdir()) == []
 
 
@@ -58,8 +65,34 @@ def test_a_supervisor_that_has_just_been_forked_is_waited_for(tmp_path):
     later = threading.Timer(0.1, (folder / "status.json").write_text, [status])
     later.start()
     try:
-        (found,) = find_containers(tmp_path)
+        (found,) = find_containers(tmp_path, tmp_path)
     finally:
         later.join()
         os.close(held)
     assert found.supervisor == ourselves
+
+
+@pytest.mark.parametrize("damaged", ["status.json", "order.json"])
+def test_a_supervisor_whose_files_were_damaged_ends_with_all_below_it(tmp_path, damaged):
+    layer, folder = tmp_path / "layers" / "x", tmp_path / "c" / "x"
+    for path in (folder, layer):
+        path.mkdir(parents=True)
+    request = RequestFields("x", make_spec(), "", "", str(layer), "", "", os.getuid())
+    order = StartOrder("x", str(folder), ContainerKind.PLAIN, "", request, "")
+    (folder / "order.json").write_text(json.dumps(start_frame(order)))
+    (folder / damaged).write_bytes(b"\0" * 100)
+    program = (
+        "import subprocess, sys, time; from picloud_services.agent.leftovers import hold_layer;"
+        "held = hold_layer(sys.argv[1]); child = subprocess.Popen(['sleep', '60']);"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(layer)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        child = int(supervisor.stdout.readline())
+        for found in find_containers(tmp_path, tmp_path):
+            assert found.supervisor is None
+            clean_up(found.order)
+        assert supervisor.wait(10) == -9
+    assert find_process(child) is None
+    assert not folder.exists()

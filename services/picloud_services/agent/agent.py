@@ -117,7 +117,8 @@ class Agent:
 
     async def _adopt(self) -> None:
         """Take over what earlier agents started, and clean away what is dead."""
-        found = await asyncio.to_thread(lambda: list(find_containers(self._settings.run)))
+        run, home = self._settings.run, self._settings.home
+        found = await asyncio.to_thread(lambda: list(find_containers(run, home)))
         alive = [item for item in found if item.supervisor is not None]
         names = {item.order.container for item in alive}
         await asyncio.to_thread(_clean_dead, self._settings.home, self._bundle, found, names)

@@ -16,11 +16,13 @@ from picloud_services.agent.container import ContainerRequest
 from picloud_services.agent.kinds import make_container
 from picloud_services.agent.orders import StartOrder, read_start_frame
 from picloud_services.agent.overlay import remove_tree
+from picloud_services.agent.process_table import Table, descendants, end_all, read_table
 from picloud_services.agent.processes import Process, find_process
 
 log = logging.getLogger(__name__)
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+END_SECONDS = 2.0
 FORK_SECONDS = 2.0  # between a supervisor's lock and its first status, at most
 START_TICKS = (
     30 * CLOCK_TICKS
@@ -35,12 +37,13 @@ class Found:
     supervisor: Process | None
 
 
-def find_containers(run: Path) -> Iterator[Found]:
-    """Yield what is in RUN/c; folders without a readable order never held a container: they go."""
+def find_containers(run: Path, home: Path) -> Iterator[Found]:
+    """Yield what is in RUN/c; folders without a readable order go, with what runs in their layer."""
     for folder in sorted((run / "c").glob("*")):
         try:
             order = read_start_frame(decode_header((folder / "order.json").read_bytes()))
         except (OSError, ValueError):
+            _end_holders(str(home / "layers" / folder.name))  # a damaged one had a container
             with contextlib.suppress(OSError):  # what cannot be removed now is tried next time
                 remove_tree(str(folder))
             continue
@@ -64,12 +67,13 @@ def clean_up(order: StartOrder) -> None:
     """
     folder = Path(order.folder)
     status = _status(folder)
+    was_held = not status and _end_holders(order.request.layer_dir)
     for process in _first_processes(status):
         log.warning("container %s: process %d is ended", order.container, process.pid)
         if os.getpgid(process.pid) == process.pid:
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
-    if status:
+    if status or was_held:
         make_container(order.kind, order.program).clean(_request(order), None)
     remove_tree(order.request.layer_dir)
     remove_tree(order.folder)
@@ -137,6 +141,35 @@ def _is_held(layer_dir: str) -> bool:
     except OSError:
         return False
     return False
+
+
+def _end_holders(layer_dir: str) -> bool:
+    """End the supervisor that marks a layer as its own, and all below it; return whether there was one.
+
+    Nothing else tells of it where its files were damaged.
+    """
+    victims = _holders(layer_dir)
+    if not victims:
+        return False
+    log.warning("the supervisor of %s cannot be known again; it is ended", layer_dir)
+
+    def find(table: Table) -> set[int]:
+        victims.update(descendants(table, victims))
+        return victims & table.keys()
+
+    end_all(find, within_seconds=END_SECONDS)
+    return True
+
+
+def _holders(layer_dir: str) -> set[int]:
+    """Return the other processes that have the folder of a layer open."""
+    found = set()
+    for pid in read_table().keys() - {os.getpid()}:
+        with contextlib.suppress(OSError):  # it is another user's, or has ended
+            folder = f"/proc/{pid}/fd"
+            if any(os.readlink(f"{folder}/{fd}") == layer_dir for fd in os.listdir(folder)):
+                found.add(pid)
+    return found
 
 
 def _supervisor(status: dict[str, Any]) -> Process | None:
