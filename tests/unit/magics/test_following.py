@@ -76,6 +76,7 @@ class LogOfTwoAttempts:
     """Answers as GET /v1/jobs/J/logs/STREAM does for a job that was started again."""
 
     def __init__(self, *outputs):
+        self.first, self.second = outputs[0], outputs[-1]
         self._outputs = outputs
         self._asked = 0
 
@@ -101,7 +102,6 @@ class LogOfTwoAttempts:
 )
 def restarted(monkeypatch, request):
     log = LogOfTwoAttempts(*request.param)
-    log.first, log.second = request.param[0], request.param[-1]
     used = SimpleNamespace(client=log)
     for module in (feed_module, logs, follow_module):
         monkeypatch.setattr(module, "session", lambda: used)

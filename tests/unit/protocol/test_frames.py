@@ -49,7 +49,7 @@ def test_counted_frames_when_one_is_doubled_lost_or_overtaken_then_the_link_is_r
         "lose": stream[:at] + stream[at + 1 :],
         "swap": [*stream[:at], stream[at + 1], stream[at], *stream[at + 2 :]],
     }[spoil]
-    got = []
+    got: list[bytes] = []
     with pytest.raises(FrameError, match="lost, doubled or overtaken"):
         got.extend(body for _, body in FrameReader(counted=True).feed(b"".join(spoilt)))
 
