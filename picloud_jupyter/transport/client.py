@@ -212,10 +212,13 @@ class Client:
         """Keep ``connection`` for the next request, or close it."""
         if connection.reusable and not self._is_closed and len(self._idle) < _IDLE_CONNECTIONS:
             self._idle.append(connection)
-            if self._is_closed:  # meanwhile: `close` may have looked before
-                self._close_idle()
+            self._close_if_closed_meanwhile()
         else:
             connection.close()
+
+    def _close_if_closed_meanwhile(self) -> None:
+        if self._is_closed:  # `close` may have looked before the last one was given back
+            self._close_idle()
 
     def _open(self) -> Connection:
         try:

@@ -1,5 +1,6 @@
 """A socket of somebody else where this user's service would listen: nothing is sent to it."""
 
+import json
 import os
 import shutil
 import socket
@@ -63,6 +64,7 @@ def test_paths_when_the_usual_folder_is_somebody_else_s_then_where_the_service_s
     run.mkdir(mode=0o700)
     usual.home.mkdir()
     usual.whereabouts.write_bytes(os.fsencode(run))
+    (run / "record.json").write_text(json.dumps({"home": str(usual.home)}))
     with socket.socket(socket.AF_UNIX) as ours:
         ours.bind(str(run / "api.sock"))
         assert service_paths(usual.home).run == run

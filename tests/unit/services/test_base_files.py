@@ -122,8 +122,8 @@ class FullDisk(io.StringIO):
 
 def test_log_file_when_it_cannot_be_written_then_counted_and_told_on_stderr(tmp_path, capsys):
     handler = LogFile(tmp_path / "x.log", max_bytes=10**6)
-    handler.stream.close()
-    handler.stream = FullDisk()
+    handler.close()
+    handler.setStream(FullDisk())
     handler.emit(logging.LogRecord("x", logging.INFO, "f", 1, "no room", (), None))
     assert handler.dropped == 1
     assert "no room" in capsys.readouterr().err
