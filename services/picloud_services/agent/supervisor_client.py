@@ -134,10 +134,10 @@ class SupervisorClient:
 
     def take_cut(self) -> list[str]:
         """Return the leases whose chunks were sent and did not reach the supervisor that said hello."""
-        queued = {lease for lease, _ in self._queue}
-        there = {lease for lease, _ in self.facts["leases"]} | {*self.facts.get("reported", ())}
         if "reported" not in self.facts:  # of an older version, it does not say what has ended
             return []
+        queued = {lease for lease, _ in self._queue}
+        there = {lease for lease, _ in self.facts["leases"]} | set(self.facts["reported"])
         return [lease for lease in self.leases if lease not in queued | there]
 
     def _on_lost(self, _link: FrameLink) -> None:
