@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.frames import encode_json, pack_frame
 from picloud_jupyter.protocol.jobs import PayloadRef
+from picloud_jupyter.protocol.requests import MAX_RANGES
 from picloud_services.gateway.decode import (
-    MAX_RANGES,
     read_as,
     read_byte_range,
     read_flag,

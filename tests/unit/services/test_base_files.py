@@ -115,15 +115,15 @@ def test_appended_log_when_the_file_was_rotated_then_the_new_one_gets_the_line(t
     assert path.stat().st_mode & 0o077 == 0
 
 
-class FullDisk(io.StringIO):
-    def write(self, _text):
+class FullDisk(io.TextIOWrapper):
+    def write(self, _text, /):
         raise OSError(errno.ENOSPC, "no space left")
 
 
 def test_log_file_when_it_cannot_be_written_then_counted_and_told_on_stderr(tmp_path, capsys):
     handler = LogFile(tmp_path / "x.log", max_bytes=10**6)
     handler.close()
-    handler.setStream(FullDisk())
+    handler.setStream(FullDisk(io.BytesIO()))
     handler.emit(logging.LogRecord("x", logging.INFO, "f", 1, "no room", (), None))
     assert handler.dropped == 1
     assert "no room" in capsys.readouterr().err
