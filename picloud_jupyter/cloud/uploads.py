@@ -1,5 +1,6 @@
 """Where the bytes of a payload go: into the request itself, or into a file beforehand."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -79,6 +80,8 @@ def _write_and_hash(path: str, parts: Sequence[Buffer]) -> str:
     try:
         _write(path, parts)
     except OSError as exc:
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # a part of a payload is of no use, and takes room
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
                 f"a payload does not fit on the disk of {path}",

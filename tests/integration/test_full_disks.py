@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from picloud_jupyter.cli.exit_codes import REFUSED
+from picloud_jupyter.cloud.uploads import _write_and_hash
+from picloud_jupyter.protocol.errors import DiskFull
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.transport.paths import ServicePaths
 from picloud_kernels.runner.written import WrittenFiles
@@ -102,6 +104,13 @@ def test_listing_that_a_full_disk_cut_short_is_not_kept(disk, tmp_path):
     extra = files.take()
     assert "No space left" in extra["note"]
     assert os.listdir(disk) == ["filler"]
+
+
+@pytest.mark.root
+def test_payload_that_does_not_fit_leaves_nothing_on_the_disk(disk):
+    with pytest.raises(DiskFull, match="does not fit"):
+        _write_and_hash(str(disk / "upload"), [b"x" * 2**25])
+    assert os.listdir(disk) == []
 
 
 def test_printing_to_a_full_disk_is_said_in_a_line():

@@ -12,6 +12,7 @@ from picloud_services.agent.incoming import (
     move_results,
     take_result,
 )
+from tests.tools.disks import mounted
 
 OURS = {os.geteuid()}
 LEASE = "0123456789abcdef"
@@ -37,6 +38,23 @@ def test_take_when_it_is_a_plain_file_then_it_is_moved_and_sealed(out, incoming)
     assert (incoming / "n1").read_bytes() == b"result"
     assert (incoming / "n1").stat().st_mode & 0o777 == 0o400
     assert not list(out.iterdir())
+
+
+@pytest.mark.root
+def test_take_when_blobs_are_on_another_disk_then_it_is_copied_whole_or_not_at_all(
+    out, tmp_path
+):
+    with mounted(tmp_path / "disk", "size=4m") as disk:
+        (out / "r1").write_bytes(b"x" * 2**21)
+        take_result(out, "r1", 2**21, disk / "n1", OURS)
+        assert (disk / "n1").read_bytes() == b"x" * 2**21
+        assert (disk / "n1").stat().st_mode & 0o777 == 0o400
+        assert not list(out.iterdir())
+        (out / "r2").write_bytes(b"y" * 2**22)
+        with pytest.raises(OSError, match="No space"):
+            take_result(out, "r2", 2**22, disk / "n2", OURS)
+        assert os.listdir(disk) == ["n1"]
+        assert (out / "r2").exists()
 
 
 def make_link(out):

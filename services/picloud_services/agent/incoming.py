@@ -82,12 +82,38 @@ def _move(
         try:
             _check(file, size_bytes, owners)
             os.rename(name, fresh, src_dir_fd=source, dst_dir_fd=incoming)
-        except (OSError, RefusedFileError):
-            os.close(file)
-            raise
+        except (OSError, RefusedFileError) as exc:
+            try:
+                if not (isinstance(exc, OSError) and exc.errno == errno.EXDEV):
+                    raise
+                copied = _copy(file, size_bytes, fresh, incoming)
+                os.unlink(name, dir_fd=source)
+            finally:
+                os.close(file)
+            return copied
     finally:
         os.close(source)
     return file
+
+
+def _copy(source: int, size_bytes: int, fresh: str, incoming: int) -> int:
+    """Return an open copy, called ``fresh`` once it is whole: blobs are on a disk of their own."""
+    part = f"{fresh}.part"
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    target = os.open(part, flags, 0o600, dir_fd=incoming)
+    try:
+        done = 0
+        while done < size_bytes:
+            count = os.sendfile(target, source, done, size_bytes - done)
+            if not count:
+                break  # it was cut meanwhile: its size will tell
+            done += count
+        os.rename(part, fresh, src_dir_fd=incoming, dst_dir_fd=incoming)
+    except OSError:
+        os.close(target)
+        os.unlink(part, dir_fd=incoming)
+        raise
+    return target
 
 
 def _is_kept(target: Path, size_bytes: int) -> bool:
