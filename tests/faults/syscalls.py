@@ -78,7 +78,7 @@ def tracing(victim: Process, strike: Strike, log: Path) -> Iterator["subprocess.
             time.sleep(0.005)
         yield tracer
     finally:
-        tracer.send_signal(signal.SIGTERM)
+        tracer.kill()  # the kernel lets go of all threads; asked to, strace waits for each
         tracer.wait(ATTACH_SECONDS)
 
 
