@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("kills", "crowds", "links", "clocks", "greed", "disks", "syscalls", "power")
+MODULES = ("kills", "crowds", "links", "clocks", "greed", "disks", "syscalls", "power", "versions")
 
 
 def load_rows() -> None:

@@ -1,5 +1,7 @@
 """The row of power cuts can fail: a store that does not wait for the disk loses what it acknowledged."""
 
+import os
+
 import pytest
 
 from tests.faults import power
@@ -21,7 +23,8 @@ if "picloud_services" in sys.argv or "control" in sys.orig_argv:
 @pytest.mark.timeout(280)
 def test_store_that_does_not_wait_for_the_disk_is_caught(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(CARELESS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     trial = Trial(seed=1, wanted=2)
     power.cut_again_and_again(trial)
     assert "I1" in {violation.invariant for violation in trial.violations}
