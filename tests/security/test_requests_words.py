@@ -106,6 +106,8 @@ WORDS = {
     "minus": "-rf",
 }
 
+NAMED = [operation for operation in OPERATIONS if "{" in operation.path]
+
 
 def _call(attacked: Attacked, **changes: Any) -> requests.Response:
     header = {
@@ -141,12 +143,10 @@ def test_5_a_label_and_a_name_are_data_or_refused(attacked: Attacked, name: str)
 
 
 @pytest.mark.parametrize("name", WORDS)
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: f"{o.method} {o.path}")
+@pytest.mark.parametrize("operation", NAMED, ids=lambda o: f"{o.method} {o.path}")
 def test_5_words_in_a_path_find_nothing_and_come_back_only_as_data(
     attacked: Attacked, operation: Any, name: str
 ) -> None:
-    if "{" not in operation.path:
-        return
     text = quote(WORDS[name][:2000], safe="")
     names = [word[1:-1] for word in operation.path.split("/") if word.startswith("{")]
     path = operation.path.format(**dict.fromkeys(names, text))
