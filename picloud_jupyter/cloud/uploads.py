@@ -9,7 +9,12 @@ from collections.abc import Sequence
 
 from picloud_jupyter.cloud.session import Session
 from picloud_jupyter.protocol import routes
-from picloud_jupyter.protocol.errors import DiskFull, InternalError, PayloadTooLarge
+from picloud_jupyter.protocol.errors import (
+    CloudException,
+    DiskFull,
+    InternalError,
+    PayloadTooLarge,
+)
 from picloud_jupyter.protocol.frames import Buffer, encode_json
 from picloud_jupyter.protocol.jobs import INLINE_BYTES
 
@@ -55,8 +60,13 @@ def upload(session: Session, parts: Sequence[Buffer], size_bytes: int) -> dict[s
     name, path = begun["upload"], begun.get("path") if session.local else None
     route = routes.UPLOAD.format(upload=name)
     if path:
-        digest = _write_and_hash(path, parts)
-        client.post(route, {"size_bytes": size_bytes, "digest": digest})
+        try:
+            digest = _write_and_hash(path, parts)
+            client.post(route, {"size_bytes": size_bytes, "digest": digest})
+        except (CloudException, OSError):
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # nobody will name it, and it takes room
+            raise
     else:
         digest = _hash(parts)
         arrived = client.put_bytes(route, parts)["digest"]
@@ -80,8 +90,6 @@ def _write_and_hash(path: str, parts: Sequence[Buffer]) -> str:
     try:
         _write(path, parts)
     except OSError as exc:
-        with contextlib.suppress(OSError):
-            os.unlink(path)  # a part of a payload is of no use, and takes room
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
                 f"a payload does not fit on the disk of {path}",

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from picloud_jupyter.cli.exit_codes import REFUSED
-from picloud_jupyter.cloud.uploads import _write_and_hash
-from picloud_jupyter.protocol.errors import DiskFull
+from picloud_jupyter.cloud.uploads import upload
+from picloud_jupyter.protocol import routes
+from picloud_jupyter.protocol.errors import DiskFull, Unavailable
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.transport.paths import ServicePaths
 from picloud_kernels.runner.written import WrittenFiles
@@ -106,10 +107,32 @@ def test_listing_that_a_full_disk_cut_short_is_not_kept(disk, tmp_path):
     assert os.listdir(disk) == ["filler"]
 
 
+class Refusing:
+    """A session whose service takes no upload to its end."""
+
+    local = True
+
+    def __init__(self, path: Path) -> None:
+        self.client = self
+        self.path = path
+
+    def post(self, route: str, words: dict[str, object]) -> dict[str, object]:
+        if route == routes.UPLOADS:
+            return {"upload": "u", "path": str(self.path)}
+        assert self.path.exists()
+        raise Unavailable("the disk fails")
+
+
+def test_payload_that_was_refused_leaves_nothing(tmp_path):
+    with pytest.raises(Unavailable):
+        upload(Refusing(tmp_path / "upload"), [b"x" * 10], 10)  # type: ignore[arg-type]
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.root
 def test_payload_that_does_not_fit_leaves_nothing_on_the_disk(disk):
     with pytest.raises(DiskFull, match="does not fit"):
-        _write_and_hash(str(disk / "upload"), [b"x" * 2**25])
+        upload(Refusing(disk / "upload"), [b"x" * 2**25], 2**25)  # type: ignore[arg-type]
     assert os.listdir(disk) == []
 
 
