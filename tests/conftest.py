@@ -9,7 +9,7 @@ import pytest
 from tests.tools.service_under_test import ServiceUnderTest, kinds_of_this_machine
 from tests.tools.two_users import TwoUsers, two_users_of_a_system
 
-collect_ignore = ["tools"]  # programs and harnesses: nothing to collect
+collect_ignore = ["tools", "security/fuzz.py"]  # programs and harnesses: nothing to collect
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

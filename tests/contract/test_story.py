@@ -38,12 +38,13 @@ async def system(tmp_path, url) -> AsyncIterator[System]:
     """A service whose log is written where stories look for it."""
     log, handler = logging.getLogger("picloud_services"), AppendedLog(tmp_path / "service.log")
     handler.setFormatter(LineFormatter("control"))
-    before, log.level = log.level, logging.INFO
+    before = log.level
+    log.setLevel(logging.INFO)  # which also forgets what loggers below it remember
     log.addHandler(handler)
     async with running_system(tmp_path, url=url) as found:
         yield found
     log.removeHandler(handler)
-    log.level = before
+    log.setLevel(before)
 
 
 def stories(system: System, tmp_path) -> Stories:

@@ -12,6 +12,7 @@ def test_peak_when_the_kernel_lets_nobody_begin_a_new_one_then_it_is_read_all_th
     tmp_path, monkeypatch
 ):
     (tmp_path / "group").mkdir()
+    (tmp_path / "group").chmod(0o755)  # whatever the umask
     peak = tmp_path / "group" / "memory.peak"
     peak.write_text("12345\n")
     peak.chmod(0o444)
