@@ -2,7 +2,7 @@
 
 import importlib
 
-MODULES = ("kills", "crowds", "links", "clocks", "greed", "disks", "syscalls", "power", "versions")
+MODULES = ("kills", "crowds", "links", "clocks", "greed", "disks", "syscalls", "power", "versions", "damage")
 
 
 def load_rows() -> None:
