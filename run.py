@@ -235,7 +235,8 @@ def test(rest: list[str]) -> int:
     with tests_as_ordinary_user() as finish:
         failed = check([]) + pytest([f"tests/{name}" for name in WITHOUT_A_SERVICE]) + finish()
     # Services that attack each other's cores, disks and clocks have the machine for themselves.
-    failed += pytest([f"--ignore=tests/{name}" for name in WITHOUT_A_SERVICE])
+    others = [f"--ignore=tests/{name}" for name in WITHOUT_A_SERVICE]
+    failed += pytest([*others, "--durations=25"])
     return 1 if failed else 0
 
 

@@ -179,7 +179,9 @@ async def test_map_with_a_gap_in_it_is_not_sealed(system):
     with pytest.raises(Conflict, match="those between"):
         await service.seal_map(USER, made.map, 2, 2, short=True)
     await service.put_part(USER, made.map, 2, 1, 1, pack_records([b"b"]))
-    assert await service.seal_map(USER, made.map, 3, 3) == [(made.first_jid, made.first_jid + 2)]
+    assert await service.seal_map(USER, made.map, 3, 3) == [
+        (made.first_jid, made.first_jid + 2)
+    ]
 
 
 async def test_failures_keep_reason_text_and_neighbours(system):

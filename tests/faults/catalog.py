@@ -16,7 +16,7 @@ from tests.tools.service_under_test import kinds_of_this_machine
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row of the table. ``ci`` and ``soak`` say how often it is tried there."""
+    """One row of the table. ``ci`` and ``soak`` say how often it is tried there, 0 = not there."""
 
     name: str
     try_it: "Callable[[Trial], None]"

@@ -102,7 +102,7 @@ def stop_reading(trial: Trial) -> None:
     trial.figures["others"] = world.pace
 
 
-@fault("kill -9 of the runners and containers of one, others work on", ci=5, soak=50)
+@fault("kill -9 of the runners and containers of one, others work on", ci=0, soak=50)
 def others_work_on(trial: Trial) -> None:
     with trial.world(clients=0) as world:
         world.add_bystander(ALONE_SECONDS)

@@ -57,7 +57,7 @@ for line in sys.stdin:
 """
 
 
-@fault("damaged files of a home: flipped, torn, cut short", ci=4, soak=120)
+@fault("damaged files of a home: flipped, torn, cut short", ci=2, soak=120)
 def damage_files(trial: Trial) -> None:
     with trial.world() as world:
         wait_for_work(world)
@@ -196,7 +196,7 @@ def _run(
     )
 
 
-@fault("damaged files of running containers, found by a new agent", ci=3, soak=60)
+@fault("damaged files of running containers, found by a new agent", ci=1, soak=60)
 def damage_running(trial: Trial) -> None:
     with trial.world() as world:
         wait_for_work(world)

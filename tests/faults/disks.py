@@ -146,7 +146,7 @@ def fill_by_job(trial: Trial) -> None:
                 trial.refuse("I10", f"others were refused: {event['error']}")
 
 
-@fault("a job that fills the disk as fast as it can", ci=2, soak=20, needs_root=True)
+@fault("a job that fills the disk as fast as it can", ci=0, soak=20, needs_root=True)
 def fill_fast(trial: Trial) -> None:
     places = ["removed", "tmp"]
     with trial.world(clients=0, home_disk="size=500m,mode=755") as world:
@@ -154,7 +154,7 @@ def fill_fast(trial: Trial) -> None:
             check_hog(trial, world, places[number % len(places)], 0.0)
 
 
-@fault("a job that makes files until there is no room for more", ci=1, soak=10, needs_root=True)
+@fault("a job that makes files until there is no room for more", ci=0, soak=10, needs_root=True)
 def fill_inodes(trial: Trial) -> None:
     with trial.world(home_disk="size=300m,nr_inodes=9000,mode=755") as world:
         world.explained = NO_ROOM
@@ -163,7 +163,7 @@ def fill_inodes(trial: Trial) -> None:
             check_hog(trial, world, "files", 0.0005)
 
 
-@fault("no room for more files in the home", ci=2, soak=20, needs_root=True)
+@fault("no room for more files in the home", ci=0, soak=20, needs_root=True)
 def no_inodes(trial: Trial) -> None:
     with trial.world(home_disk="size=300m,nr_inodes=5000,mode=755") as world:
         world.explained = NO_ROOM

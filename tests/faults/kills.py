@@ -37,7 +37,7 @@ for _role in ROLES:
         with trial.world() as world:
             kill_some(trial, world, (role,), 1.0)
 
-    fault(f"kill -9 of the {_role}", ci=3, soak=40)(_kill)
+    fault(f"kill -9 of the {_role}", ci=0, soak=40)(_kill)
 
 
 @fault("kill -9 of anything, at random", ci=20, soak=200)
@@ -46,7 +46,7 @@ def kill_anything(trial: Trial) -> None:
         kill_some(trial, world, ROLES, 1.0)
 
 
-@fault("kill -9 of control plane and agent at once", ci=3, soak=40)
+@fault("kill -9 of control plane and agent at once", ci=0, soak=40)
 def kill_both(trial: Trial) -> None:
     with trial.world() as world:
         wait_for_work(world)

@@ -2,7 +2,18 @@
 
 import importlib
 
-MODULES = ("kills", "crowds", "links", "clocks", "greed", "disks", "syscalls", "power", "versions", "damage")
+MODULES = (
+    "kills",
+    "crowds",
+    "links",
+    "clocks",
+    "greed",
+    "disks",
+    "syscalls",
+    "power",
+    "versions",
+    "damage",
+)
 
 
 def load_rows() -> None:

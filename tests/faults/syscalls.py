@@ -169,14 +169,14 @@ for _role in ROLES:
     def _kill(trial: Trial, role: str = _role) -> None:
         try_role(trial, role, KILLED, ("signal=KILL",))
 
-    fault(f"kill -9 of the {_role} at its N-th system call", ci=4, soak=100, needs_root=True)(
+    fault(f"kill -9 of the {_role} at its N-th system call", ci=0, soak=100, needs_root=True)(
         _kill
     )
 
     def _fail(trial: Trial, role: str = _role) -> None:
         try_role(trial, role, FAILING, ("error=ENOSPC", "error=EIO"))
 
-    fault(f"the N-th system call of the {_role} fails", ci=4, soak=100, needs_root=True)(_fail)
+    fault(f"the N-th system call of the {_role} fails", ci=0, soak=100, needs_root=True)(_fail)
 
 
 @fault(

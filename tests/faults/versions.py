@@ -35,7 +35,7 @@ asyncio.run(main())
 
 
 # ------------------------------------------------------------------------------------- migrations
-@fault("kill -9 in the midst of a migration, at the N-th call", ci=12, soak=400)
+@fault("kill -9 in the midst of a migration, at the N-th call", ci=6, soak=400)
 def kill_migration(trial: Trial) -> None:
     with tempfile.TemporaryDirectory(prefix="picloud-fault-", dir="/var/tmp") as folder:
         old = Path(folder) / "old.db"
@@ -124,7 +124,7 @@ def look(store: Path) -> Iterator[str]:
 
 
 # --------------------------------------------------------------------------------------- upgrades
-@fault("a fresh control plane takes over while jobs run (up --replace)", ci=3, soak=60)
+@fault("a fresh control plane takes over while jobs run (up --replace)", ci=1, soak=60)
 def replace(trial: Trial) -> None:
     with trial.world() as world:
         wait_for_work(world)
@@ -173,7 +173,7 @@ def _set_newer(world: World, *, there: bool) -> None:
 
 
 # ---------------------------------------------------------------------------------------- backups
-@fault("a backup made while clients work, restored elsewhere", ci=2, soak=30)
+@fault("a backup made while clients work, restored elsewhere", ci=1, soak=30)
 def back_up(trial: Trial) -> None:
     with trial.world() as world:
         wait_for_work(world)

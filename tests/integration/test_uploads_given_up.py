@@ -60,7 +60,9 @@ async def test_gateway_that_listens_anew_leaves_no_listener_and_no_caller_behind
     made.api.unlink()
     await made.gateway.listen(made.api, made.inside)
     own = psutil.Process().net_connections(kind="unix")
-    listening = [found for found in own if str(found.laddr) in (str(made.api), str(made.inside))]
+    listening = [
+        found for found in own if str(found.laddr) in (str(made.api), str(made.inside))
+    ]
     other = await Peer.open(made.api)
     for peer in (caller, other):
         assert (await peer.ask("GET", "/v1/service")).status == 200

@@ -200,7 +200,18 @@ async def start_gateway(root: Path, quota: Quota | None = None) -> GatewayUnderT
     gateway = Gateway(services)
     await gateway.listen(root / "api.sock", root / "jobs.sock")
     return GatewayUnderTest(
-        root, gateway, jobs, blobs, uploads, keys, events, output, disk, blocked, stops, answered
+        root,
+        gateway,
+        jobs,
+        blobs,
+        uploads,
+        keys,
+        events,
+        output,
+        disk,
+        blocked,
+        stops,
+        answered,
     )
 
 

@@ -50,7 +50,12 @@ def count_cases() -> dict[int, int]:
     """Return how many cases each number has, as pytest collects them."""
     words = ["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests/security"]
     done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     if done.returncode:
         raise RuntimeError(f"the tests cannot be collected: {done.stdout[-2000:]}{done.stderr}")
@@ -77,4 +82,6 @@ def with_table(page: str, cases: dict[int, int]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), count_cases()), encoding="utf-8")
+    PAGE.write_text(
+        with_table(PAGE.read_text(encoding="utf-8"), count_cases()), encoding="utf-8"
+    )

@@ -22,6 +22,7 @@ from picloud_services.agent.orders import (
     launcher_command,
     start_frame,
 )
+from picloud_services.agent.processes import find_process
 
 ROOT = Path(__file__).parents[2]
 PYTHON = HostPython(
@@ -121,13 +122,7 @@ class Box:
 
     def wait_gone(self, seconds: float = 10.0) -> None:
         """Wait until the supervisor's process has ended and left nothing."""
-        end_at = time.monotonic() + seconds
-        while Path(f"/proc/{self.pid}/stat").exists():
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            if state == "Z":
-                break
-            assert time.monotonic() < end_at, "the supervisor is still there"
-            time.sleep(0.005)
+        wait_ended(self.pid, seconds)
 
 
 def chunk_header(lease: str, count: int, **fields: Any) -> dict[str, Any]:
@@ -236,8 +231,18 @@ class Station:
                 os.kill(pid, 15)
             except ProcessLookupError:
                 continue
+        for pid in self.pids:
+            wait_ended(pid)
         self.link.link.close()
         self.process.wait(10)
+
+
+def wait_ended(pid: int, seconds: float = 10.0) -> None:
+    """Wait until a process has ended, buried or not."""
+    end_at = time.monotonic() + seconds
+    while find_process(pid) is not None:
+        assert time.monotonic() < end_at, "the supervisor is still there"
+        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,9 @@ def test_redactor_when_values_are_known_then_they_are_taken_out_wherever_they_st
     kept = {"secrets": {"DB": [1, 2.0, 'pass"word\n2']}}
     (tmp_path / "secrets" / "1000.json").write_text(json.dumps(kept))
     (tmp_path / "secret").write_text("0123456789abcdef\n")
-    redactor = Redactor.of({"AWS_SECRET_ACCESS_KEY": "hidden-value", "HOME": "/home/x"}, tmp_path)
+    redactor = Redactor.of(
+        {"AWS_SECRET_ACCESS_KEY": "hidden-value", "HOME": "/home/x"}, tmp_path
+    )
     text = json.dumps({"a": 'pass"word\n2', "b": "xhidden-valuex", "c": "0123456789abcdef"})
     assert json.loads(redactor.clean(text)) == {"a": "***", "b": "x***x", "c": "***"}
     assert redactor.clean("/home/x") == "/home/x"

@@ -26,11 +26,12 @@ class Lines(logging.Handler):
 @pytest.fixture
 def lines():
     log, handler = logging.getLogger("picloud_services.dispatch.telling"), Lines()
-    before, log.level = log.level, logging.INFO
+    before = log.level
+    log.setLevel(logging.INFO)
     log.addHandler(handler)
     yield handler.records
     log.removeHandler(handler)
-    log.level = before
+    log.setLevel(before)
 
 
 def event(name="batch", **fields):
