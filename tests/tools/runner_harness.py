@@ -135,7 +135,8 @@ class RunnerHarness:
         data = pack_frame(header, *parts)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         sent = self.socket.sendmsg([data], ancillary if descriptors else [])
-        self.socket.sendall(data[sent:])
+        if sent < len(data):  # even of nothing, `sendall` fails where the other side has left
+            self.socket.sendall(data[sent:])
 
     def receive(self, seconds: float = 20) -> tuple[dict[str, Any], bytes] | None:
         """Return the next frame, or None when the runner has closed the link; drains the pipes."""
