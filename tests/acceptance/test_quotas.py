@@ -64,17 +64,17 @@ def test_each_limit_is_set_shown_and_taken_back(limited):
     found = quota(limited, UID, *words)
     assert found["own"] == {
         "cores": 1.5,
-        "memory_bytes": 8_000_000_000,
-        "disk_bytes": 500_000_000,
+        "memory_bytes": 8 * 1024**3,
+        "disk_bytes": 500 * 1024**2,
         "cost": 2.5,
     }
     text = limited.cli("user", "quota").stdout
     assert "of 1.5" in text
-    assert "of 7.5 GiB" in text
+    assert "of 8.0 GiB" in text
     assert "of $2.50" in limited.cli("user", "list").stdout
     found = quota(limited, "--cores", "none", "--cost", "default")
     assert (found["own"]["cores"], found["own"]["cost"]) == (0, None)
-    assert found["own"]["disk_bytes"] == 500_000_000
+    assert found["own"]["disk_bytes"] == 500 * 1024**2
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,16 @@ async def test_results_that_fill_the_disk_hold_jobs_back_until_some_are_deleted(
         assert await system.join(left) == {"done": 40 - done}
 
 
+async def test_uploads_on_their_way_are_shown_as_they_are_counted(tmp_path):
+    async with running_system(tmp_path) as system:
+        await system.join(await system.call(b"hello"))
+        before = (await system.accounts.user(USER, {})).use.disk_bytes
+        system.accounts.require_room(USER, 600, "u1")
+        assert (await system.accounts.user(USER, {})).use.disk_bytes == before + 600
+        system.accounts.sent(["u1"])
+        assert (await system.accounts.user(USER, {})).use.disk_bytes == before
+
+
 async def test_uploads_on_their_way_count(tmp_path):
     async with running_system(tmp_path, quota=Quota(disk_bytes=1000)) as system:
         accounts = system.accounts

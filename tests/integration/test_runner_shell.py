@@ -21,6 +21,7 @@ from picloud_kernels.runner.descendants import Descendants
 from picloud_kernels.runner.pump import Pump
 from picloud_kernels.runner.result_file import Collector, take_copy, use_folder
 from tests.tools.runner_harness import RunnerHarness
+from tests.tools.service_under_test import eventually
 
 
 def command(text, **fields):
@@ -260,8 +261,10 @@ def test_nothing_of_a_command_outlives_it(runner, start):
     assert time.monotonic() - begun < 5
     assert not is_running(seconds)
     with subprocess.Popen(["sleep", seconds]) as other:
-        assert is_running(seconds)
-        other.kill()
+        try:
+            eventually(lambda: is_running(seconds))
+        finally:
+            other.kill()
     assert run(runner, "echo next").value == b"next\n"
 
 

@@ -90,8 +90,7 @@ class Accounts:
                 uploads wait for a job to name them.
         """
         now = self._clock.steady_seconds()
-        while self._sending and next(iter(self._sending.values()))[2] <= now:
-            self._forget(next(iter(self._sending)))
+        self._forget_stale(now)
         user, before_bytes, _ = self._sending.get(upload, (user_id, 0, 0.0))
         sending_bytes = self._sending_bytes[user_id] - (before_bytes if user == user_id else 0)
         stored = self._standings.get(user_id, Standing())
@@ -118,6 +117,10 @@ class Accounts:
         for upload in uploads:
             if upload is not None:
                 self._forget(upload)
+
+    def _forget_stale(self, now: float) -> None:
+        while self._sending and next(iter(self._sending.values()))[2] <= now:
+            self._forget(next(iter(self._sending)))
 
     def _forget(self, upload: str) -> None:
         if upload in self._sending:
@@ -166,10 +169,12 @@ class Accounts:
         return UserReport(user_id, Quota(), self.quota(user_id), Use())
 
     def _report(self, row: store.UserRow, held: Resources) -> UserReport:
+        self._forget_stale(self._clock.steady_seconds())
         use = Use(
             held.cores,
             held.memory_bytes,
-            row.standing.disk_bytes,
+            # As a submit is measured: with what was sent for jobs to come.
+            row.standing.disk_bytes + self._sending_bytes[row.user_id],
             row.standing.cost,
             row.core_seconds,
         )
