@@ -30,7 +30,11 @@ def kill_clients(trial: Trial) -> None:
         for _ in trial.rounds():
             world.rest(0.05, 0.6)
             if world.send("client") is not None:
-                world.clients.pop()  # it would do all that users do; this one does what is cut off
+                other = (
+                    world.clients.pop()
+                )  # it does all that users do; the next what is cut off
+                other.kill()
+                other.wait(10)
                 world.add_client("large_argument", "parts", "large", "call", "read_one")
     trial.figures["others"] = world.pace
 
