@@ -19,6 +19,7 @@ from picloud_jupyter.protocol.frames import Buffer, encode_json
 from picloud_jupyter.protocol.jobs import INLINE_BYTES
 
 _WRITE_AT_ONCE = 256
+_NO_UNNAMED_FILES = {errno.EOPNOTSUPP, errno.EISDIR}  # what file systems without them answer
 
 
 def check_size(parts: Sequence[Buffer], limit: int, what: str) -> int:
@@ -83,12 +84,23 @@ def _hash(parts: Sequence[Buffer]) -> str:
 
 
 def _write_and_hash(path: str, parts: Sequence[Buffer]) -> str:
-    """Write the file; meanwhile another thread computes the digest (both let go of the GIL)."""
+    """Write the file; meanwhile another thread computes the digest (both let go of the GIL).
+
+    It has a name only once all is done: a client that is killed leaves nothing.
+    """
     found: list[str] = []
     hasher = threading.Thread(target=lambda: found.append(_hash(parts)), daemon=True)
     hasher.start()
     try:
-        _write(path, parts)
+        file, named = _open(path)
+        try:
+            _write(file, parts)
+            hasher.join()
+            if not named:
+                # a src_dir_fd makes os.link call linkat, which alone can follow a link of /proc
+                os.link(f"/proc/self/fd/{file}", path, src_dir_fd=file, follow_symlinks=True)
+        finally:
+            os.close(file)
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
@@ -101,15 +113,22 @@ def _write_and_hash(path: str, parts: Sequence[Buffer]) -> str:
     return found[0]
 
 
-def _write(path: str, parts: Sequence[Buffer]) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def _open(path: str) -> tuple[int, bool]:
+    """Return (a new file beside ``path``, whether it has that name already)."""
+    flags = os.O_WRONLY | os.O_CLOEXEC
     try:
-        views = [memoryview(part).cast("B") for part in parts if len(part)]
-        while views:
-            written = os.writev(file, views[:_WRITE_AT_ONCE])
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if written:
-                views[0] = views[0][written:]
-    finally:
-        os.close(file)
+        return os.open(os.path.dirname(path), flags | os.O_TMPFILE, 0o600), False
+    except OSError as exc:
+        if exc.errno not in _NO_UNNAMED_FILES:
+            raise
+    return os.open(path, flags | os.O_CREAT | os.O_TRUNC, 0o600), True
+
+
+def _write(file: int, parts: Sequence[Buffer]) -> None:
+    views = [memoryview(part).cast("B") for part in parts if len(part)]
+    while views:
+        written = os.writev(file, views[:_WRITE_AT_ONCE])
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]

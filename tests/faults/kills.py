@@ -27,7 +27,7 @@ def wait_for_work(world: World) -> None:
     deadline = time.monotonic() + 30
     while not world.effects():
         if time.monotonic() > deadline:
-            raise AssertionError("no job began within 30 s")
+            raise AssertionError(f"no job began within 30 s\n{world.describe()}")
         time.sleep(0.05)
 
 

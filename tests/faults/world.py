@@ -167,6 +167,16 @@ class World:
             self.find(role)  # remembered, to be looked for at the end
         time.sleep(self.random.uniform(least_seconds, most_seconds))
 
+    def describe(self) -> str:
+        """Return what the service says of itself and of its oldest waiting job, for a puzzled reader."""
+        acked = [event for event in self.events() if event["do"] == "acked"]
+        words = ["status", *([f"why {acked[0]['jids'][0]}"] if acked else [])]
+        answers = [self.service.cli(*line.split(), check=False) for line in words]
+        said = [answer.stdout + answer.stderr for answer in answers]
+        logs = sorted((self.service.home / "logs").glob("*.log"))
+        said += [f"{path.name}:\n{path.read_text()[-3000:]}" for path in logs]
+        return "\n".join([*said, self._last_words()])
+
     # --------------------------------------------------------------------------------- the end
     def finish(self) -> list[Violation]:
         """Let all work end, stop the service, and return what was not as promised."""
