@@ -5,8 +5,9 @@ import pytest
 
 from picloud_jupyter.cloud import uploads
 from picloud_jupyter.protocol.errors import DiskFull
+from picloud_jupyter.protocol.frames import Buffer
 
-PARTS = [b"some ", memoryview(b""), bytearray(b"bytes")]
+PARTS: list[Buffer] = [b"some ", memoryview(b""), bytearray(b"bytes")]
 
 
 def test_file_when_it_is_being_written_then_it_has_no_name(tmp_path, monkeypatch):
