@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import stat
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,38 @@ async def test_adopt_when_repeated_then_same_answer_and_content_kept(blobs):
     assert again == ref
     assert await read(blobs, ref) == b"first"
     assert not blobs.incoming_path(ref.blob).exists()
+
+
+async def test_adopt_when_two_bring_it_at_once_then_one_file_becomes_it(
+    blobs, root, monkeypatch
+):
+    blob, content = secrets.token_hex(16), b"the same module"
+    digest = hashlib.sha256(content).hexdigest()
+    sources = [blobs.incoming_path(secrets.token_hex(16)) for _ in range(2)]
+    for number, source in enumerate(sources):
+        source.write_bytes(content)
+        os.utime(source, (1000.0 + number,) * 2)
+    both, sync = threading.Barrier(2, timeout=20), os.fsync
+
+    def sync_together(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            both.wait()  # both have seen that it is not there yet
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_together)
+    refs = await asyncio.gather(
+        *(blobs.adopt(blob, size_bytes=15, digest=digest, source=path) for path in sources)
+    )
+    assert refs[0] == refs[1]
+    assert await read(blobs, refs[0]) == content
+    assert not any(source.exists() for source in sources)
+
+
+async def test_adopt_when_another_content_came_first_then_refused(blobs):
+    ref = await keep(blobs, b"first")
+    with pytest.raises(Corrupt):
+        await keep(blobs, b"other", ref.blob)
+    assert await read(blobs, ref) == b"first"
 
 
 async def test_adopt_when_nothing_came_then_not_found(blobs):

@@ -45,7 +45,9 @@ class MemoryBlobs:
     adopted: list[str] = field(default_factory=list)
     used: list[str] = field(default_factory=list)
 
-    async def adopt(self, blob: str, *, size_bytes: int, digest: str = "") -> BlobRef:
+    async def adopt(
+        self, blob: str, *, size_bytes: int, digest: str = "", source: Path | None = None
+    ) -> BlobRef:
         self.adopted.append(blob)
         return BlobRef(blob, size_bytes, digest)
 

@@ -72,8 +72,9 @@ class CodeArchives:
                 f"the archive's sha256 is {file.digest}, not {digest}; send it again"
             )
         archive = archive_id(user_id, digest)
-        file.close(self._blobs.incoming_path(archive))
-        await self._blobs.adopt(archive, size_bytes=file.size_bytes, digest=digest)
+        await self._blobs.adopt(
+            archive, size_bytes=file.size_bytes, digest=digest, source=file.close()
+        )
 
 
 def archive_id(user_id: int, digest: str) -> str:

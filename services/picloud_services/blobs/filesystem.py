@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
@@ -31,7 +32,7 @@ class FileBlobStore:
     """A `BlobStore` in the folder ``root``. What it serves was compared with its digest once.
 
     A blob that came in while this process runs was hashed by whoever wrote it a moment ago; one
-    found on the disk is hashed at its first use, and again whenever its file changed since.
+    found on the disk is hashed at its first use. One whose file changed since is not served.
     """
 
     def __init__(self, root: Path) -> None:
@@ -39,6 +40,9 @@ class FileBlobStore:
         self._verified: dict[str, tuple[int, int]] = {}
         self._hashed: dict[str, str] = {}  # the digest that a blob was found to have
         self._durable: set[str] = set()  # folders that survive a power cut
+        self._naming = (
+            threading.Lock()
+        )  # two may bring the same blob at once: one file becomes it
         self._usage = BlobUsage(0, 0)
         self._usage_until = 0.0
         self.incoming.mkdir(parents=True, exist_ok=True)
@@ -55,10 +59,13 @@ class FileBlobStore:
     def _path(self, blob: str) -> Path:
         return self._root / check_id(blob)[:2] / blob
 
-    async def adopt(self, blob: str, *, size_bytes: int, digest: str = "") -> BlobRef:
+    async def adopt(
+        self, blob: str, *, size_bytes: int, digest: str = "", source: Path | None = None
+    ) -> BlobRef:
         """See `BlobStore`."""
         ref = BlobRef(blob, size_bytes, digest)
-        self._remember(blob, await asyncio.to_thread(self._adopt, ref))
+        source = source or self.incoming_path(blob)
+        self._remember(blob, await asyncio.to_thread(self._adopt, ref, source))
         return ref
 
     def _remember(self, blob: str, signature: tuple[int, int]) -> None:
@@ -67,14 +74,10 @@ class FileBlobStore:
             self._hashed.clear()
         self._verified[blob] = signature
 
-    def _adopt(self, ref: BlobRef) -> tuple[int, int]:
-        source, target = self.incoming_path(ref.blob), self._path(ref.blob)
+    def _adopt(self, ref: BlobRef, source: Path) -> tuple[int, int]:
+        target = self._path(ref.blob)
         if target.exists():
-            source.unlink(
-                missing_ok=True
-            )  # a repeated delivery; what is referenced never changes
-            _note_use(target)
-            return self._verify(BlobRef(ref.blob, ref.size_bytes))
+            return self._keep_first(ref, source)
         try:
             # No link is followed and nothing but a plain file taken: a container wrote it.
             descriptor = os.open(
@@ -102,9 +105,21 @@ class FileBlobStore:
         if target.parent.name not in self._durable:
             sync_folder(self._root)  # whoever made it: another thread may not be so far yet
             self._durable.add(target.parent.name)
-        source.rename(target)
+        with self._naming:
+            is_first = not target.exists()
+            if is_first:
+                source.rename(target)
+        if not is_first:
+            return self._keep_first(ref, source)
         sync_folder(target.parent)
         return signature
+
+    def _keep_first(self, ref: BlobRef, source: Path) -> tuple[int, int]:
+        """Drop a repeated delivery: what is there may be in use, and never changes."""
+        source.unlink(missing_ok=True)
+        _note_use(self._path(ref.blob))
+        sync_folder(self._path(ref.blob).parent)  # who named it may not be so far yet
+        return self._verify(ref)
 
     async def local_path(self, ref: BlobRef) -> Path:
         """See `BlobStore`."""

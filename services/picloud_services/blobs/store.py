@@ -43,13 +43,16 @@ class BlobStore(Protocol):
     def incoming_path(self, blob: str) -> Path:
         """Return where somebody on this machine may write the content of a new ``blob``."""
 
-    async def adopt(self, blob: str, *, size_bytes: int, digest: str = "") -> BlobRef:
-        """Make the file at ``incoming_path(blob)`` that blob, durable when this returns.
+    async def adopt(
+        self, blob: str, *, size_bytes: int, digest: str = "", source: Path | None = None
+    ) -> BlobRef:
+        """Make the file at ``incoming_path(blob)``, or at ``source``, that blob, durable when this returns.
 
-        May be repeated: a blob that is there already is answered again.
+        ``source`` must be on the file system of ``incoming_path``. May be repeated, and at the same
+        time: a blob that is there already is answered again, and the file removed.
 
         Raises:
-            Corrupt: its size is not ``size_bytes``.
+            Corrupt: its size is not ``size_bytes``, or the blob that is there has another digest.
             NotFound: neither file nor blob is there.
         """
 

@@ -73,13 +73,13 @@ class IncomingFile:
         """The sha256 in hex of what came so far."""
         return self._hash.hexdigest()
 
-    def close(self, target: Path) -> None:
-        """Give the complete file its name."""
+    def close(self) -> Path:
+        """Return the complete file: a name that nobody else has."""
         self._file.close()
-        self._path.rename(target)
+        return self._path
 
     def abort(self) -> None:
-        """Remove the file, if it still has its first name; a thread that writes it closes it."""
+        """Remove the file, if it is still there; a thread that writes it closes it."""
         self._given_up = True
         if self._writing.acquire(blocking=False):
             self._file.close()
@@ -141,10 +141,11 @@ class Uploads:
             InvalidRequest: what was written has another size, or is no plain file.
         """
         self.require_owner(user_id, upload)
-        if file is not None:
-            file.close(self._blobs.incoming_path(upload))
+        source = None if file is None else file.close()
         try:
-            return await self._blobs.adopt(upload, size_bytes=size_bytes, digest=digest)
+            return await self._blobs.adopt(
+                upload, size_bytes=size_bytes, digest=digest, source=source
+            )
         except Corrupt as exc:  # nothing was promised of it yet: it is the client's to mend
             raise InvalidRequest(
                 exc.parameter, hint="Say the size of what was written, or begin another upload."

@@ -53,7 +53,12 @@ class UploadSink:
         """See `Sink`."""
         file = await self._open()
         digest = file.digest
-        await self._uploads.finish(self._user_id, self._upload, file.size_bytes, digest, file)
+        try:
+            await self._uploads.finish(
+                self._user_id, self._upload, file.size_bytes, digest, file
+            )
+        finally:
+            file.abort()
         return json_reply({"size_bytes": file.size_bytes, "digest": digest})
 
     def abort(self) -> None:
