@@ -111,7 +111,7 @@ def _began_anew(trial: Trial, world: World, running: dict[int, Event]) -> list[V
     return [Violation("I4", f"job {jid} ran, and was begun anew") for jid in sorted(again)]
 
 
-@fault("kill -9 of anything while jobs run that may not restart", ci=0, soak=100)
+@fault("kill -9 of anything while jobs run that may not restart", ci=5, soak=100)
 def once_only(trial: Trial) -> None:
     with trial.world(clients=0) as world:
         for _ in range(2):
