@@ -49,7 +49,7 @@ ALONE_SECONDS = (
     60.0  # without a control plane and without work the agent leaves after this long
 )
 EXIT_RUNNING_ALREADY = 3
-SWEEP_SECONDS = cgroup.NEW_SECONDS + 1.0
+SWEEP_SECONDS = 2 * cgroup.NEW_SECONDS
 
 
 class Agent:
@@ -61,6 +61,7 @@ class Agent:
         self._settings = settings
         self._left = asyncio.Event()
         self._ticker = Ticker("agent", LOOK_SECONDS, self._tick)
+        self._sweeps = Ticker("left control groups", SWEEP_SECONDS, _sweep_groups)
         self._kills = False
         self._bundle = bundle
         self._launcher = launcher
@@ -101,7 +102,7 @@ class Agent:
         await self._adopt()
         self._sampler.start()
         self._layer_watch.start()
-        self._sweeps = asyncio.create_task(self._sweep_groups())
+        self._sweeps.start()
         await self._desk.control.start()
         self._say_who()
         self._ticker.start()
@@ -143,12 +144,6 @@ class Agent:
             for client in self._containers.all()
             if not client.has_ended
         ]
-
-    async def _sweep_groups(self) -> None:
-        """Remove what killed supervisors and trials left; the second look takes what was too new."""
-        for _ in range(2):
-            await asyncio.to_thread(_sweep_once)
-            await asyncio.sleep(SWEEP_SECONDS)
 
     def _deliver(self, samples: list[ResourceSample]) -> None:
         self._desk.send_samples(samples)
@@ -200,7 +195,7 @@ class Agent:
 
     async def _close(self) -> None:
         await self._ticker.stop()
-        self._sweeps.cancel()
+        await self._sweeps.stop()
         self._desk.give_back()
         for client in self._containers.all():
             if self._kills or not client.leases:
@@ -276,6 +271,11 @@ def _clean_dead(home: Path, bundle: Path, found: list[Found], alive: set[str]) -
         Path(item.order.request.bundle).name for item in found if item.supervisor is not None
     }
     remove_unused(home, used | {bundle.name})
+
+
+async def _sweep_groups() -> None:
+    """Remove what killed supervisors and trials left, at any time; what is too new waits for the next look."""
+    await asyncio.to_thread(_sweep_once)
 
 
 def _sweep_once() -> None:
