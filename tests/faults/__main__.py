@@ -30,6 +30,7 @@ def main() -> int:
     options = parser.parse_args()
     load_rows()
     faults = [f for f in FAULTS if not options.words or any(w in f.name for w in options.words)]
+    faults.sort(key=lambda fault: not fault.whole)  # the others share what is left of the time
     if options.list:
         print(*(f"{f.name} (CI {f.ci}, soak {f.soak})" for f in faults), sep="\n")
         return 0
@@ -57,7 +58,7 @@ def run(fault: Fault, seed: int, *, ci: bool, seconds: float = float("inf")) -> 
     trial = Trial(
         seed=seed_of(fault.name, seed),
         wanted=fault.ci if ci else fault.soak,
-        until=begun + seconds,
+        until=float("inf") if fault.whole else begun + seconds,
     )
     if fault.needs_root and os.geteuid():
         return Row(fault.name, 0, [], {"skipped:": "it needs root"})

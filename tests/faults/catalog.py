@@ -16,13 +16,17 @@ from tests.tools.service_under_test import kinds_of_this_machine
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row of the table. ``ci`` and ``soak`` say how often it is tried there, 0 = not there."""
+    """One row of the table. ``ci`` and ``soak`` say how often it is tried there, 0 = not there.
+
+    A row that is ``whole`` is tried that often however long it takes; others share the time.
+    """
 
     name: str
     try_it: "Callable[[Trial], None]"
     ci: int
     soak: int
     needs_root: bool = False
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -99,12 +103,12 @@ FAULTS: list[Fault] = []
 
 
 def fault(
-    name: str, *, ci: int, soak: int, needs_root: bool = False
+    name: str, *, ci: int, soak: int, needs_root: bool = False, whole: bool = False
 ) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
     """Enter a function into the catalog."""
 
     def enter(try_it: Callable[[Trial], None]) -> Callable[[Trial], None]:
-        FAULTS.append(Fault(name, try_it, ci, soak, needs_root))
+        FAULTS.append(Fault(name, try_it, ci, soak, needs_root, whole))
         return try_it
 
     return enter

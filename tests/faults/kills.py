@@ -40,7 +40,7 @@ for _role in ROLES:
     fault(f"kill -9 of the {_role}", ci=0, soak=40)(_kill)
 
 
-@fault("kill -9 of anything, at random", ci=20, soak=200)
+@fault("kill -9 of anything, at random", ci=20, soak=200, whole=True)
 def kill_anything(trial: Trial) -> None:
     with trial.world() as world:
         kill_some(trial, world, ROLES, 1.0)

@@ -129,7 +129,9 @@ def wait_for_end(processes: list[Process]) -> None:
         time.sleep(0.01)
 
 
-@fault("power cut: what was not on the disk is lost", ci=1, soak=50, needs_root=True)
+@fault(
+    "power cut: what was not on the disk is lost", ci=1, soak=50, needs_root=True, whole=True
+)
 def cut_again_and_again(trial: Trial) -> None:
     disks: list[Disk] = []
     with trial.world(disk=keeping(disks)) as world:
