@@ -121,8 +121,13 @@ class SpanIndex(Generic[S]):
             blocks = sorted(b for b in self._blocks if b in blocks)
         seen: S | None = None
         for block in blocks:
-            for span in tuple(self._blocks.get(block, ())):
-                if span is not seen and span.first_jid <= last and span.last_jid >= first:
+            spans = self._blocks.get(block)
+            if not spans:
+                continue
+            # A block of single calls has thousands of spans, and a client may name each by itself.
+            at = max(bisect_right(spans, first, key=_first_jid) - 1, 0)
+            for span in spans[at : bisect_right(spans, last, key=_first_jid)]:
+                if span is not seen and span.last_jid >= first:
                     yield span
                 seen = span
 

@@ -50,6 +50,25 @@ def test_index_finds_what_a_list_would(gaps_and_sizes, first, length):
     assert list(index.overlapping(1, at)) == []
 
 
+def test_index_of_single_calls_when_each_is_asked_for_then_no_other_is_looked_at():
+    looked_at = []
+
+    class WatchedSpan(Span):
+        @property
+        def last_jid(self) -> int:
+            looked_at.append(self.first_jid)
+            return self.first_jid
+
+    index: SpanIndex[Span] = SpanIndex()
+    spans = [WatchedSpan(jid, bytearray(1), batch(), 0) for jid in range(1, 4_001)]
+    for span in spans:
+        index.add(span)
+    looked_at.clear()
+    for span in spans:
+        assert list(index.overlapping(span.first_jid, span.first_jid)) == [span]
+    assert len(looked_at) <= 2 * len(spans)
+
+
 ENDS = [Status.DONE, Status.ERROR, Status.KILLED]
 
 
