@@ -13,6 +13,7 @@ MODULES = (
     "power",
     "versions",
     "damage",
+    "neighbours",
 )
 
 

@@ -114,14 +114,14 @@ class Place:
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if entry.name.isdecimal() and (
-                    f"agent\0--home\0{self.home}\0" in (entry / "cmdline").read_text()
+                    f"agent\0--home\0{self.home}\0".encode() in (entry / "cmdline").read_bytes()
                 ):
                     os.kill(int(entry.name), signal.SIGTERM)
 
     def agent_runs(self) -> bool:
         try:
             pid = json.loads((self.run / "agent.json").read_bytes())["pid"]
-            return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+            return b"\nState:\tZ" not in Path(f"/proc/{pid}/status").read_bytes()
         except (OSError, ValueError):
             return False
 

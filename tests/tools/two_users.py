@@ -58,14 +58,31 @@ class User:
 
         It begins with ``cloud`` and the arguments in ``given``, as a notebook would.
         """
-        head = "import json, os, sys\nfrom picloud_jupyter import cloud\ngiven = json.loads(sys.argv[1])\n"
-        words = json.dumps(arguments)
-        done = self.command(
-            str(self.python), "-c", head + textwrap.dedent(code), words, **options
-        )
+        done = self.command(*self._program(code, arguments), **options)
         if done.returncode:
             raise AssertionError(f"{self.name}: {done.stdout}{done.stderr}")
         return json.loads(done.stdout.splitlines()[-1])
+
+    def start(self, code: str, *arguments: object) -> "subprocess.Popen[str]":
+        """Start ``code`` as `run` does; its input and output are pipes."""
+        return subprocess.Popen(
+            self._program(code, arguments),
+            user=self.uid,
+            group=self.gid,
+            extra_groups=os.getgrouplist(self.name, self.gid),
+            cwd=self.home,
+            env=self.variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _program(self, code: str, arguments: tuple[object, ...]) -> list[str]:
+        head = "import json, os, sys\nfrom picloud_jupyter import cloud\ngiven = json.loads(sys.argv[1])\n"
+        return [
+            str(self.python),
+            *("-c", head + textwrap.dedent(code), json.dumps(arguments)),
+        ]
 
     def cli(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run `picloud WORDS` as this user."""

@@ -121,10 +121,10 @@ def boot_id() -> str:
 def process_start_ticks(pid: int) -> int:
     """Return when ``pid`` started, in clock ticks since boot, or 0 if there is no such process.
 
-    Source: proc(5), /proc/PID/stat field 22; the command in field 2 may hold blanks.
+    Source: proc(5), /proc/PID/stat field 22; the command in field 2 may hold any bytes.
     """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return 0
-    return int(text.rpartition(")")[2].split()[19])
+    return int(text.rpartition(b")")[2].split()[19])

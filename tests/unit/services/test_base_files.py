@@ -38,6 +38,17 @@ def our_record(**changes) -> ServiceRecord:
     return replace(ours, **changes)
 
 
+def test_start_ticks_of_a_process_whose_name_is_no_text():
+    name = Path("/proc/self/comm")
+    before = name.read_bytes()
+    ours = process_start_ticks(os.getpid())
+    try:
+        name.write_bytes(b"\xff) Z (")
+        assert process_start_ticks(os.getpid()) == ours > 0
+    finally:
+        name.write_bytes(before)
+
+
 # ------------------------------------------------------------------------------ file systems
 @pytest.mark.parametrize(
     ("magic", "name"),
