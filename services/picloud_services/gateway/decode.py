@@ -114,16 +114,6 @@ def split_frame(data: bytes) -> tuple[memoryview, memoryview]:
     return view[PREFIX.size : start], view[start:]
 
 
-def read_frame(data: bytes) -> tuple[dict[str, Any], memoryview]:
-    """Return (header, body) of the one frame in ``data``; the header as strict as `read_json`.
-
-    Raises:
-        InvalidRequest: it is not one frame.
-    """
-    header, body = split_frame(data)
-    return read_json(header), body
-
-
 def read_as(kind: type[T], value: object, name: str) -> T:
     """Return ``value`` as a ``kind`` (a dataclass of the protocol); unknown fields are ignored.
 

@@ -10,7 +10,6 @@ from picloud_services.base import codec
 from picloud_services.gateway.decode import (
     read_as,
     read_int,
-    read_json,
     read_ranges,
     read_seconds,
     read_text,
@@ -44,7 +43,7 @@ async def create_call(services: Services, request: Request) -> Reply:
     receipt = await services.jobs.submit_call(
         caller.user_id, spec, header.key, function, arguments
     )
-    services.accounts.sent([header.arguments.upload])
+    services.accounts.sent([header.function.upload, header.arguments.upload])
     return json_reply(
         {
             "jid": receipt.jid,
@@ -74,13 +73,13 @@ async def list_jobs(services: Services, request: Request) -> Reply:
 
 async def read_statuses(services: Services, request: Request) -> Reply:
     """POST /v1/status."""
-    jids = read_ranges(read_json(request.body).get("jids"))
+    jids = read_ranges((await request.json()).get("jids"))
     return json_reply({"statuses": await services.jobs.statuses(request.caller.user_id, jids)})
 
 
 async def wait(services: Services, request: Request) -> Reply:
     """POST /v1/wait."""
-    asked = read_json(request.body)
+    asked = await request.json()
     jids = read_ranges(asked.get("jids"))
     until = read_text(asked, "until") or "all"
     if until not in UNTIL:
@@ -124,7 +123,7 @@ def blocked(services: Services, caller: Caller, seconds: float) -> Iterator[None
 
 async def read_info(services: Services, request: Request) -> Reply:
     """POST /v1/info."""
-    asked = read_json(request.body)
+    asked = await request.json()
     jids = read_ranges(asked.get("jids"))
     if sum(last - first + 1 for first, last in jids) > MAX_INFO:
         raise InvalidRequest(f"ask for the info of at most {MAX_INFO} jobs at once")
@@ -157,7 +156,7 @@ async def why(services: Services, request: Request) -> Reply:
 
 async def kill(services: Services, request: Request) -> Reply:
     """POST /v1/kill."""
-    asked = read_json(request.body)
+    asked = await request.json()
     if "jids" not in asked:
         raise InvalidRequest(
             "jids is missing: ranges of jids, or null for everything unfinished"
@@ -168,7 +167,7 @@ async def kill(services: Services, request: Request) -> Reply:
 
 async def delete(services: Services, request: Request) -> Reply:
     """POST /v1/delete."""
-    asked = read_json(request.body)
+    asked = await request.json()
     jids = read_ranges(asked.get("jids"))
     key = read_text(asked, "key", longest=64) or ""
     return json_reply(

@@ -5,10 +5,10 @@ from typing import Any
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import MAX_MAP_COUNT, MAX_PART_COUNT, PayloadRef
 from picloud_services.blobs.store import BlobRef
-from picloud_services.gateway.decode import read_as, read_flag, read_frame, read_int, read_json
+from picloud_services.gateway.decode import read_as, read_flag, read_int, split_frame
 from picloud_services.gateway.payloads import read_function, read_spec, read_submit
 from picloud_services.gateway.services import Services
-from picloud_services.gateway.words import Caller, Reply, Request, json_reply
+from picloud_services.gateway.words import Caller, Reply, Request, json_of, json_reply
 
 
 async def create_map(services: Services, request: Request) -> Reply:
@@ -22,6 +22,7 @@ async def create_map(services: Services, request: Request) -> Reply:
     if count is not None and not 0 <= count <= MAX_MAP_COUNT:
         raise InvalidRequest(f"count must be from 0 to {MAX_MAP_COUNT}, got {count}")
     receipt = await services.jobs.create_map(caller.user_id, spec, header.key, count, function)
+    services.accounts.sent([header.function.upload])
     return json_reply(
         {"map": receipt.map, "first_jid": receipt.first_jid, "warnings": receipt.warnings}
     )
@@ -30,7 +31,8 @@ async def create_map(services: Services, request: Request) -> Reply:
 async def put_part(services: Services, request: Request) -> Reply:
     """PUT /v1/maps/M/parts/N."""
     services.disk.require()
-    header, view = read_frame(request.body)
+    head, view = split_frame(request.body)
+    header = await json_of(head)
     receipt = await services.jobs.put_part(
         request.caller.user_id,
         read_int({"map": request.names[0]}, "map", low=1),
@@ -61,7 +63,7 @@ def _uploads(header: dict[str, Any]) -> list[tuple[int, PayloadRef]]:
 
 async def seal_map(services: Services, request: Request) -> Reply:
     """POST /v1/maps/M/seal."""
-    asked = read_json(request.body)
+    asked = await request.json()
     jids = await services.jobs.seal_map(
         request.caller.user_id,
         read_int({"map": request.names[0]}, "map", low=1),

@@ -10,7 +10,6 @@ from picloud_services.gateway.decode import (
     read_byte_range,
     read_flag,
     read_int,
-    read_json,
     read_ranges,
     read_seconds,
 )
@@ -29,7 +28,7 @@ DEFAULT_LIMIT_BYTES = 16 * 1024 * 1024
 
 async def read_results(services: Services, request: Request) -> Reply:
     """POST /v1/results."""
-    asked = read_json(request.body)
+    asked = await request.json()
     jids = read_ranges(asked.get("jids"))
     local = read_flag(asked, "local") and request.caller.local
     answer = await _results(

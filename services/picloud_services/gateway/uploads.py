@@ -1,7 +1,7 @@
 """Requests that bring large payloads and archives of local modules."""
 
 from picloud_services.blobs.uploads import IncomingFile
-from picloud_services.gateway.decode import read_int, read_json, read_text
+from picloud_services.gateway.decode import read_int, read_text
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Reply, Request, json_reply
 
@@ -9,7 +9,7 @@ from picloud_services.gateway.words import Reply, Request, json_reply
 async def begin_upload(services: Services, request: Request) -> Reply:
     """POST /v1/uploads."""
     caller = request.caller
-    size_bytes = read_int(read_json(request.body), "size_bytes")
+    size_bytes = read_int(await request.json(), "size_bytes")
     services.accounts.require_room(caller.user_id, size_bytes)
     upload, path = services.uploads.begin(caller.user_id, size_bytes, local=caller.local)
     services.accounts.require_room(caller.user_id, size_bytes, upload)
@@ -18,7 +18,7 @@ async def begin_upload(services: Services, request: Request) -> Reply:
 
 async def finish_upload(services: Services, request: Request) -> Reply:
     """POST /v1/uploads/U: the client wrote the file itself."""
-    asked = read_json(request.body)
+    asked = await request.json()
     digest = read_text(asked, "digest", longest=64) or ""
     size_bytes = read_int(asked, "size_bytes")
     user_id, upload = request.caller.user_id, request.names[0]

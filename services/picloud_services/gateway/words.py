@@ -1,5 +1,6 @@
 """What handlers get and give."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,8 +12,10 @@ from picloud_jupyter.protocol.ids import JidRange
 from picloud_jupyter.protocol.operations import JSON_TYPE
 from picloud_services.accounts.keys import JobIdentity
 from picloud_services.base import codec
+from picloud_services.gateway.decode import read_json
 
 Ranges = list[JidRange]
+AT_ONCE_BYTES = 64 * 1024  # of JSON: a millisecond or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,10 @@ class Request:
     size_bytes: int | None = None
     body: bytes = b""
 
+    async def json(self) -> dict[str, Any]:
+        """Return the JSON object that is the body; see `json_of`."""
+        return await json_of(self.body)
+
 
 @dataclass(slots=True)
 class Reply:
@@ -67,6 +74,17 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     stream: AsyncIterator[bytes] | None = None
     stream_bytes: int = 0
+
+
+async def json_of(data: bytes | memoryview) -> dict[str, Any]:
+    """Return the JSON object in ``data``; others are served while a large one is read.
+
+    Raises:
+        InvalidRequest: it is something else; see `read_json`.
+    """
+    if len(data) <= AT_ONCE_BYTES:
+        return read_json(data)
+    return await asyncio.to_thread(read_json, data)
 
 
 def json_reply(value: Mapping[str, Any], status: int = 200) -> Reply:
