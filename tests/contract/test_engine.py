@@ -259,6 +259,20 @@ async def test_read_output_when_elements_print_then_each_has_its_own(case):
     assert part.data == b""
 
 
+async def test_sweep_output_then_what_no_row_names_is_removed(case):
+    chunks = [case.submit(say, [0]) for _ in range(2)]
+    await case.over(*chunks)
+    named, unnamed = (chunk.lease for chunk in chunks)
+
+    async def ask(leases):
+        return {named}.intersection(leases)
+
+    await case.engine.sweep_output(ask, before_at=time.time() + 60)
+    for lease, data in ((named, b"element 0\n"), (unnamed, b"")):
+        part = await case.engine.read_output(case.node, lease, 0, "stdout", 0, 100)
+        assert part.data == data
+
+
 async def test_reconnect_when_events_were_not_acknowledged_then_a_new_engine_gets_them(case):
     first, second = case.submit(double, [1]), case.submit(double, [2])
     await case.over(first, second)

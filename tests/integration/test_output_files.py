@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from picloud_services.agent import output_files, output_ring
 from picloud_services.agent.output_files import OutputWriter, delete, read
+from picloud_services.dispatch.local_engine import LocalEngine
 
 LEASE = "00112233445566ff"
 MIB = 1024 * 1024
@@ -176,10 +177,61 @@ def test_delete_removes_only_the_named_leases(tmp_path):
         writer.feed(0, [b"x", b""])
         writer.feed(1, [b"y", b""])
         writer.close()
-    (tmp_path / "00" / f"{leases[0]}.3.stdout.tail").write_bytes(b"left by a crash")
     delete(str(tmp_path), [*leases[:2], "ffffffffffffffff"])
     left = sorted(p.name for p in Path(tmp_path, "00").iterdir())
     assert left == [f"{leases[2]}.{suffix}" for suffix in ("err", "idx", "out")]
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_delete_removes_the_tails_that_a_killed_supervisor_left(tmp_path):
+    left = OutputWriter(str(tmp_path), LEASE)
+    for stream in (0, 1):
+        left.feed(stream, [b"ended", b"", b"x" * 150])
+    assert len(list(tmp_path.rglob("*.2.*.tail"))) == 2
+    delete(str(tmp_path), [LEASE])
+    assert list(Path(tmp_path, "00").iterdir()) == []
+
+
+def test_delete_does_not_look_through_the_output_of_others(tmp_path, monkeypatch):
+    """All leases of two years share their first digits, and so a folder."""
+    OutputWriter(str(tmp_path), LEASE).feed(0, [b"x"])
+
+    def scandir(path):
+        raise AssertionError(f"{path} was listed")
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    delete(str(tmp_path), [LEASE])
+    assert not Path(tmp_path, "00", f"{LEASE}.out").exists()
+
+
+async def test_sweep_removes_old_output_that_no_row_names_and_nothing_else(tmp_path):
+    named, young, unnamed = (f"0011223344556{i:03x}" for i in range(3))
+    for lease in (named, young, unnamed):
+        writer = OutputWriter(str(tmp_path), lease)
+        writer.feed(0, [b"x"])
+        writer.close()
+    folder = tmp_path / "00"
+    (folder / f"{unnamed}.3.stdout.tail").write_bytes(b"without an index: the disk was full")
+    (folder / "README").write_bytes(b"not ours")
+    for path in folder.iterdir():
+        if not path.name.startswith(young):
+            os.utime(path, (1000, 1000))
+    asked = []
+
+    async def ask(leases):
+        asked.extend(leases)
+        return {named}
+
+    engine = LocalEngine(tmp_path / "agent.sock", output=output_files, logs=tmp_path)
+    assert await engine.sweep_output(ask, before_at=2000) == 3
+    assert asked == [named, young, unnamed]
+    left = {path.name.partition(".")[0] for path in folder.iterdir()}
+    assert left == {named, young, "README"}
+
+
+async def test_sweep_when_there_was_never_any_output_then_nothing_is_removed(tmp_path):
+    engine = LocalEngine(tmp_path / "agent.sock", output=output_files, logs=tmp_path / "logs")
+    assert await engine.sweep_output(lambda _leases: pytest.fail("asked"), before_at=2000) == 0
 
 
 @pytest.mark.parametrize("lease", ["../../etc/passwd", "", "0" * 15, "0" * 16 + "\n"])

@@ -105,6 +105,29 @@ async def test_retention_removes_the_output_of_lost_attempts(system):
     assert set(system.engine.deleted) == {chunk.lease for chunk in system.engine.submitted}
 
 
+async def test_output_that_was_not_removed_with_its_rows_goes_with_the_next_sweep(
+    system, monkeypatch
+):
+    """The service was killed behind the commit of a deletion."""
+    kept, removed = [await system.call() for _ in range(2)]
+    await system.join([(kept, removed)])
+    gone = next(c.lease for c in system.engine.submitted if c.jids == ((removed, removed),))
+    system.engine.behaviour = lambda *_: Does(seconds=60)
+    running = await system.call()
+    assert system.dispatcher.lease_of(running) is not None
+    with monkeypatch.context() as patch:
+
+        async def killed(_node, _leases):
+            raise ConnectionError("killed")
+
+        patch.setattr(system.engine, "delete_output", killed)
+        with pytest.raises(ConnectionError):
+            await system.service.delete(USER, [(removed, removed)])
+    await make_retention(system).sweep_output(now_at=0.0)
+    assert len(system.engine.submitted) == 3
+    assert system.engine.deleted == [gone]
+
+
 async def test_output_of_a_lost_lease_goes_with_its_job(system):
     system.engine.behaviour = lambda *_: Does(seconds=60)
     jid = await system.call()

@@ -5,7 +5,7 @@ numbered and kept until acknowledged, as the real link does.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,6 +155,15 @@ class FakeEngine:
 
     async def delete_output(self, node: str, leases: Sequence[str]) -> None:
         self.deleted += leases
+
+    async def sweep_output(
+        self, named: Callable[[Sequence[str]], Awaitable[set[str]]], *, before_at: float
+    ) -> int:
+        del before_at
+        found = {chunk.lease for chunk in self.submitted} - set(self.deleted)
+        unnamed = sorted(found - await named(sorted(found)))
+        self.deleted += unnamed
+        return len(unnamed)
 
     # ------------------------------------------------------------------------------ what happens
     def connect(self, name: str) -> None:

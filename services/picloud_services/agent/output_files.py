@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from picloud_services.agent.output_ring import OutputRing
@@ -317,18 +317,62 @@ def _find(records: bytes, key: int) -> tuple[int, int, bool] | None:
 def delete(logs: str, leases: Iterable[str]) -> None:
     """Remove the output of ``leases``; those without any are no error.
 
+    The names are known, for a service has all its leases of years in one folder. Only where a disk was
+    too full for the index a tail may stay; `delete_older` finds it.
+
     Raises:
         ValueError: one of them is not a lease.
     """
-    by_folder: dict[str, set[str]] = {}
     for lease in leases:
-        by_folder.setdefault(os.path.dirname(_stem(logs, lease)), set()).add(lease)
-    for folder, names in by_folder.items():
-        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        stem = _stem(logs, lease)
+        for path in (*_tails(stem), *(f"{stem}.{name}" for name in (*_SUFFIXES, "idx"))):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def _tails(stem: str) -> set[str]:
+    """Return the tails that a supervisor may have left that was killed: of elements that did not end."""
+    try:
+        with open(stem + ".idx", "rb") as index:
+            records = index.read()
+    except FileNotFoundError:
+        return set()
+    whole = len(records) - len(records) % RECORD.size
+    keys = {key for key, _, _ in RECORD.iter_unpack(memoryview(records)[:whole])}
+    open_keys = {key for key in keys if not key & _ENDED and key | _ENDED not in keys}
+    return {f"{stem}.{key & ~_STDERR}.{STREAMS[bool(key & _STDERR)]}.tail" for key in open_keys}
+
+
+def list_leases(logs: str) -> list[str]:
+    """Return the leases of which there is any output."""
+    return sorted({lease for lease, _ in _entries(logs)})
+
+
+def delete_older(logs: str, leases: Collection[str], before_at: float) -> int:
+    """Remove the files of ``leases`` that were last written to before ``before_at``; return their count."""
+    count = 0
+    for lease, entry in _entries(logs):
+        if lease in leases:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_mtime < before_at:
+                    os.unlink(entry.path)
+                    count += 1
+    return count
+
+
+def _entries(logs: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """Yield (lease, file) of all output."""
+    try:
+        with os.scandir(logs) as found:
+            folders = [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:  # the agent makes it
+        return
+    for folder in folders:
+        with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.partition(".")[0] in names:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(entry.path)
+                lease = entry.name.partition(".")[0]
+                if _LEASE.match(lease):
+                    yield lease, entry
 
 
 def _stem(logs: str, lease: str) -> str:

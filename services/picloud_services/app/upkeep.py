@@ -44,6 +44,7 @@ class Upkeep:
             ("age", AGE_SECONDS, self.retention.note_time),
             ("retention", HOUR_SECONDS / 4, self.retention.prune),
             ("blob sweep", HOUR_SECONDS / 4, self.sweep),
+            ("output sweep", DAY_SECONDS, self.sweep_output),
             ("samples", HOUR_SECONDS / 6, self.prune_samples),
         ]
         return [Ticker(name, seconds, step) for name, seconds, step in steps]
@@ -65,6 +66,10 @@ class Upkeep:
             now_at=now_at,
             grace_seconds=self.settings.retention_days * DAY_SECONDS,
         )
+
+    async def sweep_output(self) -> None:
+        """Remove output that no row names."""
+        await self.retention.sweep_output(now_at=self.clock.age_at())
 
     async def _code_in_use(self, archives: Sequence[str]) -> set[str]:
         """Return those that unfinished jobs name; others live by their last use."""

@@ -1,6 +1,6 @@
 """The seam between dispatch and the machines that run chunks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -125,3 +125,11 @@ class Engine(Protocol):
 
     async def delete_output(self, node: str, leases: Sequence[str]) -> None:
         """Remove the output files of ``leases``."""
+
+    async def sweep_output(
+        self, named: Callable[[Sequence[str]], Awaitable[set[str]]], *, before_at: float
+    ) -> int:
+        """Remove files of output of before ``before_at`` (UTC) that no row names; return their count.
+
+        ``named`` gets at most 500 leases and answers those that a row names.
+        """

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ HELLO_SECONDS = 10.0
 RENEW_SECONDS = 10.0
 ACK_SECONDS = 0.02
 STOP_SECONDS = 10.0
+SWEEP_COUNT = 500
 KEPT_KEYS = 256  # docs/internals.md 5: functions and sandboxes that both ends of this link keep
 
 
@@ -52,6 +53,12 @@ class OutputFiles(Protocol):
 
     def delete(self, logs: str, leases: Sequence[str]) -> None:
         """Remove the files of ``leases``."""
+
+    def list_leases(self, logs: str) -> list[str]:
+        """Return the leases of which there are files."""
+
+    def delete_older(self, logs: str, leases: Collection[str], before_at: float) -> int:
+        """Remove those files of ``leases`` that were last written to before ``before_at``."""
 
 
 @dataclass(slots=True)
@@ -317,6 +324,18 @@ class LocalEngine:
     async def delete_output(self, node: str, leases: Sequence[str]) -> None:
         """Remove the output files of ``leases``."""
         await asyncio.to_thread(self._output.delete, self._logs, leases)
+
+    async def sweep_output(
+        self, named: Callable[[Sequence[str]], Awaitable[set[str]]], *, before_at: float
+    ) -> int:
+        """Remove output of before ``before_at`` that no row names; return how many files that were."""
+        files = self._output
+        found = await asyncio.to_thread(files.list_leases, self._logs)
+        unnamed: set[str] = set()
+        for first in range(0, len(found), SWEEP_COUNT):
+            leases = found[first : first + SWEEP_COUNT]
+            unnamed.update(set(leases) - await named(leases))
+        return await asyncio.to_thread(files.delete_older, self._logs, unnamed, before_at)
 
     def _link_to(self, node: str) -> FrameLink | None:
         if self._report is None or self._report.node != node:

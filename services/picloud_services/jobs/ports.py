@@ -1,6 +1,6 @@
 """What the job service needs from floors above it: given in by `picloud_services.app`."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from picloud_jupyter.protocol.ids import JidRange
@@ -66,6 +66,14 @@ class OutputReader(Protocol):
 
     async def delete_output(self, node: str, leases: Sequence[str]) -> None:
         """Remove the output files of ``leases``."""
+
+    async def sweep_output(
+        self, named: Callable[[Sequence[str]], Awaitable[set[str]]], *, before_at: float
+    ) -> int:
+        """Remove files of output of before ``before_at`` (UTC) that no row names; return their count.
+
+        ``named`` gets at most 500 leases and answers those that a row names.
+        """
 
 
 class OutputSlice(Protocol):

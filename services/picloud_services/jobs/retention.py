@@ -4,6 +4,7 @@ Ages are seconds that the service has seen pass while it ran, so a jump of the w
 removes nothing. Every step works in slices and may be repeated.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,9 @@ from picloud_services.jobs.removal import (
     remove_if_empty,
     unlink_item_blobs,
 )
-from picloud_services.jobs.store import lease_text
+from picloud_services.jobs.store import lease_number, lease_text
+
+_log = logging.getLogger(__name__)
 
 DAY_SECONDS = 86_400.0
 RESULTS_PER_SLICE = 100
@@ -39,6 +42,10 @@ _OLDEST = Statement(
 )
 _DELETE_RESULT = Statement("DELETE FROM results WHERE result = :result")
 _LEASE_IN_USE = Statement("SELECT 1 FROM results WHERE lease = :lease LIMIT 1")
+_LEASE_NAMED = Statement(
+    """SELECT 1 WHERE EXISTS (SELECT 1 FROM results WHERE lease = :lease)
+    OR EXISTS (SELECT 1 FROM leases WHERE lease = :lease)"""
+)
 _FORGET_KEYS = Statement(
     """UPDATE batches SET request_key = NULL
     WHERE request_key IS NOT NULL AND finished_seen_seconds < :before"""
@@ -79,6 +86,7 @@ class Retention:
         limits: Limits | None = None,
     ) -> None:
         self._database = database
+        self._outputs = outputs
         self._remover = Remover(database, outputs, accounts)
         self._clock = clock
         self._limits = limits or Limits()
@@ -148,6 +156,21 @@ class Retention:
         before = self._clock.now_at() - GRACE_SECONDS
         while await self._database.write(partial(_drop_unlinked, before)):
             pass
+
+    async def sweep_output(self, *, now_at: float) -> None:
+        """Remove output whose rows went just before the service was killed, or that never had any."""
+        before_at = now_at - GRACE_SECONDS
+        count = await self._outputs.sweep_output(self._printed, before_at=before_at)
+        if count:
+            _log.warning("%d files of output that belonged to no job are removed", count)
+
+    async def _printed(self, leases: Sequence[str]) -> set[str]:
+        """Return those of ``leases`` that a row names."""
+        return await self._database.read(
+            lambda tx: {
+                lease for lease in leases if tx.one(_LEASE_NAMED, lease=lease_number(lease))
+            }
+        )
 
     async def referenced(self, blobs: Sequence[str]) -> set[str]:
         """Return those of ``blobs`` that a row names: for `BlobStore.sweep`."""
