@@ -92,6 +92,35 @@ def test_take_when_it_is_no_plain_file_of_its_size_then_it_is_refused(out, incom
     assert not list(incoming.iterdir())
 
 
+def test_take_when_most_of_it_is_a_hole_that_would_not_fit_then_it_is_refused(out, incoming):
+    (out / "r").touch()
+    size = 2**43  # no disk of a test has so much room
+    os.truncate(out / "r", size)
+    with pytest.raises(RefusedFileError, match="never written"):
+        take_result(out, "r", size, incoming / "n", OURS)
+    assert not list(incoming.iterdir())
+
+
+def test_take_when_a_hole_in_it_would_fit_then_it_is_taken(out, incoming):
+    (out / "r").write_bytes(b"x")
+    os.truncate(out / "r", 2**20)
+    take_result(out, "r", 2**20, incoming / "n", OURS)
+    assert (incoming / "n").stat().st_size == 2**20
+
+
+@pytest.mark.root
+def test_take_when_a_copy_would_not_fit_then_nothing_of_it_is_written(
+    out, tmp_path, monkeypatch
+):
+    with mounted(tmp_path / "disk", "size=4m") as disk:
+        (out / "r").touch()
+        os.truncate(out / "r", 2**24)  # fits here, and not there
+        monkeypatch.delattr(os, "sendfile")
+        with pytest.raises(OSError, match="No space"):
+            take_result(out, "r", 2**24, disk / "n", OURS)
+        assert not list(disk.iterdir())
+
+
 def test_take_when_it_belongs_to_somebody_else_then_it_is_refused(out, incoming):
     (out / "r").write_bytes(b"x" * 6)
     with pytest.raises(RefusedFileError, match="belongs to uid"):

@@ -13,6 +13,7 @@ from picloud_jupyter.protocol.frames import pack_frame
 from picloud_services.base.filesystem import sync_folder
 
 _POSITION, _REASON, _SIZE, _EXTRA = 0, 1, 6, 7  # of an item in a batch: docs/internals.md 4
+_BLOCK_BYTES = 512  # st_blocks, whatever the file system's own are
 
 
 class RefusedFileError(Exception):
@@ -39,7 +40,8 @@ def take_result(
     followed or believed.
 
     Raises:
-        RefusedFileError: it is a link, a device, shared with another name, or of another size.
+        RefusedFileError: it is a link, a device, shared with another name, of another size, or mostly
+            a hole that no disk here could hold.
         OSError: the disk refused.
     """
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
@@ -98,6 +100,8 @@ def _move(
 
 def _copy(source: int, size_bytes: int, fresh: str, incoming: int) -> int:
     """Return an open copy, called ``fresh`` once it is whole: blobs are on a disk of their own."""
+    if size_bytes > _room(incoming):  # to try would fill the disk that all others need
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     part = f"{fresh}.part"
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     target = os.open(part, flags, 0o600, dir_fd=incoming)
@@ -205,6 +209,18 @@ def _check(file: int, size_bytes: int, owners: Collection[int]) -> None:
         raise RefusedFileError(f"it belongs to uid {found.st_uid}, not to the job")
     if found.st_size != size_bytes:
         raise RefusedFileError(f"it has {found.st_size} bytes, {size_bytes} were announced")
+    # A file may be made any size without a byte written. Whoever hashes, copies or backs it up later
+    # meets all of it; file systems that compress have fewer blocks than bytes, too.
+    hidden_bytes = size_bytes - found.st_blocks * _BLOCK_BYTES
+    if hidden_bytes > 0 and hidden_bytes > _room(file):
+        raise RefusedFileError(
+            f"{hidden_bytes} of its {size_bytes} bytes were never written, and would not fit on the disk"
+        )
+
+
+def _room(file: int) -> int:
+    found = os.fstatvfs(file)
+    return found.f_bavail * found.f_frsize
 
 
 def _check_moved(file: int, name: str, folder: int) -> None:
