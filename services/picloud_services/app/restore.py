@@ -15,6 +15,7 @@ from picloud_jupyter.protocol.errors import (
     Conflict,
     Corrupt,
     Incompatible,
+    InvalidRequest,
     NotAllowed,
     NotFound,
 )
@@ -28,7 +29,7 @@ from picloud_services.app.backup_files import (
     read_backup,
     read_list,
 )
-from picloud_services.app.startup import prepare
+from picloud_services.app.startup import load_settings, prepare
 from picloud_services.base.connections import translate
 from picloud_services.base.filesystem import sync_folder
 from picloud_services.base.migrations import load_migrations
@@ -46,7 +47,8 @@ def restore(paths: ServicePaths, source: str) -> dict[str, Any]:
     Raises:
         NotFound: there is no such backup.
         Corrupt: it is damaged or not whole.
-        Conflict: the home is in use, or has jobs already.
+        Conflict: the home is in use, or has jobs already, or what is left of others.
+        InvalidRequest: its service keeps jobs elsewhere.
         NotAllowed: its jobs are not this user's.
         Incompatible: a newer version made it.
         DiskFull: it does not fit.
@@ -55,6 +57,12 @@ def restore(paths: ServicePaths, source: str) -> dict[str, Any]:
     if not path.exists():
         raise NotFound(f"there is no backup {path}")
     _refuse_jobs(paths.home)
+    if load_settings(paths, ()).database_url:
+        raise InvalidRequest(
+            f"the service of {paths.home} is set to keep its jobs in a database of its own (database_url), and "
+            "would never see those of a backup",
+            hint="unset database_url, or name another home with PICLOUD_HOME",
+        )
     paths = prepare(paths).paths
     lock = InstanceLock(paths.lock)
     lock.acquire(paths.record)
@@ -69,9 +77,9 @@ def restore(paths: ServicePaths, source: str) -> dict[str, Any]:
 
 def _restore(paths: ServicePaths, source: Path) -> dict[str, Any]:
     staging = paths.restoring
-    if not staging.exists():
+    if not (staging / STORE).exists():  # it leaves last: without it no part came from here
         _refuse_state(paths.home)
-    for name in ("restoring", *_PARTS[:-1]):  # what an earlier try left
+    for name in (*_PARTS[:-1], staging.name):  # what an earlier try left
         shutil.rmtree(paths.home / name, ignore_errors=True)
     staging.mkdir(mode=0o700)
     try:
@@ -102,10 +110,20 @@ def _refuse_jobs(home: Path) -> None:
             f"{home} holds jobs already, which a restore would replace",
             hint="name another home with PICLOUD_HOME, or remove those for good with `picloud down --purge`",
         )
+    for log in (home / f"{STORE}-wal", home / f"{STORE}-journal"):
+        if log.exists() and log.stat().st_size:
+            raise Conflict(
+                f"{log} is the log of a store that is gone: SQLite would write it into the restored one",
+                hint="move it away and repeat; it is of use only beside the store that it belongs to",
+            )
 
 
 def _refuse_state(home: Path) -> None:
-    found = [name for name in STATE_FOLDERS if any((home / name).glob("*/*"))]
+    found = [
+        name
+        for name in STATE_FOLDERS
+        if any((home / name).glob("*" if name == "secrets" else "*/*"))
+    ]
     if found:
         raise Conflict(
             f"{home} has {', '.join(found)} of a service, and no store",
@@ -133,8 +151,8 @@ def _unpack(source: Path, staging: Path) -> BackupList:
     for name in listed.files.keys() | copied.keys():
         if listed.files.get(name) != copied.get(name):
             raise damaged(source, f"{name} is not what was written there")
-    for name in listed.lost:
-        (staging / name).unlink(missing_ok=True)
+    for name in copied.keys() & set(listed.lost):  # no other name was checked
+        (staging / name).unlink()
     for folder in ("blobs", "code"):
         for path in (staging / folder).glob("*/*"):
             path.chmod(_BLOB_MODE)
