@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from picloud_jupyter.protocol.errors import Conflict, Corrupt, InvalidRequest, NotFound
+from picloud_jupyter.protocol.errors import (
+    CloudException,
+    Conflict,
+    Corrupt,
+    DiskFull,
+    InvalidRequest,
+    NotFound,
+)
 from picloud_jupyter.protocol.version import __version__
 from picloud_jupyter.transport.paths import ServicePaths
 from picloud_services.app.backup_files import (
@@ -49,15 +56,15 @@ def back_up(paths: ServicePaths, target: str, *, secrets: bool) -> dict[str, Any
         DiskFull: it does not fit.
     """
     home = place_of(paths).paths.home
-    if not (home / STORE).exists():
-        raise NotFound(
-            f"{home} holds no jobs: no service kept anything there",
-            hint="name another one with PICLOUD_HOME, or with --system that of the machine",
-        )
     if load_settings(paths, ()).database_url:
         raise InvalidRequest(
             "the jobs of this service are in PostgreSQL, of which this is no backup",
             hint=f"use pg_dump, and keep a copy of {home / 'blobs'} and {home / 'code'} made after it",
+        )
+    if not (home / STORE).exists():
+        raise NotFound(
+            f"{home} holds no jobs: no service kept anything there",
+            hint="name another one with PICLOUD_HOME, or with --system that of the machine",
         )
     path = Path(target)
     if target.endswith("/"):
@@ -68,7 +75,19 @@ def back_up(paths: ServicePaths, target: str, *, secrets: bool) -> dict[str, Any
         try:
             return backup.run()
         except sqlite3.Error as exc:
-            raise translate(exc, home / STORE) or exc from exc
+            raise _in_words(exc, home / STORE, path) from exc
+
+
+def _in_words(error: sqlite3.Error, store: Path, target: Path) -> CloudException:
+    known = translate(error, store)
+    if isinstance(known, DiskFull):  # the store is only read
+        return DiskFull(
+            f"the disk is full ({target})", hint="free some space there, or use another disk"
+        )
+    return known or Corrupt(
+        f"The store {store} cannot be read: {error}. No backup was made of it.",
+        hint="keep the backups that you have",
+    )
 
 
 class _FolderPlace:

@@ -148,7 +148,9 @@ class TarTarget:
     """A backup as a tar file, compressed if its name ends in gz."""
 
     def __init__(self, path: Path, *, compressed: bool) -> None:
-        self._file = open(path, "wb", opener=_private)  # noqa: SIM115  # closed by close
+        path.unlink(missing_ok=True)  # a kill left it
+        # A new file: in a folder like /tmp somebody else's would stay readable to them.
+        self._file = open(path, "xb", opener=_private)  # noqa: SIM115  # closed by close
         self._tar = tarfile.open(  # noqa: SIM115
             fileobj=self._file, mode="w:gz" if compressed else "w", format=tarfile.PAX_FORMAT
         )
