@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from picloud_jupyter.protocol.jobs import Status
+from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, Status
 from picloud_jupyter.protocol.story import Story
 from picloud_services.base.clock import Clock
 from picloud_services.base.database import Database
@@ -46,13 +46,10 @@ class Stories:
         Raises:
             NotFound: there is no such job of the user.
         """
-        read = partial(read_facts, book=self._book, user_id=user_id, jid=jid)
-        facts = await self._database.read(lambda tx: read(tx, leases=()))
-        found = await self._lines(facts)
-        said = {str(line["lease"]) for line in found.lines if _tells_of_attempt(line, jid)}
-        if said - _leases(facts):  # of attempts that the store has under other jobs' results
-            facts = await self._database.read(lambda tx: read(tx, leases=said))
-            found = await self._lines(facts)
+        facts, found = await self._read(user_id, jid)
+        over = (None, *FINISHED_STATUSES)
+        if facts.finished_at is None and self._live.status(jid) in over:  # it ended meanwhile
+            facts, found = await self._read(user_id, jid)
         running = self._live.running.get(jid)
         return tell(
             facts,
@@ -64,6 +61,16 @@ class Stories:
             logs_since=found.oldest_at,
             now_at=self._clock.now_at(),
         )
+
+    async def _read(self, user_id: int, jid: int) -> tuple[StoryFacts, Found]:
+        read = partial(read_facts, book=self._book, user_id=user_id, jid=jid)
+        facts = await self._database.read(lambda tx: read(tx, leases=()))
+        found = await self._lines(facts)
+        said = {str(line["lease"]) for line in found.lines if _tells_of_attempt(line, jid)}
+        if said - _leases(facts):  # of attempts that the store has under other jobs' results
+            facts = await self._database.read(lambda tx: read(tx, leases=said))
+            found = await self._lines(facts)
+        return facts, found
 
     async def _lines(self, facts: StoryFacts) -> Found:
         leases = _leases(facts)
