@@ -1,6 +1,7 @@
 """A file that is removed when the disk is full, so that the failure itself can be recorded."""
 
 import logging
+import os
 from pathlib import Path
 
 from picloud_services.base.filesystem import disk_space
@@ -22,7 +23,8 @@ def fill_ballast(path: Path) -> bool:
         path.unlink(missing_ok=True)  # a kill cut it short
         free_bytes = disk_space(path.parent).free_bytes
         if free_bytes >= 2 * BALLAST_BYTES:
-            path.write_bytes(b"\0" * BALLAST_BYTES)
+            # zeros would take no room on a file system that compresses
+            path.write_bytes(os.urandom(BALLAST_BYTES))
             return True
         why = f"{free_bytes} bytes are free"
     except OSError as exc:

@@ -37,7 +37,7 @@ class LineFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             **self._fields,
             "source": record.name.removeprefix("picloud_services."),
-            "message": scrub(record.getMessage()),
+            "message": _text(record.getMessage()),
         }
         line.update(
             (key, _plain(value))
@@ -45,7 +45,7 @@ class LineFormatter(logging.Formatter):
             if key not in _STANDARD
         )
         if record.exc_info:
-            line["traceback"] = scrub(self.formatException(record.exc_info))
+            line["traceback"] = _text(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
 
 
@@ -55,7 +55,12 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return scrub(str(value))
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    # a lone surrogate, of a file's name that is no UTF-8, could be neither written nor told by `why`
+    return scrub(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class LogFile(logging.FileHandler):

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from picloud_jupyter.protocol.errors import Conflict, DiskFull, InvalidRequest
 from picloud_jupyter.protocol.jobs import HostPython
 from picloud_services.base import filesystem
+from picloud_services.base.ballast import BALLAST_BYTES, fill_ballast
 from picloud_services.base.filesystem import DiskSpace, DiskWatch, network_file_system
 from picloud_services.base.logs import AppendedLog, LineFormatter, LogFile
 from picloud_services.base.single_instance import (
@@ -83,6 +85,14 @@ def test_write_atomically_when_the_folder_is_gone_then_nothing_is_left(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_ballast_when_files_are_compressed_then_it_takes_its_room_still(tmp_path):
+    path = tmp_path / "store.db.ballast"
+    assert fill_ballast(path)
+    sample = path.read_bytes()
+    assert len(sample) == BALLAST_BYTES
+    assert len(zlib.compress(sample[:65536], 1)) > 65000
+
+
 # --------------------------------------------------------------------------------------- logs
 def test_log_line_when_written_then_json_with_fields_and_without_secrets():
     record = logging.LogRecord(
@@ -138,6 +148,22 @@ def test_log_file_when_it_cannot_be_written_then_counted_and_told_on_stderr(tmp_
     handler.emit(logging.LogRecord("x", logging.INFO, "f", 1, "no room", (), None))
     assert handler.dropped == 1
     assert "no room" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["kept", "appended"])
+def test_log_when_a_name_is_no_utf8_then_it_is_written_and_can_be_told(tmp_path, kind):
+    path = tmp_path / "agent.log"
+    handler = LogFile(path, max_bytes=1000) if kind == "kept" else AppendedLog(path)
+    handler.setFormatter(LineFormatter("agent"))
+    words = os.fsdecode(b"caf\xe9")
+    record = logging.makeLogRecord(
+        {"msg": words, "levelname": "INFO", "name": "x", "jids": [words]}
+    )
+    handler.emit(record)
+    handler.close()
+    line = json.loads(path.read_bytes())
+    assert line["message"] == "caf\\udce9"
+    assert line["jids"] == ["caf\\udce9"]
 
 
 def test_log_file_when_full_then_rotated_and_three_kept(tmp_path):
