@@ -34,25 +34,40 @@ class Redactor:
         """Return one that knows the secrets of ``environment`` and of the service in ``home``."""
         found = {value for name, value in environment.items() if _SECRET_NAME.search(name)}
         if home is not None:
-            with contextlib.suppress(OSError):  # another user's: then they are not read either
-                found.update(_secrets_in(home))
+            found.update(_secrets_in(home))
         kept = (value for value in found if len(value) >= LEAST_CHARACTERS)
         return cls(tuple(sorted(kept, key=len, reverse=True)))
 
     def clean(self, text: str) -> str:
         """Return ``text`` without them, also where they stand as JSON writes them."""
         for value in self.values:
-            for form in {value, json.dumps(value)[1:-1]}:
+            for form in _forms(value):
                 text = text.replace(form, "***")
         return scrub(text)
 
 
+def _forms(value: str) -> set[str]:
+    """Return ``value`` as texts have it: plain or as `repr` writes it, and both within JSON."""
+    found = {value, repr(value)[1:-1]}
+    for is_ascii in (True, False):  # as answers have it, and as logs do
+        found |= {json.dumps(form, ensure_ascii=is_ascii)[1:-1] for form in tuple(found)}
+    return found
+
+
 def _secrets_in(home: Path) -> Iterator[str]:
-    with contextlib.suppress(FileNotFoundError):
-        yield (home / "secret").read_bytes().decode("utf-8", "replace").strip()
+    with contextlib.suppress(OSError):  # another user's: then its logs are not read either
+        yield (home / "secret").read_bytes().hex()
     for path in (home / "secrets").glob("*.json"):
-        kept = json.loads(path.read_bytes()).get("secrets", {})
-        yield from (str(value) for _, _, value in kept.values())
+        with contextlib.suppress(OSError):
+            yield from _values_in(path.read_bytes())
+
+
+def _values_in(data: bytes) -> list[str]:
+    try:
+        return [str(value) for _, _, value in json.loads(data)["secrets"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError):  # damaged: any piece may be one
+        pieces = re.split(r'(?<!\\)"', data.decode("utf-8", "replace"))
+        return [piece for piece in pieces if piece not in ("secrets", "last_version")]
 
 
 def variables_set(environment: Mapping[str, str]) -> str:
@@ -101,7 +116,8 @@ def home_listing(home: Path) -> dict[str, Any]:
             sizes = list(_sizes(entry.path))
             found[f"{entry.name}/"] = {"files": len(sizes), "bytes": sum(sizes)}
         else:
-            found[entry.name] = {"bytes": entry.stat(follow_symlinks=False).st_size}
+            with contextlib.suppress(FileNotFoundError):  # removed since the listing
+                found[entry.name] = {"bytes": entry.stat(follow_symlinks=False).st_size}
     space = os.statvfs(home)
     found["(disk)"] = {"free_bytes": space.f_bavail * space.f_frsize}
     return found

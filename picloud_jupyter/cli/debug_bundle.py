@@ -64,7 +64,7 @@ class Bundle:
             Conflict: there is a file already.
             InvalidRequest: it cannot be written there.
         """
-        texts = {"README.txt": self.about(when)}
+        texts = {"README.txt": self.redactor.clean(self.about(when))}
         texts |= {name: text for name, (_, text) in self.parts.items()}
         folder = path.name.removesuffix(".gz").removesuffix(".tar")
         try:

@@ -2,7 +2,10 @@
 
 import re
 
-_SECRET = re.compile(r"pcj_[\w.]+|(?i:bearer)\s+\S+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+# A password in a URL may hold a slash: SQLAlchemy takes what stands before the next @.
+_SECRET = re.compile(
+    r"pcj_[\w.]+|(?i:bearer)\s+\S+|(?<=://)[^/\s:@]*:[^\s@]+(?=@)|(?i:(?<=password=))[^&\s\"']+"
+)
 
 
 def scrub(text: str) -> str:
