@@ -1,5 +1,6 @@
 """What earlier agents left is removed, whatever a job made of it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,14 +10,17 @@ import threading
 import pytest
 
 from picloud_jupyter.protocol.jobs import ContainerKind
+from picloud_services.agent import leftovers
 from picloud_services.agent.leftovers import (
     clean_up,
+    end_stray_pasta,
     find_containers,
     hold_layer,
     remove_stray_layers,
 )
 from picloud_services.agent.orders import RequestFields, StartOrder, start_frame
 from picloud_services.agent.overlay import remove_tree
+from picloud_services.agent.process_table import ProcessLine
 from picloud_services.agent.processes import find_process
 from tests.tools.deep_folders import make_deep
 from tests.tools.running_agent import make_spec
@@ -96,3 +100,60 @@ def test_a_supervisor_whose_files_were_damaged_ends_with_all_below_it(tmp_path, 
         assert supervisor.wait(10) == -9
     assert find_process(child) is None
     assert not folder.exists()
+
+
+@contextlib.contextmanager
+def as_pasta(container, *, device="/proc/self/fd/1"):
+    """A process that looks like the pasta of the container whose first process is ``container``."""
+    words = ["pasta", "-c", "echo; read line", "--quiet", "-P", device]
+    words += ["--netns", f"/proc/{container}/ns/net", "--netns-only"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, executable="/bin/sh", stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # its command line is there a moment after it began
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def in_our_namespace(monkeypatch):
+    monkeypatch.setattr(leftovers, "PASTA_DEPTH", 1)
+
+
+@pytest.fixture
+def gone():
+    with subprocess.Popen(["/bin/true"]) as process:
+        pass
+    return process.pid
+
+
+@pytest.mark.usefixtures("in_our_namespace")
+def test_a_pasta_whose_container_is_gone_is_ended(gone):
+    with as_pasta(gone) as pasta:
+        assert end_stray_pasta([os.getpid(), pasta.pid]) == [pasta.pid]
+        assert pasta.wait(5) == -9
+        assert end_stray_pasta([pasta.pid]) == []
+
+
+@pytest.mark.usefixtures("in_our_namespace")
+def test_a_pasta_whose_containers_number_is_another_processes_now_is_ended(monkeypatch):
+    with as_pasta(os.getpid()) as pasta:
+        of_now = find_process(pasta.pid)
+        assert of_now is not None
+        later = ProcessLine(1, "S", of_now.start_time + 1)
+        monkeypatch.setattr(leftovers, "read_process", lambda _pid: later)
+        assert end_stray_pasta([pasta.pid]) == [pasta.pid]
+
+
+@pytest.mark.usefixtures("in_our_namespace")
+def test_a_pasta_that_still_serves_or_is_not_ours_stays(gone, monkeypatch):
+    with as_pasta(os.getpid()) as serving, as_pasta(gone, device="/run/other.pid") as other:
+        assert end_stray_pasta([serving.pid, other.pid]) == []
+        monkeypatch.setattr(leftovers, "read_process", lambda _pid: None)  # hidden from us
+        assert end_stray_pasta([serving.pid]) == []
+
+
+def test_a_pasta_of_another_pid_namespace_stays(gone):
+    """The number that it names is not one of ours."""
+    with as_pasta(gone) as pasta:
+        assert end_stray_pasta([pasta.pid]) == []

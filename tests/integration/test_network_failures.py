@@ -1,5 +1,6 @@
 """What happens when a container cannot be connected: jobs run, and it is tried again later."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -68,6 +69,22 @@ async def test_attach_when_pasta_is_said_to_be_a_process_of_another_user_then_it
     assert "not the user's" in await network.wait_ready("a")
     await network.detach("a")
     assert bystander.poll() is None
+
+
+async def test_attach_when_the_disk_is_full_then_no_pasta_stays_that_nobody_knows(
+    tmp_path, monkeypatch, bystander
+):
+    monkeypatch.setattr(network_module, "ask", answering(bystander.pid))
+
+    def full(_path, _process):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(network_module, "_write_state", full)
+    network = Network(NetworkChoice(NetworkMode.PASTA, "/usr/bin/pasta"), tmp_path / "network")
+    network.attach("a", GONE, os.getuid(), os.getgid(), INTERNET)
+    assert "No space left" in await network.wait_ready("a")
+    assert bystander.wait(5) == -signal.SIGKILL
+    await network.close(keep=False)
 
 
 async def test_suspend_then_the_container_is_not_ready_at_once(

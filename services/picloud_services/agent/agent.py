@@ -30,11 +30,13 @@ from picloud_services.agent.layer_watch import LayerWatch, WatchedLayer, limits_
 from picloud_services.agent.leftovers import (
     Found,
     clean_up,
+    end_stray_pasta,
     find_containers,
     remove_stray_layers,
 )
 from picloud_services.agent.network import Network
 from picloud_services.agent.node_facts import NodeFacts, find_facts
+from picloud_services.agent.process_table import list_pids
 from picloud_services.agent.processes import Process, find_process
 from picloud_services.agent.sampler import Sampler
 from picloud_services.agent.surroundings import Surroundings
@@ -61,7 +63,7 @@ class Agent:
         self._settings = settings
         self._left = asyncio.Event()
         self._ticker = Ticker("agent", LOOK_SECONDS, self._tick)
-        self._sweeps = Ticker("left control groups", SWEEP_SECONDS, _sweep_groups)
+        self._sweeps = Ticker("left by others", SWEEP_SECONDS, _sweep)
         self._kills = False
         self._bundle = bundle
         self._launcher = launcher
@@ -273,12 +275,14 @@ def _clean_dead(home: Path, bundle: Path, found: list[Found], alive: set[str]) -
     remove_unused(home, used | {bundle.name})
 
 
-async def _sweep_groups() -> None:
-    """Remove what killed supervisors and trials left, at any time; what is too new waits for the next look."""
+async def _sweep() -> None:
+    """Remove what killed agents, supervisors and trials left, at any time; what is too new waits for the next look."""
     await asyncio.to_thread(_sweep_once)
 
 
 def _sweep_once() -> None:
+    if ended := end_stray_pasta(list_pids()):
+        log.warning("networks of containers that are gone are ended: processes %s", ended)
     if (tree := cgroup.detect()) is not None and (names := cgroup.sweep(tree)):
         log.warning("control groups of containers that are gone are removed: %s", names)
 

@@ -4,9 +4,10 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from picloud_services.agent.container import ContainerRequest
 from picloud_services.agent.kinds import make_container
 from picloud_services.agent.orders import StartOrder, read_start_frame
 from picloud_services.agent.overlay import remove_tree
-from picloud_services.agent.process_table import Table, descendants, end_all, read_table
+from picloud_services.agent.process_table import (
+    Table,
+    descendants,
+    end_all,
+    read_process,
+    read_table,
+)
 from picloud_services.agent.processes import Process, find_process
 
 log = logging.getLogger(__name__)
@@ -27,6 +34,11 @@ FORK_SECONDS = 2.0  # between a supervisor's lock and its first status, at most
 START_TICKS = (
     30 * CLOCK_TICKS
 )  # a container's first process starts so soon after its supervisor
+PASTA_DEPTH = 2  # pid namespaces: the agent's, in which it names its container, and its own
+# As `namespace_helper` starts it.
+_PASTA = re.compile(
+    rb"pasta\0.*\0-P\0/proc/self/fd/1\0--netns\0/proc/([0-9]+)/ns/net\0", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,51 @@ def remove_stray_layers(home: Path, alive: set[str]) -> None:
                 remove_tree(str(folder))
             finally:
                 os.close(layer)
+
+
+def end_stray_pasta(pids: Iterable[int]) -> list[int]:
+    """End those of ``pids`` that are a pasta whose container is gone; return them.
+
+    It keeps its network alive by itself. Whoever started it was killed before it said so, or with the
+    run directory that said so, and may have been of another service: so only it itself tells.
+    """
+    ended = []
+    for pid in pids:
+        container = _connected_by(pid)
+        process = find_process(pid) if container else None
+        if process is None or _connected_by(pid) != container:  # another one has the number now
+            continue
+        if _has_ended(container, process.start_time):
+            with contextlib.suppress(PermissionError):  # another user's, who has an agent
+                process.kill()
+                ended.append(pid)
+    return ended
+
+
+def _connected_by(pid: int) -> int:
+    """Return the container's first process where ``pid`` is a pasta that we may judge, else 0."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            found = _PASTA.match(file.read())
+        if found is None:
+            return 0
+        with open(f"/proc/{pid}/status", "rb") as file:
+            depth = next(len(line.split()) - 1 for line in file if line.startswith(b"NStgid:"))
+    except OSError:  # it has ended, or is hidden
+        return 0
+    return int(found[1]) if depth == PASTA_DEPTH else 0
+
+
+def _has_ended(pid: int, since: int) -> bool:
+    """Return whether the process ``pid`` of ``since`` (ticks) is gone; one that we may not see is not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    process = read_process(pid)
+    return process is not None and process.start_ticks > since
 
 
 def _status(folder: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ _CLONE_NEWNET = 0x40000000
 _NS_GET_USERNS = 0xB701
 _MS_NOSUID_NOEXEC = 0x2 | 0x8
 _MS_PRIVATE_RECURSIVE = 0x4000 | 1 << 18
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
@@ -98,7 +99,7 @@ def _carry_out(request: _Request, pid: int, fds: list[int]) -> int:
     try:
         namespaces.call(lambda: _keep(request.texts("blocked"), request.text("interface")))
     except (HelperError, OSError):
-        os.kill(pasta, signal.SIGKILL)
+        _end(pasta)
         raise
     return pasta
 
@@ -113,8 +114,15 @@ def _try_out(request: _Request) -> None:
     finally:
         for pid in (pasta, child):
             if pid:
-                os.kill(pid, signal.SIGKILL)
+                _end(pid)
         os.waitpid(child, 0)
+
+
+def _end(pid: int) -> None:
+    try:  # noqa: SIM105  # contextlib is an import more
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has ended; what went wrong before is what matters
+        pass
 
 
 def _make_namespaces(uid: int, gid: int) -> int:
@@ -127,6 +135,8 @@ def _make_namespaces(uid: int, gid: int) -> int:
             _become(uid, gid)
             _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET), "make a network namespace")
             _bring_up_loopback()
+            # Else it waits for ever where this helper is killed; nobody else knows of it.
+            _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "be ended in time")
             os.write(write_end, b"+")
             os.close(write_end)
             signal.pause()

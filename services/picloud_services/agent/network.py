@@ -280,7 +280,11 @@ class Network:
             if process_uid(process.pid) != attachment.uid:
                 # The number passed through a process of the user, and we end what it names.
                 return f"process {process.pid}, which is said to be pasta, is not the user's"
-            _write_state(path, process)
+            try:
+                _write_state(path, process)
+            except OSError:
+                process.kill()  # the next try could not make its device beside it
+                raise
         attachment.pasta = process
         self._watch(attachment, process)
         return ""

@@ -41,8 +41,12 @@ def read_process(pid: int) -> ProcessLine | None:
 
 def read_table() -> Table:
     """Return all processes that are visible to us."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-    return {pid: found for pid in pids if (found := read_process(pid)) is not None}
+    return {pid: found for pid in list_pids() if (found := read_process(pid)) is not None}
+
+
+def list_pids() -> list[int]:
+    """Return the processes that are visible to us."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 def descendants(table: Table, roots: Iterable[int]) -> set[int]:
