@@ -66,6 +66,11 @@ def run(fault: Fault, seed: int, *, ci: bool, seconds: float = float("inf")) -> 
         fault.try_it(trial)
     except Exception:  # whatever it is, it is told, and counts
         trial.violations.append(Violation("row", traceback.format_exc()))
+    if trial.wanted and not trial.count and not trial.violations:
+        if time.monotonic() < trial.until:
+            trial.violations.append(Violation("row", "it found nothing to strike"))
+        else:
+            trial.figures["not tried:"] = "there was no time left"
     seconds = time.monotonic() - begun
     return Row(fault.name, trial.count, trial.violations, trial.figures, seconds)
 

@@ -13,6 +13,8 @@ from tests.faults.invariants import Violation
 from tests.faults.world import World
 from tests.tools.service_under_test import kinds_of_this_machine
 
+MOST_MISSES = 50
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -33,8 +35,9 @@ class Fault:
 class Trial:
     """One run of a row: what it may use, and what came out.
 
-    A row calls `strike` for each fault that it did, and `refuse` for what was not as promised;
-    worlds from `world` are checked against all invariants when they end.
+    A row does a fault in each of `rounds`, or calls `miss` where there was nothing to strike, and
+    `refuse` for what was not as promised; worlds from `world` are checked against all invariants
+    when they end.
     """
 
     seed: int
@@ -44,17 +47,27 @@ class Trial:
     violations: list[Violation] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
     random: Random = field(init=False)
+    _missed: bool = False
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
 
     def rounds(self) -> Iterator[int]:
         """Yield until as many faults were tried as wanted, or time is up."""
+        misses = 0
         while self.count < self.wanted and (not self.count or time.monotonic() < self.until):
-            before = self.count
+            before, self._missed = self.count, False
             yield self.count
-            if self.count == before:
+            misses = misses + 1 if self._missed else 0
+            if misses == MOST_MISSES:
+                self.refuse("row", f"{misses} times in a row there was nothing to strike")
+                return
+            if self.count == before and not self._missed:
                 self.count += 1
+
+    def miss(self) -> None:
+        """Note that this round's fault found nothing to strike, so that it does not count."""
+        self._missed = True
 
     def refuse(self, invariant: str, text: str) -> None:
         """Note a promise that was not kept."""

@@ -4,9 +4,9 @@ The processes of the service take their wall time through a `sitecustomize` that
 says; monotonic time, and the times of files, stay as they are.
 """
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -17,6 +17,7 @@ from tests.faults.catalog import Trial, fault
 from tests.faults.kills import wait_for_work
 from tests.faults.links import no_attempt_is_lost
 from tests.faults.world import World
+from tests.tools.service_under_test import eventually
 
 HOUR, YEAR = 3600, 365 * 24 * 3600
 JUMPS = (2 * HOUR, -HOUR, YEAR, 0)
@@ -29,6 +30,7 @@ SKEW = textwrap.dedent(
     ROLES = [word for word in sys.orig_argv if word in ("control", "agent", "launcher")]
     if "picloud_services" in sys.orig_argv and ROLES:
         FILE = __file__.replace("sitecustomize.py", ROLES[0])
+        open(FILE + ".moved", "w").close()
 
         def skew(true=time.time):
             try:
@@ -76,12 +78,24 @@ class Clocks:
 
     folder: Path
 
-    def jump(self, roles: tuple[str, ...], seconds: int) -> None:
-        """Let the clocks of ``roles`` differ by ``seconds`` from now on."""
+    def jump(self, roles: tuple[str, ...], seconds: int) -> bool:
+        """Let the clocks of ``roles`` differ by ``seconds`` from now on; return whether one did not."""
+        jumped = False
         for role in roles:
+            jumped |= self._read(role) != seconds
             new = self.folder / f"{role}.new"
             new.write_text(str(seconds))
             new.rename(self.folder / role)
+        return jumped
+
+    def _read(self, role: str) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return int((self.folder / role).read_text())
+        return 0
+
+    def are_taken(self) -> bool:
+        """Return whether control plane and agent take their time from here."""
+        return all((self.folder / f"{role}.moved").exists() for role in WHO[-1])
 
 
 def with_clocks(world: World) -> Clocks:
@@ -95,7 +109,9 @@ def with_clocks(world: World) -> Clocks:
         filter(None, (str(folder), before))
     )
     world.start()
-    return Clocks(folder)
+    clocks = Clocks(folder)
+    eventually(clocks.are_taken)
+    return clocks
 
 
 @fault("clock +2 h, -1 h, +1 year while jobs run", ci=6, soak=60)
@@ -109,7 +125,8 @@ def jump_while_running(trial: Trial) -> None:
         limited = limited_jobs(world)
         for _ in trial.rounds():
             world.rest(0.2, 0.8)
-            clocks.jump(trial.random.choice(WHO), trial.random.choice(JUMPS))
+            if not clocks.jump(trial.random.choice(WHO), trial.random.choice(JUMPS)):
+                trial.miss()
         check_limits(trial, limited)
 
 
@@ -124,11 +141,7 @@ def jump_and_restart(trial: Trial) -> None:
             world.rest(0.2, 0.8)
             clocks.jump(WHO[-1], trial.random.choice(JUMPS))
             world.rest(0.2, 0.8)
-            while (
-                world.send(trial.random.choice(("control plane", "agent")), signal.SIGKILL)
-                is None
-            ):
-                world.rest(0.05, 0.1)
+            world.send_soon(("control plane", "agent"))
 
 
 def limited_jobs(world: World) -> subprocess.Popen[str]:

@@ -29,13 +29,11 @@ def kill_clients(trial: Trial) -> None:
         wait_for_work(world)
         for _ in trial.rounds():
             world.rest(0.05, 0.6)
-            if world.send("client") is not None:
-                other = (
-                    world.clients.pop()
-                )  # it does all that users do; the next what is cut off
-                other.kill()
-                other.wait(10)
-                world.add_client("large_argument", "parts", "large", "call", "read_one")
+            world.send_soon(("client",))
+            other = world.clients.pop()  # it does all that users do; the next what is cut off
+            other.kill()
+            other.wait(10)
+            world.add_client("large_argument", "parts", "large", "call", "read_one")
     trial.figures["others"] = world.pace
 
 
@@ -114,5 +112,5 @@ def others_work_on(trial: Trial) -> None:
         wait_for_work(world)
         for _ in trial.rounds():
             world.rest(0.2, 0.8)
-            world.send(trial.random.choice(["runner", "container"]))
+            world.send_soon(("runner", "container"))
     trial.figures["others"] = world.pace

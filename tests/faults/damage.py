@@ -72,11 +72,13 @@ def damage_files(trial: Trial) -> None:
         noted_bytes = effects.stat().st_size
         kinds = list(KINDS)
         trial.random.shuffle(kinds)
-        for number in trial.rounds():
+        for number, _ in enumerate(trial.rounds()):
             kind = kinds[number % len(kinds)]
             home = copy_home(world)
             what = hurt(home, KINDS[kind], trial.random)
-            if what:
+            if not what:
+                trial.miss()
+            else:
                 for invariant, text in look(world, home, right):
                     trial.refuse(invariant, f"{kind}, {what}: {text}")
             if not remove(home):
@@ -203,6 +205,7 @@ def damage_running(trial: Trial) -> None:
         for _ in trial.rounds():
             world.rest(0.2, 1.0)
             name = trial.random.choice(["c/*/status.json", "c/*/order.json", "*.json"])
-            hurt(world.paths.run, name, trial.random)
+            if not hurt(world.paths.run, name, trial.random):
+                trial.miss()
             for role in trial.random.choice([("agent",), ("agent", "control plane")]):
-                world.send(role)
+                world.send_soon((role,))

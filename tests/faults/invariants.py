@@ -119,6 +119,8 @@ class _Story:
 
     def __init__(self, events: Iterable[Event], effects: Iterable[Event]) -> None:
         self.acked: dict[int, str] = {}
+        self.acked_by: dict[int, set[str]] = defaultdict(set)
+        self.acked_count: dict[str, int] = {}
         self.submits: dict[str, Event] = {}
         self.kill_asked: set[int] = set()
         self.delete_asked: set[int] = set()
@@ -142,6 +144,9 @@ class _Story:
                 self.submits[event["token"]] = event
             case "acked":
                 self.acked.update(dict.fromkeys(event["jids"], event["token"]))
+                self.acked_count[event["token"]] = len(set(event["jids"]))
+                for jid in event["jids"]:
+                    self.acked_by[jid].add(event["token"])
             case "kill":
                 self.kill_asked.update(event["jids"])
             case "delete":
@@ -160,6 +165,13 @@ def _i1_acked_is_kept(story: _Story, picture: Picture) -> Iterator[Violation]:
     for jid, token in story.acked.items():
         if jid not in picture.jobs and jid not in story.delete_asked:
             yield Violation("I1", f"job {jid} ({token}) was promised and is gone")
+    for jid, tokens in story.acked_by.items():
+        if len(tokens) > 1:
+            yield Violation("I1", f"job {jid} was given out for {', '.join(sorted(tokens))}")
+    for token, found in story.acked_count.items():
+        wanted = story.submits[token].get("count", 1)
+        if found != wanted:
+            yield Violation("I1", f"the submit {token} of {wanted} jobs was given {found}")
     labels = Counter(b.label for b in picture.batches.values() if b.label in story.submits)
     for label, count in labels.items():
         if count > 1:

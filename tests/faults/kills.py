@@ -18,8 +18,7 @@ def kill_some(trial: Trial, world: World, roles: tuple[str, ...], most_seconds: 
     wait_for_work(world)
     for _ in trial.rounds():
         world.rest(0.05, most_seconds)
-        while world.send(trial.random.choice(roles)) is None:
-            world.rest(0.05, 0.2)
+        world.send_soon(roles)
 
 
 def wait_for_work(world: World) -> None:
@@ -53,6 +52,8 @@ def kill_both(trial: Trial) -> None:
         for _ in trial.rounds():
             world.rest(0.2, 1.5)
             victims = world.find("control plane") + world.find("agent")
+            if not victims:
+                trial.miss()
             for victim in victims:
                 victim.kill(signal.SIGKILL)
 
@@ -99,7 +100,7 @@ def jobs_go_on(trial: Trial) -> None:
         for _ in trial.rounds():
             world.rest(0.3, 1.0)
             running |= running_now(world)
-            world.send("control plane")
+            world.send_soon(("control plane",))
 
 
 def _began_anew(trial: Trial, world: World, running: dict[int, Event]) -> list[Violation]:
@@ -134,10 +135,8 @@ def stop_each(trial: Trial) -> None:
     with trial.world() as world:
         wait_for_work(world)
         for number in trial.rounds():
-            stopped = None
-            while stopped is None:
-                world.rest(0.1, 0.4)
-                stopped = world.send(STOPPED[number % len(STOPPED)], signal.SIGSTOP)
+            world.rest(0.1, 0.4)
+            stopped = world.send_soon((STOPPED[number % len(STOPPED)],), signal.SIGSTOP)
             world.rest(seconds, seconds)
             stopped.kill(signal.SIGCONT)
 
@@ -149,8 +148,7 @@ def stop_and_kill(trial: Trial) -> None:
         wait_for_work(world)
         for _ in trial.rounds():
             world.rest(0.2, 0.6)
-            stopped = world.send("supervisor", signal.SIGSTOP)
-            world.send("agent")
+            stopped = world.send_soon(("supervisor",), signal.SIGSTOP)
+            world.send_soon(("agent",))
             world.rest(1.0, 12.0 if trial.wanted > 1 else 2.0)
-            if stopped:
-                stopped.kill(signal.SIGCONT)
+            stopped.kill(signal.SIGCONT)

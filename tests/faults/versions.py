@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def kill_migration(trial: Trial) -> None:
                 return
             call, number = swept.pop()
             store = _copy(old)
-            _open(
+            struck = _open(
                 store,
                 "strace",
                 "-f",
@@ -58,6 +59,8 @@ def kill_migration(trial: Trial) -> None:
                 "-e",
                 f"inject={call}:signal=KILL:when={number}",
             )
+            if struck.returncode != -signal.SIGKILL:  # strace ends as its program did
+                trial.miss()
             for text in look(store):
                 trial.refuse("I11", f"killed at {call} {number}: {text}")
 

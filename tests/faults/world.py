@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ LOAD = Path(__file__).with_name("load.py")
 ROLES = ("control plane", "agent", "launcher", "supervisor", "container", "runner", "client")
 CLEAN_SECONDS = 45.0  # a lease's last word and two sweeps
 FINISH_SECONDS = 180.0
+BACK_SECONDS = 60.0  # for a process that was killed to be there again
 UNFELT_SECONDS = 0.05
 
 
@@ -161,6 +162,19 @@ class World:
             self.add_client()
         return victim
 
+    def send_soon(
+        self, roles: Sequence[str], number: signal.Signals = signal.SIGKILL
+    ) -> Process:
+        """Send a signal to a process of one of ``roles`` as soon as there is one; return it."""
+        deadline = time.monotonic() + BACK_SECONDS
+        while (victim := self.send(self.random.choice(roles), number)) is None:
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"no {' or '.join(roles)} was there for {BACK_SECONDS:.0f} s\n{self.describe()}"
+                )
+            self.rest(0.05, 0.2)
+        return victim
+
     def rest(self, least_seconds: float, most_seconds: float) -> None:
         """Let the work go on for a time drawn by chance: when a fault strikes is what is tried."""
         for role in ("supervisor", "container"):
@@ -194,9 +208,13 @@ class World:
         broken = self._wait_for_clients()
         drain = Figures(time.monotonic() - begun, limit, explained=self.explained)
         if self._bystander is not None:
-            self._bystander.wait(FINISH_SECONDS)
-            alone, beside = split_pace(self._stood_by(), self._alone_count)
-            failed = sum(not event["right"] for event in self._stood_by())
+            if self._bystander.wait(FINISH_SECONDS):
+                broken.append(Violation("client", self._last_words()))
+            stood_by = self._stood_by()
+            if len(stood_by) <= self._alone_count:
+                broken.append(Violation("I10", "a bystander got no answer beside the fault"))
+            alone, beside = split_pace(stood_by, self._alone_count)
+            failed = sum(not event["right"] for event in stood_by)
             drain = replace(drain, others_failed=failed, others_p99_ratio=beside / alone)
             self.pace = (
                 f"p99 of submits {alone * 1000:.0f} ms alone, {beside * 1000:.0f} ms beside it"
