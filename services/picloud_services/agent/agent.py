@@ -51,7 +51,7 @@ ALONE_SECONDS = (
     60.0  # without a control plane and without work the agent leaves after this long
 )
 EXIT_RUNNING_ALREADY = 3
-SWEEP_SECONDS = 2 * cgroup.NEW_SECONDS
+SWEEP_SECONDS = cgroup.NEW_SECONDS
 
 
 class Agent:

@@ -31,7 +31,7 @@ CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "blkio")  # v1 hierarchies th
 NEEDED = frozenset({"memory", "cpu", "pids"})  # without one of these a limit would be a lie
 PERIOD_MICROSECONDS = 100_000
 MIN_QUOTA_MICROSECONDS = 1_000
-NEW_SECONDS = 10.0  # far more than between the making of a group and its first process
+NEW_SECONDS = 5.0  # far more than between the making of a group and its first process
 
 
 @dataclass(frozen=True, slots=True)
