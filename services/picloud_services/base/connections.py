@@ -1,6 +1,7 @@
 """Opens connections to SQLite and PostgreSQL, and says what their errors mean."""
 
 import errno
+import os
 import sqlite3
 import struct
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 BUSY_SECONDS = 30.0
-_LOG_INDEX = struct.Struct("=14xHI")  # page size, frames: sqlite.org/walformat.html 2.1
+_LOG_HEADER = struct.Struct(">8xI4x8s")  # page size, salts: sqlite.org/fileformat2.html 4.1
+_LOG_HEADER_BYTES = 32
+_LOG_FRAME = struct.Struct(">8x8s8x")  # salts
 _DISK_FULL_CODES = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE"}
 _DISK_FULL_STATES = {"53100"}  # PostgreSQL: disk_full
 _LOCKED_STATE = "55P03"  # lock_not_available
@@ -114,14 +117,23 @@ def _connect_sqlite(path: Path, *, read_only: bool) -> sqlite3.Connection:
 def log_bytes(path: Path) -> int:
     """Return how much of the write-ahead log of the SQLite file ``path`` is in use, 0 if unknown.
 
-    Its file does not shrink when it is begun anew; the header of its index has the count of frames.
+    Its file does not shrink when it is begun anew, but the frames of now begin it, with the salts of its header.
+    The index knows the number, but to close that file drops all locks of this process on it (fcntl(2)): the
+    next program to open the store would take it for unused and cut it off under our feet.
     """
     try:
-        with open(f"{path}-shm", "rb") as file:
-            page_bytes, frames = _LOG_INDEX.unpack(file.read(_LOG_INDEX.size))
+        with open(f"{path}-wal", "rb", buffering=0) as file:
+            page_bytes, salts = _LOG_HEADER.unpack(file.read(_LOG_HEADER.size))
+            step = _LOG_FRAME.size + page_bytes
+            low, high = 0, (os.fstat(file.fileno()).st_size - _LOG_HEADER_BYTES) // step
+            while low < high:
+                frame = (low + high) // 2
+                at = _LOG_HEADER_BYTES + frame * step
+                found = _LOG_FRAME.unpack(os.pread(file.fileno(), _LOG_FRAME.size, at))
+                low, high = (frame + 1, high) if found == (salts,) else (low, frame)
     except (OSError, struct.error):
         return 0
-    return int(page_bytes * frames)
+    return int(page_bytes * low)
 
 
 def _connect_postgresql(url: str, *, read_only: bool) -> Any:  # noqa: ANN401
