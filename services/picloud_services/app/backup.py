@@ -38,6 +38,8 @@ from picloud_services.app.backup_files import (
 from picloud_services.app.startup import load_settings, place_of
 from picloud_services.base.connections import BUSY_SECONDS, translate
 from picloud_services.base.filesystem import sync_folder
+from picloud_services.base.log_check import check_log
+from picloud_services.base.single_instance import is_alive, read_record
 from picloud_services.blobs.code_archives import archive_id
 from picloud_services.jobs.store import lease_text
 
@@ -52,7 +54,7 @@ def back_up(paths: ServicePaths, target: str, *, secrets: bool) -> dict[str, Any
     Raises:
         NotFound: no service was ever there.
         Conflict: ``target`` is there already.
-        Corrupt: the store is damaged.
+        Corrupt: the store or its log is damaged.
         DiskFull: it does not fit.
     """
     home = place_of(paths).paths.home
@@ -73,9 +75,16 @@ def back_up(paths: ServicePaths, target: str, *, secrets: bool) -> dict[str, Any
     with place.filled() as (files, store):
         backup = _Backup(home, files, store, secrets=secrets)
         try:
+            if not _is_running(paths):
+                check_log(home / STORE)  # SQLite would leave out in silence what it cannot read
             return backup.run()
         except sqlite3.Error as exc:
             raise _in_words(exc, home / STORE, path) from exc
+
+
+def _is_running(paths: ServicePaths) -> bool:
+    record = read_record(paths.record)
+    return record is not None and is_alive(record)
 
 
 def _in_words(error: sqlite3.Error, store: Path, target: Path) -> CloudException:

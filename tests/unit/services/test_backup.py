@@ -49,6 +49,23 @@ def test_backup_when_its_own_disk_is_full_then_that_one_is_named(paths, tmp_path
     assert "picloud delete" not in str(found.value)
 
 
+def test_backup_when_the_log_of_a_stopped_service_is_damaged_then_refused(paths, tmp_path):
+    store, log = paths.home / "store.db", paths.home / "store.db-wal"
+    writer = sqlite3.connect(store, isolation_level=None)
+    writer.executescript("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0")
+    writer.execute("CREATE TABLE t (x)")
+    for number in range(9):
+        writer.execute("INSERT INTO t VALUES (?)", (number,))
+    copies = store.read_bytes(), bytearray(log.read_bytes())
+    writer.close()
+    copies[1][len(copies[1]) // 2] ^= 1
+    store.write_bytes(copies[0])
+    log.write_bytes(copies[1])
+    with pytest.raises(Corrupt, match="commits in it cannot be read"):
+        back_up(paths, str(tmp_path / "b.tar"), secrets=False)
+    assert not list(tmp_path.glob("b.tar*"))
+
+
 def test_tar_when_a_file_lies_at_its_name_then_it_is_not_written_into(tmp_path):
     path = tmp_path / "b.tar.partial"
     path.touch(mode=0o666)
