@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from picloud_services.agent import cgroup, overlay, syscalls
+from picloud_services.agent import cgroup, syscalls
 from picloud_services.agent.container import ContainerError
-from tests.tools.container_harness import Lab, kinds_here, labs
+from tests.tools.container_harness import Lab, kinds_here, open_labs
 from tests.tools.platforms_page import skip_as_the_page_says
 
 pytestmark = pytest.mark.isolation
@@ -24,13 +23,10 @@ pytestmark = pytest.mark.isolation
 
 @pytest.fixture(scope="module")
 def all_labs() -> Iterator[dict[str, Lab]]:
-    place = Path(tempfile.mkdtemp(prefix="containers-"))
-    place.chmod(0o711)
-    yield labs(place)
-    syscalls.adopt_orphans(
-        wanted=False
-    )  # the plain kind did: this process goes on to other tests
-    overlay.remove_tree(str(place))  # also what a failed test left, however deep
+    with open_labs("containers-") as found:
+        yield found
+        # the plain kind did: this process goes on to other tests
+        syscalls.adopt_orphans(wanted=False)
 
 
 @pytest.fixture(params=[kind.value for kind in kinds_here()])

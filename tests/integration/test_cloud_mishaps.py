@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import os
-import shutil
 import sys
 import threading
 import types
@@ -21,23 +20,17 @@ from picloud_jupyter.cloud.keywords import DEFAULT_OPTIONS
 from picloud_jupyter.cloud.session import session
 from picloud_jupyter.protocol.errors import NotFound, QuotaExceeded, Unreachable
 from picloud_jupyter.transport.client import Client
-from picloud_jupyter.transport.paths import make_private, service_paths
-from tests.tools.play_gateway import PlayedGateway
+from picloud_jupyter.transport.paths import service_paths
+from tests.tools.play_gateway import played_service
 from tests.tools.service_under_test import eventually
 
 
 @pytest.fixture
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PICLOUD_HOME", str(tmp_path / "home"))
-    cloud.close()
-    run = service_paths().run
-    make_private(run)
-    played = PlayedGateway(run / "api.sock", tmp_path)
-    yield played
-    cloud.close()
-    eventually(lambda: all(t.name != "picloud-watcher" for t in threading.enumerate()))
-    played.close()
-    shutil.rmtree(run)
+    with played_service(tmp_path, monkeypatch) as played:
+        yield played
+        cloud.close()
+        eventually(lambda: all(t.name != "picloud-watcher" for t in threading.enumerate()))
 
 
 def same(x=0):

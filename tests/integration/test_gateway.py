@@ -14,21 +14,26 @@ from picloud_jupyter.protocol.errors import DiskFull
 from picloud_jupyter.protocol.frames import pack_frame, split_frame
 from picloud_jupyter.protocol.users import Quota
 from picloud_services.jobs.words import ResultItem
-from tests.tools.gateway_harness import GatewayUnderTest, Peer, call_frame, start_gateway
+from tests.tools.gateway_harness import (
+    GatewayUnderTest,
+    Peer,
+    call_frame,
+    connected,
+    serving,
+    start_gateway,
+)
 
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[GatewayUnderTest]:
-    started = await start_gateway(tmp_path)
-    yield started
-    await started.gateway.close()
+    async with serving(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture
 async def peer(gateway: GatewayUnderTest) -> AsyncIterator[Peer]:
-    opened = await Peer.open(gateway.api)
-    yield opened
-    await opened.close()
+    async with connected(gateway.api) as opened:
+        yield opened
 
 
 def code_of(answer) -> str:

@@ -6,21 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.gateway_harness import GatewayUnderTest, Peer, start_gateway
+from tests.tools.gateway_harness import GatewayUnderTest, Peer, connected, serving
 
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[GatewayUnderTest]:
-    started = await start_gateway(tmp_path)
-    yield started
-    await started.gateway.close()
+    async with serving(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture
 async def peer(gateway: GatewayUnderTest) -> AsyncIterator[Peer]:
-    opened = await Peer.open(gateway.api)
-    yield opened
-    await opened.close()
+    async with connected(gateway.api) as opened:
+        yield opened
 
 
 async def test_metrics_for_the_owner_are_text(peer):

@@ -7,23 +7,21 @@ import pytest
 
 from picloud_jupyter.protocol.codec import to_wire
 from picloud_jupyter.protocol.secrets import MAX_SECRET_BYTES
-from tests.tools.gateway_harness import PYTHON, Peer, call_frame, start_gateway
+from tests.tools.gateway_harness import PYTHON, Peer, call_frame, connected, serving
 
 SPEC = {"function_name": "f", "host_python": to_wire(PYTHON)}
 
 
 @pytest.fixture
 async def gateway(tmp_path):
-    made = await start_gateway(tmp_path)
-    yield made
-    await made.gateway.close()
+    async with serving(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture
 async def peer(gateway):
-    opened = await Peer.open(gateway.api)
-    yield opened
-    await opened.close()
+    async with connected(gateway.api) as opened:
+        yield opened
 
 
 def error_of(answer) -> dict[str, object]:

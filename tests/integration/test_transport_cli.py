@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +11,14 @@ import pytest
 from picloud_jupyter import cloud
 from picloud_jupyter.cli import main
 from picloud_jupyter.transport import inside
-from picloud_jupyter.transport.paths import make_private, service_paths
-from tests.tools.play_gateway import PlayedGateway
+from picloud_jupyter.transport.paths import service_paths
+from tests.tools.play_gateway import played_service
 
 
 @pytest.fixture
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PICLOUD_HOME", str(tmp_path / "home"))
-    cloud.close()
-    run = service_paths().run
-    make_private(run)
-    played = PlayedGateway(run / "api.sock", tmp_path)
-    yield played
-    cloud.close()
-    played.close()
-    shutil.rmtree(run)
+    with played_service(tmp_path, monkeypatch) as played:
+        yield played
 
 
 @pytest.fixture

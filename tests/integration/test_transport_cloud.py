@@ -3,7 +3,6 @@
 import asyncio
 import os
 import pickle
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,21 +12,14 @@ import pytest
 from picloud_jupyter import cloud
 from picloud_jupyter.cloud import maps
 from picloud_jupyter.transport.client import Exchange
-from picloud_jupyter.transport.paths import make_private, service_paths
-from tests.tools.play_gateway import PlayedGateway
+from picloud_jupyter.transport.paths import service_paths
+from tests.tools.play_gateway import played_service
 
 
 @pytest.fixture
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PICLOUD_HOME", str(tmp_path / "home"))
-    cloud.close()
-    run = service_paths().run
-    make_private(run)
-    played = PlayedGateway(run / "api.sock", tmp_path)
-    yield played
-    cloud.close()
-    played.close()
-    shutil.rmtree(run)
+    with played_service(tmp_path, monkeypatch) as played:
+        yield played
 
 
 def later(action, seconds=0.05):

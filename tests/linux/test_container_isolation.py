@@ -7,30 +7,24 @@ import os
 import platform
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from picloud_jupyter.protocol.jobs import ContainerKind
-from picloud_services.agent import overlay
-from tests.tools.container_harness import Lab, kinds_here, labs, python_of_tests
+from tests.tools.container_harness import Lab, isolated_kinds, open_labs, python_of_tests
 
 pytestmark = [pytest.mark.isolation, pytest.mark.root]
-
-ISOLATED = [kind.value for kind in kinds_here() if kind is not ContainerKind.PLAIN]
 
 
 @pytest.fixture(scope="module")
 def all_labs() -> Iterator[dict[str, Lab]]:
-    place = Path(tempfile.mkdtemp(prefix="isolation-"))
-    place.chmod(0o711)
-    yield labs(place)
-    overlay.remove_tree(str(place))
+    with open_labs("isolation-") as found:
+        yield found
 
 
-@pytest.fixture(params=ISOLATED)
+@pytest.fixture(params=isolated_kinds())
 def lab(request: pytest.FixtureRequest, all_labs: dict[str, Lab]) -> Lab:
     return all_labs[request.param]
 

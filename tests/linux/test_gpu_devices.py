@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from picloud_jupyter.protocol.jobs import ContainerKind
 from picloud_services.agent import overlay
 from picloud_services.agent.gpus import device_files, find_gpus
-from tests.tools.container_harness import Lab, kinds_here, labs
+from tests.tools.container_harness import Lab, isolated_kinds, labs
 
 pytestmark = [pytest.mark.root, pytest.mark.isolation]
 
@@ -57,7 +56,7 @@ def devices(place: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=[kind.value for kind in kinds_here() if kind is not ContainerKind.PLAIN])
+@pytest.fixture(params=isolated_kinds())
 def lab(request: pytest.FixtureRequest, all_labs: dict[str, Lab]) -> Lab:
     return all_labs[request.param]
 

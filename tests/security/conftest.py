@@ -1,7 +1,6 @@
 """A service to be attacked, and what it must be like afterwards."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from picloud_jupyter.cloud.session import session
 from picloud_jupyter.protocol import routes
 from picloud_jupyter.protocol.codec import to_wire
 from picloud_jupyter.protocol.frames import pack_frame
-from picloud_jupyter.protocol.jobs import ContainerKind, HostPython, JobSpec
+from picloud_jupyter.protocol.jobs import HostPython, JobSpec
 from picloud_jupyter.transport.paths import service_paths
-from picloud_services.agent import overlay
-from tests.tools.container_harness import Lab, kinds_here, labs
+from tests.tools.container_harness import Lab, isolated_kinds, open_labs
 from tests.tools.service_under_test import ServiceUnderTest, kinds_of_this_machine
 from tests.tools.unix_requests import BASE_URL, unix_session
 
@@ -95,19 +93,14 @@ def _furnish(running: ServiceUnderTest) -> Attacked:
 
 
 # ------------------------------------------------------------------- containers without a service
-ISOLATED = [kind.value for kind in kinds_here() if kind is not ContainerKind.PLAIN]
-
-
 @pytest.fixture(scope="session")
 def all_labs() -> Iterator[dict[str, Lab]]:
     """Makers of containers, by kind."""
-    place = Path(tempfile.mkdtemp(prefix="security-"))
-    place.chmod(0o711)
-    yield labs(place)
-    overlay.remove_tree(str(place))
+    with open_labs("security-") as found:
+        yield found
 
 
-@pytest.fixture(params=ISOLATED)
+@pytest.fixture(params=isolated_kinds())
 def lab(request: pytest.FixtureRequest, all_labs: dict[str, Lab]) -> Lab:
     """A maker of containers, once for each kind that isolates."""
     return all_labs[request.param]

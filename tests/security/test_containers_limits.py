@@ -8,8 +8,7 @@ import pytest
 
 from picloud_jupyter.cli.service import isolation_words
 from picloud_jupyter.protocol.jobs import ContainerKind
-from tests.security.conftest import ISOLATED
-from tests.tools.container_harness import Lab
+from tests.tools.container_harness import Lab, isolated_kinds
 from tests.tools.probes import PRELUDE, probe
 
 pytestmark = [pytest.mark.isolation, pytest.mark.root]
@@ -92,7 +91,7 @@ def test_36_shared_memory_counts_as_the_jobs_memory(lab: Lab) -> None:
 
 def test_plain_processes_are_said_to_be_not_isolated() -> None:
     assert "not isolated" in isolation_words({"container_kind": "plain"}).lower()
-    for kind in ISOLATED:
+    for kind in isolated_kinds():
         assert "not isolated" not in isolation_words({"container_kind": kind}).lower()
 
 

@@ -8,15 +8,16 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from picloud_jupyter.protocol.jobs import ContainerKind, HostPython, SandboxSpec
-from picloud_services.agent import cgroup, trial
+from picloud_services.agent import cgroup, overlay, trial
 from picloud_services.agent.container import Container, ContainerRequest, RunningContainer
 from picloud_services.agent.kinds import make_container
 from picloud_services.agent.uids import host_uid
@@ -219,6 +220,17 @@ def describe_python(executable: str) -> HostPython:
     )
 
 
+@contextlib.contextmanager
+def open_labs(prefix: str) -> Iterator[dict[str, Lab]]:
+    """Give `labs` in a folder of their own, and remove it with what a failed test left, however deep."""
+    place = Path(tempfile.mkdtemp(prefix=prefix))
+    place.chmod(0o711)
+    try:
+        yield labs(place)
+    finally:
+        overlay.remove_tree(str(place))
+
+
 def labs(tmp: Path) -> dict[str, Lab]:
     """Return a lab per kind that this machine should have; folders are open to their users."""
     found = {}
@@ -238,3 +250,8 @@ def kinds_here() -> list[ContainerKind]:
     if os.geteuid() == 0:
         return list(ContainerKind)
     return [ContainerKind.ROOTLESS, ContainerKind.PLAIN]
+
+
+def isolated_kinds() -> list[str]:
+    """Return those of them that isolate."""
+    return [kind.value for kind in kinds_here() if kind is not ContainerKind.PLAIN]

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,16 @@ async def start_gateway(root: Path, quota: Quota | None = None) -> GatewayUnderT
     )
 
 
+@asynccontextmanager
+async def serving(root: Path) -> AsyncIterator[GatewayUnderTest]:
+    """Give a gateway as `start_gateway` makes it, and close it."""
+    started = await start_gateway(root)
+    try:
+        yield started
+    finally:
+        await started.gateway.close()
+
+
 class Peer:
     """One keep-alive connection, by hand: what goes over the wire is what the test wrote."""
 
@@ -248,6 +258,16 @@ class Peer:
     async def close(self) -> None:
         self.writer.close()
         await self.writer.wait_closed()
+
+
+@asynccontextmanager
+async def connected(path: Path) -> AsyncIterator[Peer]:
+    """Give a connection to the socket ``path``, and close it."""
+    opened = await Peer.open(path)
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 def call_frame(function_bytes: bytes, argument_bytes: bytes, **changes: Any) -> bytes:

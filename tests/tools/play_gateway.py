@@ -8,20 +8,26 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 import socketserver
 import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from picloud_jupyter import cloud
 from picloud_jupyter.protocol.errors import CloudException, Conflict, NotFound, error_to_wire
 from picloud_jupyter.protocol.frames import Pack, pack_frame, split_frame
 from picloud_jupyter.protocol.ids import iterate_ranges, to_ranges
 from picloud_jupyter.serialize.failure import dump_failure
 from picloud_jupyter.serialize.payload import dump_bytes, load_call, load_function
+from picloud_jupyter.transport.paths import make_private, service_paths
 
 FINISHED = ("done", "error", "killed", "stalled")
 INLINE_BYTES = 64 * 1024
@@ -129,6 +135,22 @@ class PlayedGateway:
         with self.changed:
             while not check() and (left := deadline - time.monotonic()) > 0:
                 self.changed.wait(left)
+
+
+@contextlib.contextmanager
+def played_service(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedGateway]:
+    """Give what `cloud` finds as the service of this user, with its home in ``folder``."""
+    monkeypatch.setenv("PICLOUD_HOME", str(folder / "home"))
+    cloud.close()
+    run = service_paths().run
+    make_private(run)
+    played = PlayedGateway(run / "api.sock", folder)
+    try:
+        yield played
+    finally:
+        cloud.close()
+        played.close()
+        shutil.rmtree(run)
 
 
 class _Handler(BaseHTTPRequestHandler):
