@@ -93,17 +93,22 @@ def too_much(
     return []
 
 
-def soon(now: DiskSpace, before: DiskSpace) -> DiskSpace:
-    """Return what the disk will have at the next look if it goes on like this. Pure.
+def soon(now: DiskSpace, before: DiskSpace, seconds: float = LOOK_SECONDS) -> DiskSpace:
+    """Return what the disk will have at the next look if it goes on as since ``before``. Pure.
+
+    That was ``seconds`` ago: hours, where there was no container meanwhile.
 
     >>> soon(DiskSpace(100, 40), DiskSpace(100, 60)).free_bytes
     20
+    >>> soon(DiskSpace(100, 40), DiskSpace(100, 60), 10 * LOOK_SECONDS).free_bytes
+    38
     """
+    share = min(1.0, LOOK_SECONDS / seconds) if seconds > 0 else 1.0
     return DiskSpace(
         now.total_bytes,
-        now.free_bytes - max(0, before.free_bytes - now.free_bytes),
+        now.free_bytes - int(share * max(0, before.free_bytes - now.free_bytes)),
         now.total_files,
-        now.free_files - max(0, before.free_files - now.free_files),
+        now.free_files - int(share * max(0, before.free_files - now.free_files)),
     )
 
 
@@ -128,6 +133,7 @@ class LayerWatch:
         self._is_there = is_there
         self._end = end
         self._before: DiskSpace | None = None
+        self._before_at = 0.0  # monotonic
         self._ended: set[str] = set()
         self._count_at = 0.0  # not before; monotonic
         self._ticker = Ticker(
@@ -147,8 +153,10 @@ class LayerWatch:
         await self._ticker.stop()
 
     async def _look(self) -> None:
+        began = time.monotonic()
         now = disk_space(self._layers)
-        space, self._before = soon(now, self._before or now), now
+        space = soon(now, self._before or now, began - self._before_at)
+        self._before, self._before_at = now, began
         self._ended = {name for name in self._ended if self._is_there(name)}
         layers = [item for item in self._list_layers() if item.container not in self._ended]
         is_short = (
@@ -157,7 +165,6 @@ class LayerWatch:
         )
         if not layers or self._ended or not (is_short or self._limits.layer_bytes):
             return
-        began = time.monotonic()
         if not is_short and began < self._count_at:
             return
         fillings = await asyncio.to_thread(count_files, layers)

@@ -2,12 +2,16 @@
 
 import os
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 
+from picloud_services.agent import layer_watch
 from picloud_services.agent.layer_watch import (
+    LOOK_SECONDS,
     MIB,
     Filling,
+    LayerWatch,
     Limits,
     WatchedLayer,
     count_files,
@@ -44,6 +48,35 @@ def filling(name: str, mib: int, files: int = 10, *, is_idle: bool = False) -> F
 )
 def test_who_goes(fillings, space, limits, ended):
     assert [name for name, _ in too_much(fillings, space, limits)] == ended
+
+
+async def test_a_disk_that_was_filled_while_there_was_no_container_ends_none(
+    tmp_path, monkeypatch
+):
+    """What went in hours is not what goes until the next look."""
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    (layer / "file").write_bytes(b"x" * 3 * MIB)
+    watched = [WatchedLayer("a", str(layer), 0, is_idle=False)]
+    ended: list[str] = []
+    watch = LayerWatch(
+        tmp_path,
+        Limits(layer_bytes=0, free_bytes=10 * MIB, free_files=0),
+        lambda: watched,
+        lambda _container: False,
+        lambda container, _why: ended.append(container),
+    )
+    clock = [0.0]
+    spaces = iter([100 * MIB, 40 * MIB, 22 * MIB])
+    monkeypatch.setattr(layer_watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(layer_watch, "disk_space", lambda _: DiskSpace(10**12, next(spaces)))
+    await watch._look()
+    clock[0] += 3600.0
+    await watch._look()
+    assert ended == []
+    clock[0] += LOOK_SECONDS
+    await watch._look()
+    assert ended == ["a"]
 
 
 def test_words_name_the_setting_or_the_disk():
