@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from picloud_services.agent.leftovers import (
 )
 from picloud_services.agent.orders import RequestFields, StartOrder, start_frame
 from picloud_services.agent.overlay import remove_tree
+from picloud_services.agent.plain_process import MARK
 from picloud_services.agent.process_table import ProcessLine
 from picloud_services.agent.processes import find_process
 from tests.tools.deep_folders import make_deep
@@ -43,6 +45,35 @@ def test_stray_layers_go_however_deep_a_job_nested_folders(tmp_path):
     finally:
         os.close(held)
     assert [path.name for path in (tmp_path / "layers").iterdir()] == ["held"]
+
+
+def test_plain_processes_of_a_stray_layer_end_with_all_below_them(tmp_path):
+    """Their supervisor was killed, and the run directory is gone that named them."""
+    with contextlib.ExitStack() as running:
+        processes = {}
+        for name in ("gone", "alive", "held"):
+            (tmp_path / "layers" / name).mkdir(parents=True)
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", "env -i sleep 60 & echo $!; wait"],
+                env={MARK: name, "PATH": os.environ["PATH"]},
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            running.enter_context(process)
+            running.callback(os.killpg, process.pid, signal.SIGKILL)
+            assert process.stdout is not None
+            processes[name] = process, int(process.stdout.readline())
+        held = hold_layer(str(tmp_path / "layers" / "held"))
+        running.callback(os.close, held)
+        remove_stray_layers(tmp_path, alive={"alive"})
+        process, child = processes["gone"]
+        assert find_process(process.pid) is find_process(child) is None
+        for name in ("alive", "held"):
+            process, child = processes[name]
+            assert find_process(process.pid) is not None
+            assert find_process(child) is not None
+    assert sorted(path.name for path in (tmp_path / "layers").iterdir()) == ["alive", "held"]
 
 
 def test_a_folder_without_an_order_goes_however_deep_it_is(tmp_path):

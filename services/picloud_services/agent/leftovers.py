@@ -17,10 +17,12 @@ from picloud_services.agent.container import ContainerRequest
 from picloud_services.agent.kinds import make_container
 from picloud_services.agent.orders import StartOrder, read_start_frame
 from picloud_services.agent.overlay import remove_tree
+from picloud_services.agent.plain_process import MARK
 from picloud_services.agent.process_table import (
     Table,
     descendants,
     end_all,
+    marked,
     read_process,
     read_table,
 )
@@ -110,17 +112,25 @@ def hold_layer(layer_dir: str, least: int = 3) -> int:
 def remove_stray_layers(home: Path, alive: set[str]) -> None:
     """Remove layers whose container is not in ``alive``: their run directory went with a reboot.
 
-    Without a reboot a supervisor may have outlived it: what one holds stays.
+    Without a reboot a supervisor may have outlived it: what one holds stays. Where it was killed, too,
+    plain processes of the container may have outlived both; others end with their supervisor.
     """
-    for folder in (home / "layers").glob("*"):
-        if folder.name in alive:
-            continue
-        with contextlib.suppress(OSError):
-            layer = hold_layer(str(folder))
-            try:
+    with contextlib.ExitStack() as held:
+        strays = []
+        for folder in (home / "layers").glob("*"):
+            if folder.name not in alive:
+                with contextlib.suppress(OSError):
+                    held.callback(os.close, hold_layer(str(folder)))
+                    strays.append(folder)
+        if strays:
+            marks = [f"{MARK}={folder.name}" for folder in strays]
+            end_all(
+                lambda table: descendants(table, marked(table, *marks)),
+                within_seconds=END_SECONDS,
+            )
+        for folder in strays:
+            with contextlib.suppress(OSError):  # what cannot be removed now is tried next time
                 remove_tree(str(folder))
-            finally:
-                os.close(layer)
 
 
 def end_stray_pasta(pids: Iterable[int]) -> list[int]:

@@ -64,12 +64,12 @@ def descendants(table: Table, roots: Iterable[int]) -> set[int]:
     return found
 
 
-def marked(table: Table, mark: str) -> set[int]:
-    """Return the processes that were started with ``mark`` ("NAME=value") in their environment."""
-    found, wanted = set(), mark.encode()
+def marked(table: Table, *marks: str) -> set[int]:
+    """Return the processes that were started with one of ``marks`` ("NAME=value") in their environment."""
+    found, wanted = set(), {mark.encode() for mark in marks}
     for pid in table:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            if wanted in file.read().split(b"\0"):
+            if not wanted.isdisjoint(file.read().split(b"\0")):
                 found.add(pid)
     return found
 
