@@ -6,6 +6,7 @@ disk before the next begins, so two commits in one chain were both acknowledged.
 """
 
 import contextlib
+import os
 import sqlite3
 import struct
 from collections.abc import Iterator
@@ -31,7 +32,10 @@ def check_log(store: Path) -> None:
     log = store.with_name(f"{store.name}-wal")
     if not log.exists() or not log.stat().st_size:
         return
-    lost = _lost_commits(log.read_bytes(), _valid_frames(store))
+    with log.open(
+        "rb", buffering=0
+    ) as file:  # read by pieces: it has gigabytes after a long backup
+        lost = _lost_commits(file.fileno(), _valid_frames(store))
     if lost > 1:
         raise Corrupt(
             f"The log {log} is damaged: {lost} commits in it cannot be read, whose jobs would be lost.",
@@ -49,27 +53,26 @@ def _valid_frames(store: Path) -> int:
     return frames
 
 
-def _lost_commits(log: bytes, valid_frames: int) -> int:
-    """Return the most commits in one chain behind the valid part."""
-    if len(log) < _HEADER.size:
+def _lost_commits(log: int, valid_frames: int) -> int:
+    """Return the most commits in one chain behind the valid part of the open file ``log``."""
+    head = os.pread(log, _HEADER.size, 0)
+    if len(head) < _HEADER.size:
         return 0
-    magic, _, page_bytes, _, *rest = _HEADER.unpack_from(log)
+    magic, _, page_bytes, _, *rest = _HEADER.unpack(head)
     words = struct.Struct(">II" if magic & 1 else "<II")
     known: list[int] | None = rest[
         :2
     ]  # the salts of this log's frames; others are of an older one
-    if _sums(words, log[:_SUMMED_BYTES], (0, 0)) != tuple(rest[2:]):
+    if _sums(words, head[:_SUMMED_BYTES], (0, 0)) != tuple(rest[2:]):
         known, page_bytes, words = None, PAGE_BYTES, struct.Struct("=II")  # it is worth nothing
     most = commits = 0
     before: tuple[int, int] | None = None
-    for header, page in _frames(log, page_bytes, valid_frames):
-        _, commit, salt_1, salt_2, *sums = header
+    for frame, page_at in _frames(log, page_bytes, valid_frames):
+        _, commit, salt_1, salt_2, *sums = _FRAME.unpack(frame)
         if known not in (None, [salt_1, salt_2]):
             commits, before = 0, None
             continue
-        content = (
-            log[page - _FRAME.size : page - _FRAME.size + 8] + log[page : page + page_bytes]
-        )
+        content = frame[:8] + os.pread(log, page_bytes, page_at)
         if before is None or _sums(words, content, before) != (sums[0], sums[1]):
             commits = 0  # a chain begins
         commits += bool(commit)
@@ -78,11 +81,12 @@ def _lost_commits(log: bytes, valid_frames: int) -> int:
     return most
 
 
-def _frames(log: bytes, page_bytes: int, first: int) -> Iterator[tuple[tuple[int, ...], int]]:
+def _frames(log: int, page_bytes: int, first: int) -> Iterator[tuple[bytes, int]]:
     """Yield the header of each frame from number ``first`` on, and where its page begins."""
     step = _FRAME.size + page_bytes
-    for at in range(_HEADER.size + first * step, len(log) - step + 1, step):
-        yield _FRAME.unpack_from(log, at), at + _FRAME.size
+    end = os.fstat(log).st_size - step + 1
+    for at in range(_HEADER.size + first * step, end, step):
+        yield os.pread(log, _FRAME.size, at), at + _FRAME.size
 
 
 def _sums(words: struct.Struct, content: bytes, before: tuple[int, int]) -> tuple[int, int]:
