@@ -1,6 +1,7 @@
 """Folders of containers on disk, control groups of v2 on a recorded tree, the trial."""
 
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,6 +166,24 @@ def test_try_kinds_then_each_kind_works_or_says_why() -> None:
         assert not (found.works and found.mend)
     best = ContainerKind.ROOT if os.geteuid() == 0 else ContainerKind.ROOTLESS
     assert trial.choose(trials, best.value).works, trials
+
+
+def test_folders_of_trials_that_were_killed_are_removed(tmp_path, monkeypatch) -> None:
+    long_ago = time.time() - 2 * trial.LEFT_SECONDS
+    for name in ("picloud-trial-old", "picloud-trial-young", "other"):
+        (tmp_path / name / "files").mkdir(parents=True)
+        (tmp_path / name / "files" / "given").touch()
+    (tmp_path / "picloud-trial-link").symlink_to(tmp_path / "other")
+    for name in ("picloud-trial-old", "other", "picloud-trial-link"):
+        os.utime(tmp_path / name, (long_ago, long_ago), follow_symlinks=False)
+    left = {"picloud-trial-young", "other", "picloud-trial-link"}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        trial._remove_abandoned(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == left | {"picloud-trial-old"}
+    trial._remove_abandoned(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == left
+    assert (tmp_path / "other" / "files" / "given").exists()
 
 
 @pytest.mark.isolation

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from picloud_jupyter.protocol.jobs import ContainerKind, HostPython, SandboxSpec
 from picloud_jupyter.protocol.nodes import KindTrial
-from picloud_services.agent import syscalls
+from picloud_services.agent import overlay, syscalls
 from picloud_services.agent.container import Container, ContainerError, ContainerRequest
 from picloud_services.agent.kinds import make_container
 from picloud_services.agent.spawn import DOCTOR_HINT
@@ -27,7 +27,9 @@ from picloud_services.base.filesystem import file_identity
 
 ORDER = (ContainerKind.ROOT, ContainerKind.ROOTLESS, ContainerKind.PLAIN)
 TRIAL_SECONDS = 20.0
+LEFT_SECONDS = 3600.0  # no trial takes so long: whoever began it was killed
 VARIABLE = "PICLOUD_CONTAINER_KIND"
+_PREFIX = "picloud-trial-"
 # Runs inside: writes where jobs write, and looks at what must hold them.
 _CODE = """
 import os, socket, sys, threading
@@ -55,6 +57,7 @@ def try_kinds(layers: str | None = None) -> list[KindTrial]:
     ``layers`` is the folder that layers will be in: not every disk can hold one (default: a
     temporary folder).
     """
+    _remove_abandoned(tempfile.gettempdir())
     facts = read_facts()
     return [_try_kind(kind, facts, layers) for kind in ORDER]
 
@@ -159,11 +162,24 @@ def _try_kind(kind: ContainerKind, facts: HostFacts, layers: str | None) -> Kind
     return KindTrial(kind, works=False, why=why, mend=mend(kind, why, facts))
 
 
+def _remove_abandoned(folder: str) -> None:
+    """Remove what trials of this user left in ``folder`` that were killed; layers go with the stray ones."""
+    limit_at = time.time() - LEFT_SECONDS
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(_PREFIX)]
+    for name in names:
+        path = os.path.join(folder, name)
+        with contextlib.suppress(OSError):  # another user's, or just gone: not to be tried again
+            found = os.lstat(path)
+            if found.st_uid == os.geteuid() and found.st_mtime < limit_at:
+                overlay.remove_tree(path)
+
+
 def _run(container: Container, layers: str | None) -> str:
     """Make one container; return why it did not work, "" if it did."""
     with (
-        tempfile.TemporaryDirectory(prefix="picloud-trial-") as folder,
-        tempfile.TemporaryDirectory(prefix="picloud-trial-", dir=layers) as layer,
+        tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=layers) as layer,
     ):
         try:
             return _run_in(container, folder, f"{layer}/layer")
