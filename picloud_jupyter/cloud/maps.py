@@ -230,7 +230,10 @@ class _Sender:
 
         With a `_key` it may be the map of an earlier call, which is not this one's to end.
         """
-        self._finish_part()
+        with contextlib.suppress(
+            CloudException
+        ):  # ``error`` is told; those stored before are ended
+            self._finish_part()
         if not self._jids:
             return
         if self._is_keyed:

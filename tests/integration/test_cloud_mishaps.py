@@ -407,3 +407,20 @@ def test_results_of_several_maps_at_once(gateway):
     assert cloud.result([first, second, first[0]]) == [1, 2, 3, 1]
     cloud.call(same, _depends_on=[first, second])
     assert gateway.jobs[4]["spec"]["depends_on"] == [[1, 3]]
+
+
+def test_a_map_that_breaks_off_ends_its_jobs_though_its_last_part_was_refused(
+    gateway, monkeypatch
+):
+    monkeypatch.setattr(maps, "PART_SECONDS", float("inf"))
+    gateway.hold = True
+    gateway.faults.append(("full", "/v1/maps/1/parts/1"))
+
+    def elements():
+        yield from range(2_000)
+        raise ValueError("no more of them")
+
+    with pytest.raises(ValueError, match="no more of them"):
+        cloud.map(same, elements())
+    assert [job["status"] for job in gateway.jobs.values()] == ["killed"] * 1_000
+    assert gateway.maps[1]["sealed"]

@@ -1,7 +1,7 @@
 """A small real HTTP server that plays the control API, for the client's edge cases.
 
 Jobs run in the server's threads when they are submitted, or when `run` is called if ``hold`` is set.
-``faults`` says what happens to the next requests: ("drop", "drop_after", "busy", "garbage") by route prefix.
+``faults`` says what happens to the next requests: ("drop", "drop_after", "busy", "full", "garbage") by route prefix.
 """
 
 import contextlib
@@ -194,6 +194,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == "busy":
             self._send(503, b'{"error":{"code":"unavailable","message":"busy","retry":true}}')
+            return
+        if fault == "full":
+            self._send(507, b'{"error":{"code":"disk_full","message":"the disk is full"}}')
             return
         try:
             assert self.headers["X-PiCloud-Wire"] == "1"
