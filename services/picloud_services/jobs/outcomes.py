@@ -28,7 +28,7 @@ from picloud_services.jobs.lease_rows import (
     take_lease,
 )
 from picloud_services.jobs.lifecycle import Past, Terms, decide
-from picloud_services.jobs.links import blobs_of, link_blob
+from picloud_services.jobs.links import blobs_of, link_blob, unlink_blob
 from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.reasons import Facts
 from picloud_services.jobs.store import lease_number
@@ -58,6 +58,8 @@ _INSERT_LOST = Statement(
     VALUES (:user_id, :batch, :first_jid, :attempt, :node, :lease, :first_position,
       '[]', :usage, 0, :bytes, (SELECT seen_seconds FROM sequences), :at)"""
 )
+_BATCH_IS_THERE = Statement("SELECT 1 FROM batches WHERE batch = :batch")
+_DELETE_RESULT = Statement("DELETE FROM results WHERE result = :result")
 _SET_LINKS = Statement("UPDATE results SET links = :links WHERE result = :result")
 
 
@@ -313,7 +315,9 @@ class _Writer:
     def finish(self) -> None:
         """Write the counters and the cost, and how many jobs point at the record."""
         lease, tx = self.lease, self.tx
-        if self.links != self.expected:
+        if not self.links and not tx.one(_BATCH_IS_THERE, batch=lease.batch):
+            self._forget()
+        elif self.links != self.expected:
             tx.run(_SET_LINKS, result=self.result, links=self.links)
         core_seconds = self.core_seconds * self.rules.cores
         self.outcome.standing = add_to_user(
@@ -326,6 +330,16 @@ class _Writer:
         )
         if self.delta:
             add_to_batch(tx, lease.batch, self.delta)
+
+    def _forget(self) -> None:
+        """Drop the record: its jobs were killed and deleted, so nobody could, and it would count as theirs."""
+        kept, self.outcome.kept = self.outcome.kept, None
+        assert kept is not None
+        for item in kept.items:
+            for ref in blobs_of(item[7]):
+                unlink_blob(self.tx, ref.blob, self.report.at)
+        self.tx.run(_DELETE_RESULT, result=self.result)
+        self.size_bytes = 0
 
 
 def record_lost(
