@@ -160,7 +160,7 @@ def _connected_by(pid: int) -> int:
         if found is None:
             return 0
         with open(f"/proc/{pid}/status", "rb") as file:
-            depth = next(len(line.split()) - 1 for line in file if line.startswith(b"NStgid:"))
+            depth = sum(len(line.split()) - 1 for line in file if line.startswith(b"NStgid:"))
     except OSError:  # it has ended, or is hidden
         return 0
     return int(found[1]) if depth == PASTA_DEPTH else 0

@@ -169,7 +169,7 @@ def _remove_abandoned(folder: str) -> None:
         names = [entry.name for entry in entries if entry.name.startswith(_PREFIX)]
     for name in names:
         path = os.path.join(folder, name)
-        with contextlib.suppress(OSError):  # another user's, or just gone: not to be tried again
+        with contextlib.suppress(OSError):  # what cannot be removed is tried next time
             found = os.lstat(path)
             if found.st_uid == os.geteuid() and found.st_mtime < limit_at:
                 overlay.remove_tree(path)
