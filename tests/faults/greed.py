@@ -201,7 +201,7 @@ def greedy_beside_good(trial: Trial) -> None:
     with trial.world() as world:
         world.promises += [good_ones_are_unharmed, nothing_stays]
         wait_for_work(world)
-        while trial.count < trial.wanted:
+        for _ in trial.rounds():
             names = trial.random.sample(list(GREEDY), len(GREEDY))
             for name, (reason, value) in run_greedy(world, names).items():
                 trial.count += 1
