@@ -32,11 +32,11 @@ def check_log(store: Path) -> None:
     log = store.with_name(f"{store.name}-wal")
     if not log.exists() or not log.stat().st_size:
         return
-    with log.open(
-        "rb", buffering=0
-    ) as file:  # read by pieces: it has gigabytes after a long backup
-        lost = _lost_commits(file.fileno(), _valid_frames(store))
-    if lost > 1:
+    valid_frames = _valid_frames(store)
+    # read by pieces: after a long backup it has gigabytes
+    with log.open("rb", buffering=0) as file:
+        lost = _lost_commits(file.fileno(), valid_frames)
+    if lost > 1 and _valid_frames(store) == valid_frames:  # else a service writes it just now
         raise Corrupt(
             f"The log {log} is damaged: {lost} commits in it cannot be read, whose jobs would be lost.",
             hint="put back a copy of the home (picloud restore), or move that file away to go on without those jobs",

@@ -1,4 +1,4 @@
-"""A log of gigabytes is looked through in little memory, at the start of a service."""
+"""The log of the store is looked through in little memory, and may grow meanwhile."""
 
 import os
 import sqlite3
@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from picloud_jupyter.protocol.errors import Corrupt
+from picloud_services.base import log_check
 from picloud_services.base.connections import Source, connect
 from picloud_services.base.log_check import check_log
 
@@ -47,3 +48,11 @@ def test_log_when_long_and_damaged_then_refused(store):
     with sqlite3.connect(store) as left:  # what SQLite would have said nothing of
         assert left.execute("PRAGMA quick_check").fetchone() == ("ok",)
     left.close()
+
+
+def test_log_when_commits_come_while_it_is_read_then_they_are_not_lost_ones(store, monkeypatch):
+    frames = [1, 10, 1, 1]
+    monkeypatch.setattr(log_check, "_valid_frames", lambda _store: frames.pop(0))
+    check_log(store)
+    with pytest.raises(Corrupt, match="commits in it cannot be read"):
+        check_log(store)
