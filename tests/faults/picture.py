@@ -103,8 +103,12 @@ def find_leftovers(paths: ServicePaths, known_cgroups: set[str], *, down: bool) 
 
     ``known_cgroups`` were there before this service was.
     """
-    found = [*_mounts(paths), *_container_folders(paths)]
-    alive = _containers_of_this_machine(paths)
+    own = {path.name for path in (paths.run / "c").glob("*")}
+    gone = (
+        own if down else set()
+    )  # the folder of a container outlives it where both were forgotten
+    found = [*_mounts(paths), *_container_folders(paths, own - gone)]
+    alive = _containers_of_this_machine(paths) - gone
     for name in sorted(cgroups_of_containers() - known_cgroups - alive):
         found.append(f"the cgroup {name} of a container that is gone")
     if down:
@@ -119,8 +123,7 @@ def _mounts(paths: ServicePaths) -> Iterator[str]:
             yield f"a mount at {where}"
 
 
-def _container_folders(paths: ServicePaths) -> Iterator[str]:
-    alive = {path.name for path in (paths.run / "c").glob("*")}
+def _container_folders(paths: ServicePaths, alive: set[str]) -> Iterator[str]:
     for path in (paths.home / "layers").glob("*"):
         if path.name not in alive:
             yield f"the layer {path.name} of a container that is gone"

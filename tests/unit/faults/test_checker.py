@@ -1,9 +1,11 @@
 """The checker itself: what it would notice, and that a row which strikes nothing is not clean."""
 
+from picloud_jupyter.transport.paths import ServicePaths
 from tests.faults.__main__ import run
 from tests.faults.catalog import MOST_MISSES, Fault, Trial
 from tests.faults.invariants import BatchRow, Figures, JobRow, Picture, check
 from tests.faults.journal import Event
+from tests.faults.picture import cgroups_of_containers, find_leftovers
 
 
 def submitted(token: str, jids: list[int], **facts: object) -> list[Event]:
@@ -35,6 +37,16 @@ def test_i1_a_map_that_was_given_fewer_jobs_than_it_has_elements():
 def test_i1_a_job_that_was_given_out_for_two_submits():
     found = broken(submitted("t", [1]) + submitted("u", [1]), [1])
     assert found == ["I1: job 1 was given out for t, u"]
+
+
+def test_i7_a_layer_whose_container_is_named_by_a_service_that_is_down(tmp_path):
+    paths = ServicePaths(tmp_path / "home", tmp_path / "run")
+    for folder in (paths.home / "layers" / "0123456789ab", paths.run / "c" / "0123456789ab"):
+        folder.mkdir(parents=True)
+    known = cgroups_of_containers()
+    assert find_leftovers(paths, known, down=False) == []
+    left = find_leftovers(paths, known, down=True)
+    assert left == ["the layer 0123456789ab of a container that is gone"]
 
 
 def test_rounds_that_miss_do_not_count():
