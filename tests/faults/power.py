@@ -95,6 +95,7 @@ def cut_power(world: World, disk: Disk) -> None:
         for client in world.clients:
             client.poll()  # reaped
         wait_for_end(victims)
+    world.all_died_at = time.time()
     world.clients.clear()
     disk.replace(survives)
     boot(world)

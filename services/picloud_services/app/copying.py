@@ -21,7 +21,7 @@ INTERRUPTED = 130
 
 def run_copying(word: str, paths: ServicePaths, options: Sequence[str]) -> int:
     """Make or restore the backup named by the last of ``options``; return the exit code."""
-    os.umask(0o077)
+    mask = os.umask(0o077)
     try:
         if word == "backup":
             found = back_up(paths, options[-1], secrets="--secrets" in options)
@@ -32,6 +32,8 @@ def run_copying(word: str, paths: ServicePaths, options: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        os.umask(mask)
     sys.stdout.write(json.dumps(found))
     return 0
 

@@ -12,7 +12,8 @@ from picloud_services.jobs.outcomes import Report, Rules, record
 from picloud_services.jobs.store import NewLease, insert_lease
 
 LEASE = "00000000000000a1"
-BLOB = {"blob": "ab" * 16, "size": 100_000, "digest": "d"}
+BLOB_BYTES = 100_000
+BLOB = {"blob": "ab" * 16, "size": BLOB_BYTES, "digest": "d"}
 _USER = Statement("INSERT INTO users (user_id, disk_bytes) VALUES (1000, 0)")
 _BATCH = Statement(
     """INSERT INTO batches (batch, user_id, kind, is_map, spec, function_digest, priority, dependencies,
@@ -55,6 +56,6 @@ def test_record_when_its_batch_was_deleted_then_nothing_is_kept_or_counted(tx):
 def test_record_when_its_jobs_were_killed_and_are_there_then_it_goes_with_their_batch(tx):
     tx.run(_BATCH)
     record(tx, report(), lambda _tx, _batch: Rules(Terms()))
-    kept_bytes = 3 + 2 * 64 + 10 + BLOB["size"]
+    kept_bytes = 3 + 2 * 64 + 10 + BLOB_BYTES
     assert tx.all(_RESULTS) == [(0, kept_bytes)]
     assert tx.value(_DISK) == kept_bytes
