@@ -52,6 +52,7 @@ ALONE_SECONDS = (
 )
 EXIT_RUNNING_ALREADY = 3
 SWEEP_SECONDS = cgroup.NEW_SECONDS
+PASTA_SECONDS = 60.0  # a look at every process of the machine
 
 
 class Agent:
@@ -63,7 +64,10 @@ class Agent:
         self._settings = settings
         self._left = asyncio.Event()
         self._ticker = Ticker("agent", LOOK_SECONDS, self._tick)
-        self._sweeps = Ticker("left by others", SWEEP_SECONDS, _sweep)
+        self._sweeps = [
+            Ticker("left control groups", SWEEP_SECONDS, _sweep_groups),
+            Ticker("left networks", PASTA_SECONDS, _sweep_networks),
+        ]
         self._kills = False
         self._bundle = bundle
         self._launcher = launcher
@@ -104,7 +108,8 @@ class Agent:
         await self._adopt()
         self._sampler.start()
         self._layer_watch.start()
-        self._sweeps.start()
+        for sweep in self._sweeps:
+            sweep.start()
         await self._desk.control.start()
         self._say_who()
         self._ticker.start()
@@ -197,7 +202,8 @@ class Agent:
 
     async def _close(self) -> None:
         await self._ticker.stop()
-        await self._sweeps.stop()
+        for sweep in self._sweeps:
+            await sweep.stop()
         self._desk.give_back()
         for client in self._containers.all():
             if self._kills or not client.leases:
@@ -275,16 +281,17 @@ def _clean_dead(home: Path, bundle: Path, found: list[Found], alive: set[str]) -
     remove_unused(home, used | {bundle.name})
 
 
-async def _sweep() -> None:
-    """Remove what killed agents, supervisors and trials left, at any time; what is too new waits for the next look."""
-    await asyncio.to_thread(_sweep_once)
-
-
-def _sweep_once() -> None:
-    if ended := end_stray_pasta(list_pids()):
-        log.warning("networks of containers that are gone are ended: processes %s", ended)
-    if (tree := cgroup.detect()) is not None and (names := cgroup.sweep(tree)):
+async def _sweep_groups() -> None:
+    """Remove what killed supervisors and trials left, at any time; what is too new waits for the next look."""
+    tree = await asyncio.to_thread(cgroup.detect)
+    if tree is not None and (names := await asyncio.to_thread(cgroup.sweep, tree)):
         log.warning("control groups of containers that are gone are removed: %s", names)
+
+
+async def _sweep_networks() -> None:
+    """End the networks that killed agents and supervisors left."""
+    if ended := await asyncio.to_thread(lambda: end_stray_pasta(list_pids())):
+        log.warning("networks of containers that are gone are ended: processes %s", ended)
 
 
 def _ourselves() -> Process:
