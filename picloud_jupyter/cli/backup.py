@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> Text:
     found = run_copying("backup", arguments, ["--secrets"] if arguments.secrets else [])
     with_secrets = "secrets too" if found["secrets"] else "without secrets"
     text = (
-        f"{found['jobs']:,} jobs with {found['payloads']:,} large payloads and all output, {with_secrets}: "
+        f"{found['jobs']:,} jobs with their results and output, {with_secrets}: "
         f"{format_bytes(found['bytes'])} in {arguments.place}{lost_words(found['lost'])}"
     )
     return Text(text, found)

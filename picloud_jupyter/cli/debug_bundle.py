@@ -61,7 +61,7 @@ class Bundle:
         """Write it all to ``path``, readable by its owner alone; a file that is there is not touched.
 
         Raises:
-            Conflict: there is a file already.
+            Conflict: there is something already.
             InvalidRequest: it cannot be written there.
         """
         texts = {"README.txt": self.redactor.clean(self.about(when))}
@@ -71,8 +71,8 @@ class Bundle:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         except FileExistsError:
             raise Conflict(
-                f"there is a file {path} already; nothing was written",
-                hint="name another one, or remove it",
+                f"{path} is there already; nothing was written",
+                hint="name another file",
             ) from None
         except OSError as exc:
             raise InvalidRequest(f"{path} cannot be written: {exc.strerror}") from exc

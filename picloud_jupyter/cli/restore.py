@@ -26,7 +26,7 @@ def _run(arguments: argparse.Namespace) -> Text:
 
 COMMAND = Command(
     "restore",
-    "put a backup into a home that has no jobs yet",
+    "put a backup into a home that was not used yet",
     (
         "picloud restore jobs.tar.gz",
         "PICLOUD_HOME=~/copy picloud restore /mnt/usb/today",

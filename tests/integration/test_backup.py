@@ -206,6 +206,9 @@ async def test_damaged_backup_is_refused_and_the_home_stays_empty(made, tmp_path
     broken.write_bytes(b"")
     with pytest.raises(Corrupt):
         restore(target, str(broken))
+    broken.write_bytes(b"print('a script')\n" * 99)
+    with pytest.raises(Corrupt, match="no tar file. Nothing"):
+        restore(target, str(broken))
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/x", "store.db-wal", "picloud_config.py"])
@@ -243,7 +246,7 @@ async def test_targets_and_homes_that_are_taken_are_refused(home, made, tmp_path
         back_up(place(tmp_path, "other"), str(tmp_path / "c.tar"), secrets=False)
     with pytest.raises(NotFound, match="no backup"):
         restore(place(tmp_path, "other"), str(tmp_path / "none"))
-    with pytest.raises(Conflict, match="holds jobs already"):
+    with pytest.raises(Conflict, match="was used already"):
         restore(home, str(made))
     used = place(tmp_path, "used")
     lock = InstanceLock(used.lock)

@@ -191,7 +191,8 @@ def read_backup(path: Path) -> Iterator[Iterator[tuple[str, HashedFile]]]:
             with tarfile.open(path, "r:*") as tar:
                 yield _in_tar(tar, path)
     except (tarfile.TarError, EOFError, zlib.error) as exc:
-        raise damaged(path, str(exc)) from exc
+        several = "\n" in str(exc)  # tarfile tells what each way of reading it said
+        raise damaged(path, "it is no tar file" if several else str(exc)) from exc
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, HashedFile]]:

@@ -47,7 +47,7 @@ def restore(paths: ServicePaths, source: str) -> dict[str, Any]:
     Raises:
         NotFound: there is no such backup.
         Corrupt: it is damaged or not whole.
-        Conflict: the home is in use, or has jobs already, or what is left of others.
+        Conflict: the home is in use, or was used already.
         InvalidRequest: its service keeps jobs elsewhere.
         NotAllowed: its jobs are not this user's.
         Incompatible: a newer version made it.
@@ -107,8 +107,8 @@ def _restore(paths: ServicePaths, source: Path) -> dict[str, Any]:
 def _refuse_jobs(home: Path) -> None:
     if (home / STORE).exists():
         raise Conflict(
-            f"{home} holds jobs already, which a restore would replace",
-            hint="name another home with PICLOUD_HOME, or remove those for good with `picloud down --purge`",
+            f"{home} was used already; a restore would replace its jobs",
+            hint="name another home with PICLOUD_HOME, or remove what is there for good with `picloud down --purge`",
         )
     for log in (home / f"{STORE}-wal", home / f"{STORE}-journal"):
         if log.exists() and log.stat().st_size:
