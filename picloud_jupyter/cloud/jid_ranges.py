@@ -163,5 +163,7 @@ def _ranges_of_range(value: range) -> list[JidRange]:
 
 def _pair(first: int, last: int) -> JidRange:
     if not 1 <= first <= last <= MAX_JID:
-        raise ValueError(f"{first if first < 1 else last} is not a job id; they begin at 1")
+        raise ValueError(
+            f"{first if first < 1 else last} is no job id; they go from 1 to {MAX_JID}"
+        )
     return first, last

@@ -51,9 +51,9 @@ class Deadline:
         """Return the exception for the jobs that are still unfinished."""
         jids: Any = JidRanges.of_pairs(pending)
         count = len(jids)
-        what = f"{count:,} jobs are" if count != 1 else f"job {jids[0]} is"
+        what = f"{count:,} jobs are" if count != 1 else "it is"
         return CloudTimeoutError(
-            f"{what} not finished after {self.timeout:g} seconds",
+            f"{what} not finished after {self.timeout:g} s",
             int(jids[0]) if count == 1 else jids,
         )
 

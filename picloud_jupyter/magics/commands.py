@@ -41,7 +41,7 @@ def run(jobs: CellJobs, line: str) -> Any:  # noqa: ANN401  # shown by IPython
     command = COMMANDS.get(name)
     if command is None:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        tip = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        tip = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
         raise UsageError(
             f"%picloud: {name!r} is no command; {tip} To run a cell write %%picloud"
         )

@@ -66,9 +66,11 @@ def parse_jids(text: str) -> list[JidRange]:
             )
         first = int(first_text)
         last = int(last_text) if dash else first
-        if not 1 <= first <= last <= MAX_JID:
+        if not (1 <= first <= MAX_JID and 1 <= last <= MAX_JID):
+            raise ValueError(f"{piece.strip()!r} is no job id; they go from 1 to {MAX_JID}")
+        if first > last:
             raise ValueError(
-                f"{piece.strip()!r} is not a range of job ids; the first must be at least 1 and at most the last"
+                f"{piece.strip()!r} is no range of job ids; write the lower one first"
             )
         ranges.append((first, last))
     return merge_ranges(ranges)

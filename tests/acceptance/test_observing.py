@@ -77,7 +77,7 @@ def test_why_of_a_job_that_runs_and_of_one_that_waits_for_it(service):
     assert running.summary.startswith("It runs since ")
     assert f"picloud logs -f {int(first)}" in running.next_step
     assert any(step.container for step in running.steps if step.text.startswith("started"))
-    assert f"waiting for jobs {int(first)}" in cloud.why(second).summary
+    assert f"waiting for job {int(first)}" in cloud.why(second).summary
     cloud.kill([first, second])
     assert cloud.why(first).reason == "killed"
 

@@ -112,9 +112,9 @@ async def test_story_of_dependencies_and_of_what_still_waits(system, tmp_path):
     slow = await system.call()
     met = await system.call(depends_on=((first, first),))
     waiting = await system.call(depends_on=((slow, slow),))
-    assert f"waits for jobs {first}" in await texts(system, tmp_path, met)
+    assert f"waits for job {first}" in await texts(system, tmp_path, met)
     now = await texts(system, tmp_path, waiting, "now")
-    assert now == [f"waiting for jobs {slow} to finish"]
+    assert now == [f"waiting for job {slow} to finish"]
     await system.service.kill(USER, None)
     story = await stories(system, tmp_path).story(USER, waiting)
     assert (story.reason, story.status) == ("killed", "killed")

@@ -24,5 +24,7 @@ class Whys:
             span = self._live.find(jid)
             assert span is not None
             ranges = self._dependencies.waits_for(span.batch)
-            return f"waiting for jobs {format_jids(ranges)} to finish" if ranges else ""
+            jids = format_jids(ranges)
+            noun = "job" if jids.isdecimal() else "jobs"
+            return f"waiting for {noun} {jids} to finish" if ranges else ""
         return ""

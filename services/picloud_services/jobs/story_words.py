@@ -65,9 +65,11 @@ def _beginning(facts: StoryFacts) -> Iterator[Step]:
         yield Step(facts.created_at, f"not run: the kept result of job {facts.cached_from}")
     if facts.depends_on:
         jids = format_jids(facts.depends_on)
-        yield Step(facts.created_at, f"waits for jobs {jids}")
+        one = jids.isdecimal()
+        yield Step(facts.created_at, f"waits for {'job' if one else 'jobs'} {jids}")
         if facts.met_at is not None and facts.met_at > facts.created_at:
-            yield Step(facts.met_at, f"jobs {jids} have finished")
+            finished = f"job {jids} has finished" if one else f"jobs {jids} have finished"
+            yield Step(facts.met_at, finished)
 
 
 def _runs(facts: StoryFacts, running: Running | None, now_at: float) -> Iterator[Step]:

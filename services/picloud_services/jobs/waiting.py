@@ -49,7 +49,7 @@ class Waiting:
         for first, last in jids:
             total += last - first + 1
             if total > MAX_JIDS:
-                raise InvalidRequest(f"ask for at most {MAX_JIDS} jobs at once")
+                raise InvalidRequest(f"ask for at most {MAX_JIDS:,} jobs at once")
             at = first
             for span in self._live.overlapping(first, last):
                 start, stop = span.cut(first, last)

@@ -115,6 +115,8 @@ def test_job_with_dependencies_when_told_then_when_they_were_met():
         "waits for jobs 3-5",
         "jobs 3-5 have finished",
     ]
+    alone = story(facts(depends_on=[(3, 3)], met_at=150.0), why="queued because ...")
+    assert texts(alone)[1:3] == ["waits for job 3", "job 3 has finished"]
 
 
 @pytest.mark.parametrize(

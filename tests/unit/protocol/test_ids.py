@@ -35,5 +35,16 @@ def test_text_that_is_no_jids_says_what_to_write(text):
         ids.parse_jids(text)
 
 
+@pytest.mark.parametrize("text", ["0", "0-3", str(ids.MAX_JID + 1)])
+def test_number_that_no_job_can_have_says_which_ones_can(text):
+    with pytest.raises(ValueError, match=f"'{text}' is no job id; they go from 1 to"):
+        ids.parse_jids(text)
+
+
+def test_range_from_high_to_low_says_so():
+    with pytest.raises(ValueError, match="'4-1' .* lower one first"):
+        ids.parse_jids("4-1")
+
+
 def test_python_range_is_one_pair_without_counting():
     assert ids.to_ranges(range(1, 10**9)) == [(1, 10**9 - 1)]
