@@ -66,7 +66,9 @@ class Bundle:
         """
         texts = {"README.txt": self.redactor.clean(self.about(when))}
         texts |= {name: text for name, (_, text) in self.parts.items()}
-        folder = path.name.removesuffix(".gz").removesuffix(".tar")
+        folder = path.name.removesuffix(".gz").removesuffix(".tar").removesuffix(".tgz")
+        if folder == path.name:  # what is unpacked must not have the name of the file itself
+            folder += ".d"
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         except FileExistsError:
