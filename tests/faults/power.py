@@ -89,7 +89,12 @@ def cut_power(world: World, disk: Disk) -> None:
     for process in everybody:
         process.kill(signal.SIGSTOP)
     survives = disk.copy()
-    while victims := [process for role in ROLES for process in world.find(role)]:
+    # Those that were stopped between fork and exec are found by their role no more.
+    while victims := [
+        process
+        for process in {*everybody, *(p for role in ROLES for p in world.find(role))}
+        if find_process(process.pid) == process
+    ]:
         for process in victims:
             process.kill(signal.SIGKILL)
         for client in world.clients:
