@@ -22,6 +22,7 @@ from tests.faults.picture import cgroups_of_containers, find_leftovers, take_pic
 from tests.tools.disks import mounted
 from tests.tools.service_under_test import ServiceUnderTest
 
+LAUNCHER = b"picloud_services.agent.launcher\0"
 LOAD = Path(__file__).with_name("load.py")
 ROLES = ("control plane", "agent", "launcher", "supervisor", "container", "runner", "client")
 CLEAN_SECONDS = 45.0  # a lease's last word and two sweeps
@@ -138,7 +139,9 @@ class World:
         containers = {process.pid for process in self._supervisors()}
         pids = [pid for pid in pids if pid not in containers]
         if role == "launcher":
-            return [pid for pid in pids if _parent(pid) in pids]
+            # the first is a fork of the agent, one that replaces a lost one a program of its own
+            found = {child for pid in pids for child in _children(pid)}
+            return [pid for pid in found if pid in pids or LAUNCHER in _command(pid)]
         return [pid for pid in pids if _parent(pid) not in pids]
 
     def _supervisors(self) -> list[Process]:
