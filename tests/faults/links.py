@@ -159,7 +159,6 @@ def spoil_requests_of_jobs(trial: Trial) -> None:
 def spoil_runner_link(trial: Trial) -> None:
     """Another voice on a runner's own socket: its container ends, and its jobs run elsewhere."""
     with trial.world() as world:
-        world.explained = frozenset({"crashed"})  # what is said in a runner's name, it has said
         wait_for_work(world)
         for _ in trial.rounds():
             world.rest(0.3, 0.8)
