@@ -70,6 +70,18 @@ def test_claim_when_nothing_becomes_free_then_one_core_is_used_all_the_same(fold
         ledger.close()
 
 
+def test_claim_when_a_job_needs_more_than_others_leave_then_it_is_begun_all_the_same(folder):
+    """Or it would keep a core idle that others want, and wait for one that they keep."""
+    busy, wide = CoresLedger(2, folder), CoresLedger(2, folder)
+    assert busy.claim(1) == 1
+    grants = [wide.claim(2, 2) for _ in range(PATIENT_CLAIMS + 2)]
+    assert grants == [1] * PATIENT_CLAIMS + [2, 2]
+    assert wide.claim(2) == 1, "what runs goes on; nothing more is begun"
+    busy.close()
+    assert wide.claim(2, 2) == 2
+    wide.close()
+
+
 def test_claim_when_the_other_process_is_killed_then_its_cores_are_free(folder):
     script = (
         "import sys; from pathlib import Path\n"

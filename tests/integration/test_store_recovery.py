@@ -382,7 +382,7 @@ async def test_job_of_many_cores_claims_them_all(tmp_path):
     engine = FakeEngine(report(cores=4, memory_bytes=32 * GIB))
     claimed = []
 
-    def claim(node, wanted):
+    def claim(node, wanted, least=1.0):
         claimed.append(wanted)
         return wanted
 

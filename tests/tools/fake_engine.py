@@ -144,7 +144,7 @@ class FakeEngine:
         kept = self._nodes[node].unacknowledged
         kept[:] = [event for event in kept if event.n > n]
 
-    def claim_cores(self, node: str, wanted: float) -> float:
+    def claim_cores(self, node: str, wanted: float, least: float = 1.0) -> float:
         return wanted if self.grant is None else min(wanted, self.grant)
 
     async def read_output(

@@ -2,10 +2,10 @@
 
 One file per core in a folder that every user may open. Who uses a core holds an exclusive lock on
 its file; the kernel lets go of it when the process ends, however it ends. A service that gets no
-core at all holds a lock on one of the ``hungry`` files: the others see that and go down to half of
-the machine. One that still gets none after a few seconds (a third service on two cores, or long jobs
-elsewhere) uses one core all the same: slower work for all is better than none for one. The folder has
-no content that anybody trusts.
+core at all, or too few for any of its jobs, holds a lock on one of the ``hungry`` files: the others see
+that and go down to half of the machine. One that still gets too few after a few seconds (a third service
+on two cores, long jobs elsewhere, a job for all cores) uses what one job needs all the same: slower work
+for all is better than none for one. The folder has no content that anybody trusts.
 """
 
 import fcntl
@@ -39,9 +39,10 @@ class CoresLedger:
         """How many cores are ours now."""
         return len(self._held)
 
-    def claim(self, wanted_cores: float) -> int:
+    def claim(self, wanted_cores: float, least_cores: float = 1.0) -> int:
         """Return how many cores may be used from now on: at most ``wanted_cores``, rounded up.
 
+        ``least_cores``: with fewer nothing can be begun.
         Call it again as demand changes, and every second while any is wanted: that is when a
         grant shrinks because another service has none. Finish what runs then and start no more.
         Where the folder cannot be used everything is granted: then there is no other service.
@@ -60,10 +61,11 @@ class CoresLedger:
                 break
             if core not in self._held and (taken := self._take(f"core-{core}")) is not None:
                 self._held[core] = taken
-        is_hungry = wanted > 0 and not self._held
+        least = min(wanted, math.ceil(least_cores))
+        is_hungry = len(self._held) < least
         self._show_hunger(hungry=is_hungry)
         self._hungry_claims = self._hungry_claims + 1 if is_hungry else 0
-        return 1 if self._hungry_claims > PATIENT_CLAIMS else len(self._held)
+        return least if self._hungry_claims > PATIENT_CLAIMS else len(self._held)
 
     def close(self) -> None:
         """Give everything back."""

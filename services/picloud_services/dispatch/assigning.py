@@ -79,6 +79,13 @@ class Assigner:
             return 0.0
         return self.queue.count_of(user_id) * _cores(work.batch.spec)
 
+    def least_cores(self, capacity: float) -> float:
+        """Return how many cores it takes to begin one of the jobs that are next on a node of ``capacity``."""
+        users = [user for user in self.queue.users() if self.wanted_cores(user)]
+        heads = [work for user in users if (work := self.queue.head(user)) is not None]
+        needs = [_cores(work.batch.spec) for work in heads]
+        return min((cores for cores in needs if cores <= capacity), default=1.0)
+
     def why_limited(self, user_id: int, spec: JobSpec, now: float) -> str:
         """Return why the user's quota lets no job of ``spec`` start now; "" if it does."""
         held = self.cluster.holding(now).get(user_id)

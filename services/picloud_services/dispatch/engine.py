@@ -111,9 +111,10 @@ class Engine(Protocol):
     def acknowledge(self, node: str, n: int) -> None:
         """Say that events up to ``n`` are committed and need not be sent again."""
 
-    def claim_cores(self, node: str, wanted: float) -> float:
+    def claim_cores(self, node: str, wanted: float, least: float = 1.0) -> float:
         """Return how many cores of ``node`` may be used now, at most ``wanted``.
 
+        ``least``: with fewer nothing can be begun.
         Call it as demand changes, and every second while any is wanted: another service of that
         machine may use the rest. A grant may shrink: then start no more.
         """

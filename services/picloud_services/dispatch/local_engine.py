@@ -286,16 +286,12 @@ class LocalEngine:
         if n > 0 and self._link is not None and self._report is not None:
             self._link.send({"t": "ack", "n": n})
 
-    def claim_cores(self, node: str, wanted: float) -> float:
-        """Return how many cores of ``node`` may be used now, at most ``wanted``.
-
-        Call it as demand changes, and every second while any is wanted: another embedded service
-        of this machine may use the rest, and a grant may shrink in its favour.
-        """
+    def claim_cores(self, node: str, wanted: float, least: float = 1.0) -> float:
+        """See `Engine`: another embedded service of this machine may use the rest."""
         if self._report is None or self._report.node != node:
             return 0.0
         wanted = min(wanted, self._report.capacity.cores)
-        return min(wanted, self._ledger.claim(wanted)) if self._ledger else wanted
+        return min(wanted, self._ledger.claim(wanted, least)) if self._ledger else wanted
 
     async def stop_node(self, node: str, *, kill: bool) -> None:
         """Have the agent of ``node`` leave, with ``kill`` after all jobs; returns when it did.

@@ -115,4 +115,6 @@ class Upkeep:
             if wanted == before and (not wanted or now - asked_at < CLAIM_SECONDS):
                 continue
             self._claimed[name] = wanted, now
-            node.granted_cores = self._engine.claim_cores(name, wanted)
+            # What runs goes on without any more; where nothing does, part of what is needed is idle.
+            least = 1.0 if node.used_cores else self._assigner.least_cores(node.capacity.cores)
+            node.granted_cores = self._engine.claim_cores(name, wanted, least)

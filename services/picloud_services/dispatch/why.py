@@ -1,6 +1,6 @@
 """Why a queued job does not run yet, in words. Pure."""
 
-from picloud_jupyter.protocol.jobs import GIB, Resources
+from picloud_jupyter.protocol.jobs import CORE_TYPES, GIB, Resources
 from picloud_services.dispatch.assigning import Assigner
 from picloud_services.dispatch.cluster import Cluster
 from picloud_services.dispatch.placement import need, never_fits
@@ -60,9 +60,12 @@ def _shortage(core_type: str, cores: int, gpus: int, cluster: Cluster) -> str:
             f"memory is taken: it needs {wanted.memory_bytes / GIB:.1f} GiB, "
             f"{max(free.memory_bytes, 0) / GIB:.1f} GiB are free"
         )
-    if granted < total and busy >= granted:
+    wanted_cores = CORE_TYPES[core_type].share * cores
+    if granted < total and busy + wanted_cores > granted:
         return (
-            f"other services of this machine use cores: {busy:g} of {granted:g} cores granted "
-            f"to this one are busy"
+            f"other services of this machine use cores: it needs {wanted_cores:g}, {granted:g} of "
+            f"{total:g} are granted to this one, {busy:g} of them busy"
         )
+    if wanted_cores > 1:
+        return f"it needs {wanted_cores:g} cores at once, {busy:g} of {total:g} are busy"
     return f"{busy:g} of {total:g} cores are busy"

@@ -18,9 +18,11 @@ class Shared(FakeEngine):
 
     left = 2.0
     claims: list[float]
+    least: float
 
-    def claim_cores(self, node: str, wanted: float) -> float:
+    def claim_cores(self, node: str, wanted: float, least: float = 1.0) -> float:
         self.claims.append(wanted)
+        self.least = least
         return min(wanted, self.left)
 
 
