@@ -30,7 +30,9 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 SOURCE_ROOTS = "picloud_jupyter", "kernels", "services"
 STAMP = VENV / "installed-from"
-WITHOUT_A_SERVICE = ("architecture", "unit", "contract", "integration")  # folders of tests
+# Folders of tests: of one part, that share a machine with an ordinary user's; of the whole, two at a time.
+OF_PARTS = "architecture", "unit", "contract", "integration", "linux", "machines", "security"
+TWO_AT_A_TIME = "-n", "2", "--dist", "loadfile"
 NETWORK_VARIABLES = (
     "PIP_",
     "SSL_",
@@ -233,10 +235,10 @@ def test(rest: list[str]) -> int:
         return 1 if check([]) + pytest([]) else 0
     os.environ["TEST_KINDS"] = "root"  # the ordinary user runs the suite in the others
     with tests_as_ordinary_user() as finish:
-        failed = check([]) + pytest([f"tests/{name}" for name in WITHOUT_A_SERVICE]) + finish()
-    # Services that attack each other's cores, disks and clocks have the machine for themselves.
-    others = [f"--ignore=tests/{name}" for name in WITHOUT_A_SERVICE]
-    failed += pytest([*others, "--durations=25"])
+        failed = check([]) + pytest([f"tests/{name}" for name in OF_PARTS]) + finish()
+    # What is left waits more than it works.
+    others = [f"--ignore=tests/{name}" for name in OF_PARTS]
+    failed += pytest([*others, *TWO_AT_A_TIME, "--durations=25"])
     return 1 if failed else 0
 
 

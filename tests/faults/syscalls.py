@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import signal
 import sqlite3
@@ -21,7 +22,8 @@ from tests.faults.disks import NO_ROOM
 from tests.faults.kills import wait_for_work
 from tests.faults.world import World
 
-WAIT_SECONDS = 3.0  # for the N-th call to come
+WAIT_SECONDS = 2.0  # for the N-th call to come
+MOST_MISSES = 3  # then no call of that kind comes so late
 ATTACH_SECONDS = 10.0
 NAMED = {
     "fsync": "fsync,fdatasync",
@@ -34,6 +36,7 @@ NAMED = {
     "connect": "connect,accept4",
 }
 ROLES = ("control plane", "agent", "supervisor", "launcher", "client")
+WARM = ("agent", "supervisor", "launcher")  # without new containers they have little to do
 KILLED = ("fsync", "write", "rename", "open", "unlink", "mkdir", "truncate", "connect")
 ON_STORE = ("fsync", "write", "open", "truncate", "unlink")
 WRITER = Path(__file__).with_name("store_writer.py")
@@ -107,6 +110,8 @@ def strike_once(world: World, role: str, strike: Strike, *, mortal: bool) -> boo
     log = world.folder / "strace.log"
     log.unlink(missing_ok=True)
     with tracing(victim, strike, log):
+        if role in WARM:
+            world.send("container")
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             if find_process(victim.pid) != victim:
@@ -123,26 +128,30 @@ def strike_once(world: World, role: str, strike: Strike, *, mortal: bool) -> boo
 def sweep(
     trial: Trial, world: World, role: str, calls: tuple[str, ...], whats: tuple[str, ...]
 ) -> None:
-    """Strike the first call, the second ... of each kind until none comes; a few of them in CI.
+    """Strike the first call of each kind, then the second of each ... until none comes.
 
-    Each is a fault of its own: the next strikes who is there then.
+    In CI a few are drawn by chance. Each is a fault of its own: the next strikes who is there then.
     """
     short = trial.wanted <= 10
     kinds = [(call, what) for call in calls for what in whats]
-    if short:
-        trial.random.shuffle(kinds)
-    for call, what in kinds:
-        number = misses = 0
-        while trial.count < trial.wanted and time.monotonic() < trial.until and misses < 3:
-            number = trial.random.choice([1, 2, 3, 5, 8]) if short else number + 1
+    trial.random.shuffle(kinds)
+    misses = dict.fromkeys(kinds, 0)
+    for turn in itertools.count(1):
+        for kind in tuple(misses):
+            if trial.count >= trial.wanted or time.monotonic() >= trial.until:
+                return
+            call, what = kind
+            number = trial.random.choice([1, 2, 3, 5, 8]) if short else turn
             mortal = what.startswith("signal")
             times = 1 if mortal else trial.random.choice([1, 1, 20])
             hit = strike_once(world, role, Strike(call, what, number, times), mortal=mortal)
             trial.count += hit
-            misses = 0 if hit else misses + 1
+            misses[kind] = 0 if hit else misses[kind] + 1
+            if misses[kind] == MOST_MISSES:
+                del misses[kind]
             world.rest(0.05, 0.3)
-            if short:
-                break
+        if not misses:
+            return
 
 
 def has_strace(trial: Trial) -> bool:
