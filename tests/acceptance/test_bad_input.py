@@ -85,6 +85,20 @@ def test_out_of_memory_says_the_limit(fresh):
     assert "GiB" in text or "MiB" in text
 
 
+class Hog:
+    """Fills the memory while it is loaded: before its function is called."""
+
+    def __reduce__(self):
+        return eval, ("[bytearray(b'x') * 50_000_000 for _ in range(10_000)]",)
+
+
+def test_out_of_memory_while_the_function_is_loaded_ends_too():
+    hog = Hog()
+    status, reason, text = end(cloud.call(lambda: hog, _type="s1"), timeout=60)
+    assert (status, reason) == ("error", "oom")
+    assert "GiB" in text or "MiB" in text
+
+
 def test_fork_bomb(service):
     if service.kind == "plain":
         skip_as_the_page_says("no limit of processes of its own")

@@ -16,11 +16,24 @@ STOPPED = tuple(role for role in ROLES if role != "client")
 def kill_some(trial: Trial, world: World, roles: tuple[str, ...], most_seconds: float) -> None:
     """Kill processes of ``roles`` again and again while clients work."""
     wait_for_work(world)
-    for _ in trial.rounds():
+    for number in trial.rounds():
         world.rest(0.05, most_seconds)
-        world.send_soon(roles)
-        if roles == ("launcher",):  # only who needs a container begins a launcher
-            world.send("container")
+        if roles == ("launcher",):
+            kill_launcher(world, at_work=bool(number % 2))
+        else:
+            world.send_soon(roles)
+
+
+def kill_launcher(world: World, *, at_work: bool) -> None:
+    """Kill the launcher, ``at_work`` with orders in its hands; it is there for milliseconds only else.
+
+    Only who needs a container begins another launcher: one is killed, too.
+    """
+    victim = world.send_soon(("launcher",), signal.SIGSTOP if at_work else signal.SIGKILL)
+    world.send("container")
+    if at_work:
+        world.rest(0.05, 0.3)
+        victim.kill(signal.SIGKILL)
 
 
 def wait_for_work(world: World) -> None:

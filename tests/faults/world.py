@@ -124,7 +124,12 @@ class World:
         if role == "client":
             pids = [client.pid for client in self.clients if client.poll() is None]
         elif role in ("control plane", "agent", "launcher"):
-            pids = self._own_processes(role)
+            pids = self._leaders(role)
+        elif role == "supervisor":
+            pids = self._supervisors()
+        elif role == "container":
+            pids = [pid for status in self._statuses() for pid in _pids_in(status, role)]
+            pids += [pid for parent in self._supervisors() for pid in _children(parent)]
         else:
             pids = [pid for status in self._statuses() for pid in _pids_in(status, role)]
         found = [process for pid in pids if (process := find_process(pid))]
@@ -132,21 +137,28 @@ class World:
             self._seen.update(found)
         return found
 
-    def _own_processes(self, role: str) -> list[int]:
-        word = "control" if role == "control plane" else "agent"
+    def _own_processes(self, word: str) -> list[int]:
+        """Return the processes of the program ``word``, with those that are forks of it."""
         marks = f"picloud_services\0{word}\0".encode(), f"--run\0{self.paths.run}\0".encode()
-        pids = [pid for pid in _all_pids() if all(mark in _command(pid) for mark in marks)]
-        containers = {process.pid for process in self._supervisors()}
-        pids = [pid for pid in pids if pid not in containers]
-        if role == "launcher":
-            # the first is a fork of the agent, one that replaces a lost one a program of its own
-            found = {child for pid in pids for child in _children(pid)}
-            return [pid for pid in found if pid in pids or LAUNCHER in _command(pid)]
-        return [pid for pid in pids if _parent(pid) not in pids]
+        return [pid for pid in _all_pids() if all(mark in _command(pid) for mark in marks)]
 
-    def _supervisors(self) -> list[Process]:
-        pids = [status["pid"] for status in self._statuses()]
-        return [process for pid in pids if (process := find_process(pid))]
+    def _leaders(self, role: str) -> list[int]:
+        """Each of these leads a session; what the launcher forks does not."""
+        forks = self._own_processes("control" if role == "control plane" else "agent")
+        pids = [pid for pid in forks if _session(pid) == pid]
+        first = [pid for pid in pids if _parent(pid) not in pids]
+        if role != "launcher":
+            return first
+        # the first is a fork of the agent, one that replaces a lost one a program of its own
+        found = [child for pid in first for child in _children(pid)]
+        return [pid for pid in found if pid in pids or LAUNCHER in _command(pid)]
+
+    def _supervisors(self) -> list[int]:
+        """Return also those too young to have said who they are."""
+        forks = self._own_processes("agent")
+        born = [pid for pid in forks if _session(pid) != pid and _parent(pid) not in forks]
+        said = [Process(s["pid"], s["start_time"]) for s in self._statuses()]
+        return sorted({*born, *(p.pid for p in said if find_process(p.pid) == p)})
 
     def _statuses(self) -> list[Event]:
         found = []
@@ -335,9 +347,17 @@ def _command(pid: int) -> bytes:
 
 
 def _parent(pid: int) -> int:
+    return int(_stat(pid)[1])
+
+
+def _session(pid: int) -> int:
+    return int(_stat(pid)[3])
+
+
+def _stat(pid: int) -> list[bytes]:
     with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-    return 0
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return [b"0"] * 4
 
 
 def _children(pid: int) -> list[int]:
@@ -350,8 +370,6 @@ def _children(pid: int) -> list[int]:
 
 def _pids_in(status: Event, role: str) -> list[int]:
     match role:
-        case "supervisor":
-            return [status["pid"]]
         case "container":
             return [status["init_pid"]] if status.get("init_pid") else []
         case _:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -148,6 +149,90 @@ async def test_launch_when_two_find_the_launcher_lost_then_one_is_started(monkey
             os.waitpid(pid, os.WNOHANG)
 
 
+async def test_launch_when_the_launcher_is_killed_in_it_then_the_start_is_lost_and_not_failed(
+    tmp_path, monkeypatch
+):
+    """Whatever the launcher was asked for: its own death is no error of the container."""
+    started = []
+    spawn = launcher_client._spawn
+
+    def note_spawn():
+        started.append(spawn())
+        return started[-1]
+
+    monkeypatch.setattr(launcher_client, "_spawn", note_spawn)
+    async with (
+        running_agent(tmp_path) as agent,
+        connected(agent.settings) as (engine, listener),
+    ):
+        os.kill(started[0][0], signal.SIGSTOP)  # so that the order is in its hands
+        first, second = make_chunk(abs, [-1]), make_chunk(abs, [-2], slot="s2")
+        engine.submit(NODE, first)
+        engine.submit(NODE, second)
+        await until(lambda: len(agent.agent._containers._launcher._answers) == 2)
+        os.kill(started[0][0], signal.SIGKILL)
+        for chunk in (first, second):
+            await until(partial(listener.is_over, chunk.lease))
+            (failed,) = listener.named("start_failed", chunk.lease)
+            assert failed.fields["reason"] == "lost_worker"
+            assert "the launcher" in failed.fields["message"]
+        again = make_chunk(abs, [-3])
+        engine.submit(NODE, again)
+        await until(lambda: listener.is_over(again.lease))
+        assert [item[1] for item in listener.items(again.lease)] == ["done"]
+        await until(lambda: len(agent.containers()) == 1)  # nothing is left of the others
+
+
+async def test_launcher_that_ends_each_time_is_begun_again_ever_later(monkeypatch):
+    pauses = []
+
+    async def note(seconds):
+        pauses.append(seconds)
+
+    def spawn_nothing():
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return os.posix_spawn("/bin/true", ["true"], {}), ours
+
+    monkeypatch.setattr(launcher_client, "_spawn", spawn_nothing)
+    monkeypatch.setattr(launcher_client, "start_frame", lambda name: {"container": name})
+    client = LauncherClient()
+    await client.start()
+    await until(lambda: client._link is None)
+    monkeypatch.setattr("picloud_services.agent.launcher_client.asyncio.sleep", note)
+    order: Any = "a"
+    for _ in range(9):
+        with pytest.raises(ContainerError) as raised:
+            await client.launch(order)
+        assert raised.value.reason == "lost_worker"
+    await client.close()
+    assert pauses[0] == 0.0
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == launcher_client.CALM_SECONDS
+
+
+async def test_supervisor_that_is_killed_before_its_runner_is_ready_loses_that_start(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(SupervisorClient, "open", lambda _: None)  # its network takes long
+    async with (
+        running_agent(tmp_path) as agent,
+        connected(agent.settings) as (engine, listener),
+    ):
+        chunk = make_chunk(abs, [-1])
+        monkeypatch.setattr(SupervisorClient, "be_ready", lambda _: None)
+        engine.submit(NODE, chunk)
+        await until(agent.agent._containers.all)
+        (client,) = agent.agent._containers.all()
+        await until(lambda: client.process is not None)
+        assert client.process is not None
+        client.process.kill()
+        await until(lambda: listener.is_over(chunk.lease))
+        (failed,) = listener.named("start_failed", chunk.lease)
+        assert failed.fields["reason"] == "lost_worker"
+        await until(lambda: not agent.agent._desk._leases)
+
+
 def test_fork_when_the_link_closes_then_the_launcher_leaves():
     code = (
         "import os; from picloud_services.agent import launcher; pid, link = launcher.fork(); "
@@ -162,9 +247,10 @@ def test_fork_when_the_link_closes_then_the_launcher_leaves():
 async def test_unsent_chunk_when_its_container_is_lost_then_it_is_returned_and_forgotten(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        SupervisorClient, "be_ready", lambda _: None
-    )  # one chunk is sent, not two
+    def be_ready(client):
+        client._is_ready = True  # and nothing is sent for that: one chunk is, not two
+
+    monkeypatch.setattr(SupervisorClient, "be_ready", be_ready)
     async with (
         running_agent(tmp_path) as agent,
         connected(agent.settings) as (engine, listener),

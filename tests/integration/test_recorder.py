@@ -216,10 +216,10 @@ async def test_report_that_cannot_be_entered_ends_its_lease_and_holds_up_nobody(
             raise KeyError("position")
         return record(tx, report, rules_of)
 
-    def end(tx: Transaction, lease: str, *rest: Any) -> Outcome:
+    def end(tx: Transaction, lease: str, *rest: Any, began: bool) -> Outcome:
         if also_its_end:
             raise KeyError("lease")
-        return end_all(tx, lease, *rest)
+        return end_all(tx, lease, *rest, began=began)
 
     def behave(chunk: Chunk, _position: int, argument: bytes) -> Does:
         if argument == b"bad":

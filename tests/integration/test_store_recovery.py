@@ -14,6 +14,7 @@ from picloud_services.base.sql import Statement
 from picloud_services.dispatch import upkeep
 from picloud_services.dispatch.engine import EngineEvent
 from picloud_services.jobs.leasing import Leased
+from picloud_services.jobs.lifecycle import MAX_LOST_STARTS
 from picloud_services.jobs.links import SpecBook
 from picloud_services.jobs.recovery import load
 from picloud_services.jobs.store import lease_text
@@ -198,6 +199,49 @@ async def test_failed_start_is_tried_again_and_then_stalls(tmp_path, monkeypatch
         assert item.reason == EndReason.START_FAILED
         assert "no bwrap" in item.message
         assert len(engine.submitted) == 3
+
+
+class LosingEngine(FakeEngine):
+    """One whose launcher is killed in each of the next ``left`` starts."""
+
+    left = 0
+
+    def submit(self, node, chunk):
+        if not self.left:
+            super().submit(node, chunk)
+            return
+        self.left -= 1
+        self.submitted.append(chunk)
+        words = {"reason": "lost_worker", "message": "the launcher ended"}
+        self._say(node, "start_failed", chunk.lease, words)
+
+
+async def test_lost_starts_cost_a_job_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("picloud_services.jobs.lifecycle.LOST_START_SECONDS", 0.001)
+    engine = LosingEngine()
+    async with running_system(tmp_path, engine=engine) as system:
+        for restartable in (True, False):
+            engine.left = MAX_LOST_STARTS - 1
+            jid = await system.call(b"a", restartable=restartable)
+            assert await system.join(jid) == {"done": 1}
+            found = (await system.service.info(USER, [(jid, jid)], ["attempt"]))[jid]
+            assert found == {"attempt": 1}
+    assert len(engine.submitted) == 2 * MAX_LOST_STARTS
+
+
+async def test_starts_that_are_always_lost_end_also_across_a_restart(tmp_path, monkeypatch):
+    monkeypatch.setattr("picloud_services.jobs.lifecycle.LOST_START_SECONDS", 0.001)
+    engine = LosingEngine()
+    engine.left = 2 * MAX_LOST_STARTS
+    async with running_system(tmp_path, engine=engine) as system:
+        jid = await system.call(b"a", restartable=False)
+        await until(lambda: len(engine.submitted) > 3)
+    async with running_system(tmp_path, engine=engine) as system:
+        assert await system.join(jid) == {"stalled": 1}
+        item = await system.service.result(USER, jid)
+        assert item.reason == EndReason.START_FAILED
+        assert f"{MAX_LOST_STARTS} starts in a row were lost" in item.message
+    assert MAX_LOST_STARTS <= len(engine.submitted) <= MAX_LOST_STARTS + 1
 
 
 async def test_crash_in_a_used_runner_is_run_again_in_a_fresh_one(tmp_path):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from picloud_jupyter.protocol.frames import pack_frame
+from picloud_services.agent import launcher
 from picloud_services.agent.orders import start_frame
 from picloud_services.agent.output_files import read
 from tests.tools.supervisor_harness import (
@@ -351,6 +352,12 @@ def test_start_when_the_runner_dies_before_it_is_ready_says_what_it_said(station
     assert "there is no such module" in header["message"]
     box.acknowledge_all()
     box.wait_gone()
+
+
+def test_start_when_the_supervisor_is_killed_before_it_listens_is_lost(station, monkeypatch):
+    monkeypatch.setattr(launcher, "hold_layer", lambda *_: os.kill(os.getpid(), 9))
+    answer = launcher._answer(start_frame(station.order()))
+    assert (answer["t"], answer["reason"]) == ("failed", "lost_worker")
 
 
 def test_start_when_the_folder_is_missing_is_answered_failed(station):

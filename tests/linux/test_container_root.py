@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -271,6 +272,20 @@ def test_start_when_the_first_process_has_ended_already_then_its_own_words_tell_
     monkeypatch.setattr(cgroup, "enter", late)
     assert lab.run("import sys; sys.exit('what was said')").err == "what was said\n"
     assert len(entered) == 2
+
+
+@pytest.mark.parametrize("said", [b"", b'{ "child-pid": '])
+def test_start_when_what_makes_the_container_is_killed_then_it_is_lost_and_did_not_fail(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    def die(self: object, request: object, who: object, report_fd: int, gate_fd: int) -> None:
+        os.write(report_fd, said)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(bubblewrap.BubblewrapContainer, "_become", die)
+    with pytest.raises(ContainerError, match="was killed") as raised:
+        lab.run("")
+    assert raised.value.reason == "lost_worker"
 
 
 def test_start_when_another_process_is_said_to_be_the_first_then_it_is_left_alone(

@@ -23,7 +23,12 @@ from picloud_services.agent.binds import (
     Step,
 )
 from picloud_services.agent.bubblewrap_arguments import isolation, layout, packed, seal
-from picloud_services.agent.container import ContainerError, ContainerRequest, RunningContainer
+from picloud_services.agent.container import (
+    LOST_START,
+    ContainerError,
+    ContainerRequest,
+    RunningContainer,
+)
 from picloud_services.agent.host_files import HostFiles
 from picloud_services.agent.job_environment import job_environment
 from picloud_services.agent.mounts import parse_mountinfo
@@ -143,7 +148,7 @@ class BubblewrapContainer:
             group = cgroup.create(self._tree, request.container, limits)
             with contextlib.suppress(ProcessLookupError):  # then the report says why
                 cgroup.enter(group, pid)
-        init_pid = _first_process(report, request.stderr_fd)
+        init_pid = _first_process(pid, report, request.stderr_fd)
         process = read_process(init_pid)
         if process is not None and process.parent != pid:
             # bwrap is the user's by now, who may have written into its report from outside; what
@@ -253,15 +258,15 @@ def _memory_file(name: str, data: bytes) -> int:
     return file
 
 
-def _first_process(report: int, stderr_fd: int) -> int:
-    """Return the pid that bwrap reports.
+def _first_process(pid: int, report: int, stderr_fd: int) -> int:
+    """Return the pid that ``pid``, which is bwrap by then, reports.
 
     Raises:
         OSError: our own preparation failed.
-        ContainerError: bwrap refused.
+        ContainerError: bwrap refused, or was killed.
     """
     text, end_at = b"", time.monotonic() + START_SECONDS
-    while not text.endswith(b"}\n") and not text.endswith(b"}"):
+    while not text.endswith((b"}", b"}\n")):
         if not select.select([report], [], [], max(0.0, end_at - time.monotonic()))[0]:
             raise ContainerError(
                 f"the container was not made within {START_SECONDS:.0f} seconds; "
@@ -274,10 +279,28 @@ def _first_process(report: int, stderr_fd: int) -> int:
     error = reported_error(text)
     if error is not None:
         raise error
-    if not text:
+    if not text.endswith((b"}", b"}\n")):
+        if _was_killed(pid):
+            raise ContainerError(
+                "bubblewrap was killed (SIGKILL) while it made the container", reason=LOST_START
+            )
         complaint = _complaint(stderr_fd) or "it said nothing"
         raise ContainerError(f"bubblewrap could not make the container: {complaint}")
     return int(json.loads(text)["child-pid"])
+
+
+def _was_killed(pid: int) -> bool:
+    """Return whether our child ``pid``, which closed its report, was killed; it stays to be reaped."""
+    death = os.pidfd_open(pid)
+    try:
+        select.select([death], [], [], KILL_SECONDS)
+    finally:
+        os.close(death)
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return ended is not None and (ended.si_code, ended.si_status) == (
+        os.CLD_KILLED,
+        signal.SIGKILL,
+    )
 
 
 def _complaint(stderr_fd: int) -> str:

@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from picloud_jupyter.protocol.jobs import ContainerKind, SandboxSpec
+from picloud_jupyter.protocol.jobs import ContainerKind, EndReason, SandboxSpec
+
+# Why a start broke off that nobody reports an error of: who made the container, or it itself, was
+# killed from outside. It is tried anew, at no cost of the job's.
+LOST_START = EndReason.LOST_WORKER.value
 
 
 @dataclass(frozen=True, slots=True)

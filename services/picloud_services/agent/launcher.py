@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from picloud_jupyter.protocol.frames import FrameReader, pack_frame
 from picloud_services.agent.agent_door import listen
+from picloud_services.agent.container import LOST_START, ContainerError
 from picloud_services.agent.kinds import make_container
 from picloud_services.agent.leftovers import hold_layer
 from picloud_services.agent.orders import StartOrder, read_start_frame
@@ -54,14 +55,25 @@ def _answer(header: dict[str, Any]) -> dict[str, Any]:
     try:
         order = read_start_frame(header)
         found = _start(order)
+    except ContainerError as exc:
+        return _failed(container, exc)
     except (ValueError, OSError) as exc:
-        reason, message = "start_failed", str(exc)
-        return {"t": "failed", "container": container, "reason": reason, "message": message}
+        return _failed(container, ContainerError(f"the container could not be started: {exc}"))
     return {"t": "started", "container": container, **found}
 
 
+def _failed(container: object, why: ContainerError) -> dict[str, Any]:
+    words = {"reason": why.reason, "message": str(why)}
+    return {"t": "failed", "container": container, **words}
+
+
 def _start(order: StartOrder) -> dict[str, Any]:
-    """Fork a supervisor that is nobody's child; return its pid and start time once it listens."""
+    """Fork a supervisor that is nobody's child; return its pid and start time once it listens.
+
+    Raises:
+        OSError: it said why it cannot be one.
+        ContainerError: it was lost before it said anything.
+    """
     read, write = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
@@ -71,7 +83,8 @@ def _start(order: StartOrder) -> dict[str, Any]:
         answer = said.read()
     os.waitpid(child, 0)
     if not answer:
-        raise OSError("the supervisor ended before it was ready; see agent.log")
+        words = "the container's supervisor ended before it was ready; see agent.log"
+        raise ContainerError(words, reason=LOST_START)
     found: dict[str, Any] = json.loads(answer)
     if "message" in found:
         raise OSError(found["message"])

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any
 
 from picloud_jupyter.protocol.frames import decode_header
-from picloud_services.agent.container import ContainerError
+from picloud_services.agent.container import LOST_START, ContainerError
 from picloud_services.agent.orders import StartOrder, launcher_command, start_frame
 from picloud_services.agent.processes import Process
 from picloud_services.base.frame_link import FrameLink
@@ -16,7 +16,12 @@ from picloud_services.base.frame_link import FrameLink
 log = logging.getLogger(__name__)
 
 LINK_FD = 3  # the launcher's end of the link
-LOST = {"t": "failed", "reason": "start_failed", "message": "the launcher process ended"}
+CALM_SECONDS = 5.0  # the longest pause before another launcher
+LOST = {
+    "t": "failed",
+    "reason": LOST_START,
+    "message": "the launcher, which starts containers, ended; see agent.log",
+}
 
 
 class LauncherClient:
@@ -30,6 +35,7 @@ class LauncherClient:
         self._link: FrameLink | None = None
         self._pid = 0
         self._answers: deque[asyncio.Future[dict[str, Any]]] = deque()
+        self._losses = 0  # launchers in a row that ended without an answer
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -53,18 +59,16 @@ class LauncherClient:
         async with self._starting:
             if self._link is None:
                 await self._bury()
+                await asyncio.sleep(pause_seconds(self._losses))
                 await self.start()
         if self._link is None:  # it ended at once
-            raise ContainerError(str(LOST["message"]), reason=str(LOST["reason"]))
+            raise _error(LOST)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers.append(answer)
         self._link.send(start_frame(order))
         header = await answer
         if header["t"] != "started":
-            raise ContainerError(
-                f"the container could not be started: {header['message']}",
-                reason=header["reason"],
-            )
+            raise _error(header)
         return Process(int(header["pid"]), int(header["start_time"]))
 
     async def close(self) -> None:
@@ -76,12 +80,14 @@ class LauncherClient:
             self._pid = 0
 
     def _on_frame(self, data: bytes, _body: bytes) -> None:
+        self._losses = 0
         answer = self._answers.popleft()
         if not answer.done():
             answer.set_result(decode_header(data))
 
     def _on_lost(self, _link: FrameLink) -> None:
         self._link = None
+        self._losses += 1
         while self._answers:
             answer = self._answers.popleft()
             if not answer.done():
@@ -95,6 +101,19 @@ class LauncherClient:
                 "the launcher ended with wait status %s; starting it again, see agent.log",
                 status,
             )
+
+
+def pause_seconds(losses: int) -> float:
+    """Return how long to wait for another launcher when ``losses`` in a row were of no use.
+
+    >>> pause_seconds(0), pause_seconds(1), pause_seconds(2), pause_seconds(99)
+    (0.0, 0.0, 0.1, 5.0)
+    """
+    return min(0.1 * 2.0 ** min(losses - 2, 9), CALM_SECONDS) if losses > 1 else 0.0
+
+
+def _error(header: dict[str, Any]) -> ContainerError:
+    return ContainerError(header["message"], reason=header["reason"])
 
 
 def _spawn() -> tuple[int, socket.socket]:

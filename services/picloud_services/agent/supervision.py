@@ -8,8 +8,10 @@ result before its output markers: every position of a lease ends up in exactly o
 
 from typing import Any
 
+from picloud_services.agent.container import LOST_START
 from picloud_services.agent.pace import gather_seconds
 from picloud_services.agent.supervision_words import (
+    WISHED,
     Action,
     DropChunk,
     Exited,
@@ -24,7 +26,7 @@ from picloud_services.agent.supervision_words import (
     StartFailed,
     StopRunner,
     TakeBack,
-    why_not_ready,
+    why_nothing_began,
 )
 
 FLUSH_BYTES = 256 * 1024
@@ -32,7 +34,6 @@ LOOK_SECONDS = 0.02  # how often to look whether the next element has taken its 
 HELLO_SECONDS = 60.0  # a runner that is not ready by then has failed to start
 CLOSED_SECONDS = 1.0  # between the end of the runner's link and the end of its process
 STOP_SECONDS = 5.0  # for a runner that was asked to stop
-SIGKILL = 9  # from outside: the container was lost, its start did not fail
 END_SECONDS = 60.0  # for a runner to come back after the last element of a chunk
 
 
@@ -50,7 +51,6 @@ class Supervision:
         self._has_room = True
         self._doomed: tuple[str, int | None, str] | None = None  # lease, position, asked
         self._start_failed = False
-        self._was_ready = False
         self._stop_sent = False
         self._flush_at: float | None = None
         self._look_at: float | None = None
@@ -141,7 +141,6 @@ class Supervision:
         if self.phase is not Phase.STARTING:
             return []
         self.phase = Phase.READY
-        self._was_ready = True
         self._limit_at = None
         return self._next_chunk(now)
 
@@ -225,12 +224,16 @@ class Supervision:
         ``left`` is how many tokens were still in the pipe, ``words`` what it said before it was
         ready.
         """
-        if not self.asked and (not self._was_ready or self._never_ran(wait_status, left)):
-            why = why_not_ready(self._message, wait_status, words)
-            return self.start_failed("start_failed", why)
         actions: list[Action] = []
         chunk, lease, position = self.current, None, None
-        if chunk:
+        nothing_began = chunk.is_whole(left) if chunk else not self.elements
+        if nothing_began and self.asked not in WISHED:
+            how = self.asked, self._message, wait_status, oom_count, words
+            reason, why = why_nothing_began(*how)
+            if chunk is None or not self.elements:
+                return self.start_failed(reason, why)
+            actions.append(StartFailed(chunk.lease, LOST_START, why))  # others ran here before
+        elif chunk:
             lease = None if chunk.ended else chunk.lease
             actions += self._report(chunk, len(chunk.unreported))
             first = chunk.finished
@@ -295,13 +298,6 @@ class Supervision:
             return []
         chunk.announced = position
         return [Started(chunk.lease, position)]
-
-    def _never_ran(self, wait_status: int, left: int) -> bool:
-        """Return whether the runner ended by itself before it took a single element."""
-        chunk = self.current
-        if self.elements or (chunk and chunk.limit != left):
-            return False
-        return bool(self._message) or wait_status & 0x7F != SIGKILL
 
     def _orphaned(self, now: float) -> list[Action]:
         if self._orphan_at is None or now < self._orphan_at:

@@ -7,6 +7,10 @@ from typing import Any
 
 from picloud_jupyter.protocol.frames import FrameError
 from picloud_jupyter.protocol.ids import count_ranges
+from picloud_services.agent.container import LOST_START
+
+WISHED = ("killed", "timeout", "shutdown")  # asked for whatever the container does
+SIGKILL = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,10 @@ class LeasedChunk:
         """Return the position that is running as far as seen; None between elements."""
         return self.finished if not self.ended and self.taken > self.finished else None
 
+    def is_whole(self, left: int) -> bool:
+        """Return whether nothing of it began, with ``left`` tokens not taken."""
+        return not self.finished and 0 < self.limit == left
+
 
 _FIELDS: dict[str, dict[str, type]] = {
     "chunk": {
@@ -188,7 +196,26 @@ def read_chunk(header: Mapping[str, Any]) -> LeasedChunk:
     )
 
 
-def why_not_ready(message: str, wait_status: int, words: str) -> str:
-    """Return why a container ended before its runner was ready; ``words`` are what it said."""
-    why = message or f"the runner ended before it was ready (wait status {wait_status})"
-    return f"{why}; it said: {words}" if words else why
+def why_nothing_began(
+    asked: str | None, message: str, wait_status: int, oom_count: int, words: str
+) -> tuple[str, str]:
+    """Return the reason and the words for a container that ended before anything began in it.
+
+    ``asked`` is why we ended it ourselves, ``words`` are what it said. One that was killed from outside
+    is lost: its start did not fail, and is tried anew.
+
+    >>> why_nothing_began(None, "", 9, 0, "")[0], why_nothing_began(None, "", 9, 1, "")[0]
+    ('lost_worker', 'oom')
+    """
+    if asked == "oom" or (oom_count and not message):
+        reason, why = "oom", "it ran out of memory before it began"
+    elif asked:
+        reason, why = LOST_START, message or f"it was ended before it began ({asked})"
+    elif message:
+        reason, why = "start_failed", message
+    elif wait_status & 0x7F == SIGKILL:
+        reason, why = LOST_START, "its container was killed (SIGKILL) before it began"
+    else:
+        reason = "start_failed"
+        why = f"the runner ended before it was ready (wait status {wait_status})"
+    return reason, f"{why}; it said: {words}" if words else why

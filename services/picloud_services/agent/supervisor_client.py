@@ -173,6 +173,11 @@ class SupervisorClient:
         self._is_open = self._link is not None
         self._flush()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the runner said hello: what comes to nothing before that is a lost start."""
+        return self._is_ready
+
     def shut(self) -> None:
         """Let frames wait until `open`."""
         self._is_open = False

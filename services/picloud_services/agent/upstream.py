@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from picloud_jupyter.protocol.frames import decode_header, encode_json, pack_raw
+from picloud_services.agent.container import LOST_START
 from picloud_services.agent.containers import Containers
 from picloud_services.agent.control_link import ControlServer
 from picloud_services.agent.incoming import blob_name, move_results
@@ -267,10 +268,22 @@ class Upstream:
 
     def _lost(self, client: SupervisorClient) -> None:
         """End the leases of a supervisor of whom nobody knows how far its chunks were."""
-        self.return_unsent(client)
+        if client.is_ready:
+            self.return_unsent(client)
+        else:
+            self._fail_unsent(client)
         for lease in client.leases:
             self.report({**LOST, "lease": lease, "container": client.container})
         self._books.container_dead(client)
+
+    def _fail_unsent(self, client: SupervisorClient) -> None:
+        """Say that the start was lost that these chunks waited for: it may be, each time anew."""
+        message = "the process that supervised its container was killed before it began"
+        words = {"reason": LOST_START, "message": message}
+        for lease in client.take_unsent():
+            client.leases.pop(lease, None)
+            self._books.forget(lease)
+            self.report({"t": "start_failed", "n": 0, "lease": lease, **words})
 
     def _start_failed(
         self, client: SupervisorClient, header: dict[str, Any], data: bytes, body: bytes

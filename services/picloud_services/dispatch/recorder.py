@@ -305,13 +305,13 @@ class _Entry:
             return record(tx, _exit_report(step), rules_of)
         if event.name == "exited" and not fields.get("lost"):
             return give_back(tx, event.lease, 0, 0, over=True)
-        reason = EndReason.NODE_LOST
-        if event.name == "start_failed":
+        reason, began = EndReason.NODE_LOST, event.name != "start_failed"
+        if not began:
             reason = _start_reason(fields.get("reason"))
         elif event.name == REFUSED:
             reason = EndReason.INCOMPATIBLE
         detail = str(fields.get("message") or "")
-        return end_all(tx, event.lease, reason, rules_of, at, detail)
+        return end_all(tx, event.lease, reason, rules_of, at, detail, began=began)
 
 
 def _exit_report(step: _Step) -> Report:

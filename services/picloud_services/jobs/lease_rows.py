@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from picloud_services.base.sql import Row, Statement, Transaction
-from picloud_services.jobs.lifecycle import Decision
+from picloud_services.jobs.lifecycle import Decision, Past
 from picloud_services.jobs.live import Ready
 from picloud_services.jobs.store import lease_number
 
@@ -17,8 +17,9 @@ _SET_LEASE = Statement(
     "UPDATE leases SET next_position = :next_position, count = :count WHERE lease = :lease"
 )
 _DROP_LEASE = Statement("DELETE FROM leases WHERE lease = :lease")
-PAST = Statement(
-    """SELECT attempt, losses, retries, fresh FROM jobs WHERE jid = :jid AND status = 'queued'"""
+_PAST = Statement(
+    """SELECT attempt, losses, retries, fresh, lost_starts FROM jobs
+    WHERE jid = :jid AND status = 'queued'"""
 )
 _END = Statement(
     """UPDATE jobs SET status = :status, reason = :reason, message = :message, result = :result,
@@ -27,7 +28,7 @@ _END = Statement(
 )
 _AGAIN = Statement(
     """UPDATE jobs SET attempt = :attempt, losses = :losses, retries = :retries, fresh = :fresh,
-      retry_at = :retry_at WHERE jid = :jid"""
+      lost_starts = :lost_starts, retry_at = :retry_at WHERE jid = :jid"""
 )
 QUEUED = Statement(
     """SELECT jid, attempt, fresh FROM jobs
@@ -83,6 +84,15 @@ def settle(tx: Transaction, lease: LeaseRow) -> bool:
     return False
 
 
+def find_past(tx: Transaction, jid: int) -> Past | None:
+    """Return what happened so far to a job that is not over."""
+    row = tx.one(_PAST, jid=jid)
+    if row is None:
+        return None
+    attempt, losses, retries, fresh, lost_starts = row
+    return Past(attempt, losses, retries, bool(fresh), lost_starts)
+
+
 def end_job(
     tx: Transaction, jid: int, decision: Decision, at: float, *, result: int | None = None
 ) -> None:
@@ -109,6 +119,7 @@ def run_again(tx: Transaction, batch: int, jid: int, decision: Decision, at: flo
         losses=past.losses,
         retries=past.retries,
         fresh=int(past.fresh),
+        lost_starts=past.lost_starts,
         retry_at=at + decision.delay_seconds if decision.delay_seconds else None,
     )
     return Ready(

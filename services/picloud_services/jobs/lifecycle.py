@@ -5,7 +5,7 @@ queued again with the next attempt. Final statuses never change.
 """
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, EndReason, RetryPolicy, Status
 from picloud_services.jobs.reasons import REASONS, Facts, message
@@ -13,6 +13,12 @@ from picloud_services.jobs.reasons import REASONS, Facts, message
 MAX_LOSSES = 3  # a container lost three times while a job ran in it: the job is poison
 MAX_START_FAILURES = 3
 START_RETRY_SECONDS = 2.0
+# A start that was lost (who made the container, or it itself, was killed from outside) says nothing of
+# the job, so it has many: twelve over four minutes outlive what kills at random, and a machine that is
+# short of memory for a while. A job whose starts are lost in a row for longer is what kills them.
+MAX_LOST_STARTS = 12
+LOST_START_SECONDS = 0.25  # doubled each time
+LONGEST_LOST_START_SECONDS = 60.0
 ROOM_RETRY_SECONDS = 5.0
 _NO_RETRIES = RetryPolicy()
 RETRIED_BY_DEFAULT = frozenset(
@@ -47,13 +53,15 @@ class Past:
     """What happened to a job so far.
 
     ``losses``: containers lost or not started under it; ``retries``: runs by the user's wish;
-    ``fresh``: it runs in a fresh runner from now on, so a crash is its own.
+    ``fresh``: it runs in a fresh runner from now on, so a crash is its own; ``lost_starts``: in a row,
+    of this attempt.
     """
 
     attempt: int = 1
     losses: int = 0
     retries: int = 0
     fresh: bool = False
+    lost_starts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +127,15 @@ def decide(
     """Return what becomes of a job whose attempt ended for ``reason``.
 
     ``reused``: its interpreter had run other jobs before, so it may not be to blame. It was not
-    ``began`` if there was no container for it.
+    ``began`` if it is sure that nothing of it ran.
     """
     facts = facts or Facts()
     if reason is EndReason.DISK_FULL and not began:  # not its doing: it waits for room
-        return Decision(
-            *(Status.QUEUED, reason, "", past), again=True, delay_seconds=ROOM_RETRY_SECONDS
-        )
+        return _start_again(reason, past, ROOM_RETRY_SECONDS)
     if reason is EndReason.START_FAILED:
         return _after_start_failure(past, facts)
+    if reason is EndReason.LOST_WORKER and not began:
+        return _after_lost_start(past, facts)
     if reason in _FREE and terms.restartable:
         return _again(reason, past)
     if reason is EndReason.LOST_WORKER:
@@ -187,22 +195,33 @@ def _after_loss(terms: Terms, past: Past, facts: Facts) -> Decision:
 def _after_start_failure(past: Past, facts: Facts) -> Decision:
     """Nothing of the job ran, so even one that may not restart is tried again, as the same attempt."""
     losses = past.losses + 1
-    following = Past(past.attempt, losses, past.retries, past.fresh)
+    following = replace(past, losses=losses)
     if losses >= MAX_START_FAILURES:
         return end(EndReason.START_FAILED, following, facts)
-    return Decision(
-        Status.QUEUED,
-        EndReason.START_FAILED,
-        "",
-        following,
-        again=True,
-        delay_seconds=START_RETRY_SECONDS * losses,
+    return _start_again(EndReason.START_FAILED, following, START_RETRY_SECONDS * losses)
+
+
+def _after_lost_start(past: Past, facts: Facts) -> Decision:
+    """Nobody says that the job is to blame: only in the end, where it always happens to this one."""
+    lost = past.lost_starts + 1
+    following = replace(past, lost_starts=lost)
+    if lost >= MAX_LOST_STARTS:
+        told = f"{lost} starts in a row were lost, the last one because {facts.detail}"
+        return end(EndReason.START_FAILED, following, replace(facts, detail=told))
+    delay_seconds = LOST_START_SECONDS * 2 ** (lost - 1)
+    return _start_again(
+        EndReason.LOST_WORKER, following, min(delay_seconds, LONGEST_LOST_START_SECONDS)
     )
+
+
+def _start_again(reason: EndReason, past: Past, delay_seconds: float) -> Decision:
+    return Decision(Status.QUEUED, reason, "", past, again=True, delay_seconds=delay_seconds)
 
 
 def longest_delay_seconds(policy: RetryPolicy) -> float:
     """Return how long a job may have to wait for its next attempt."""
-    return max(policy.delay_seconds, START_RETRY_SECONDS * MAX_START_FAILURES)
+    own = (START_RETRY_SECONDS * MAX_START_FAILURES, LONGEST_LOST_START_SECONDS)
+    return max(policy.delay_seconds, *own)
 
 
 def _user_wants_retry(reason: EndReason, policy: RetryPolicy, past: Past) -> bool:

@@ -18,16 +18,16 @@ from picloud_services.base import codec
 from picloud_services.base.sql import Statement, Transaction
 from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
 from picloud_services.jobs.lease_rows import (
-    PAST,
     LeaseRow,
     end_job,
     find_lease,
+    find_past,
     run_again,
     settle,
     still_queued,
     take_lease,
 )
-from picloud_services.jobs.lifecycle import Past, Terms, decide
+from picloud_services.jobs.lifecycle import Terms, decide
 from picloud_services.jobs.links import blobs_of, link_blob, unlink_blob
 from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.reasons import Facts
@@ -241,10 +241,9 @@ class _Writer:
     def failed(self, item: Item) -> None:
         """End or queue again one element that did not return."""
         jid = self.lease.first_jid + item[0]
-        row = self.tx.one(PAST, jid=jid)
-        if row is None:
+        past = find_past(self.tx, jid)
+        if past is None:
             return
-        past = Past(row[0], row[1], row[2], bool(row[3]))
         facts = self.rules.facts
         text = self.report.exit_text or _exit_text(item)
         if text:

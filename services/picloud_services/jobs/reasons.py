@@ -159,7 +159,9 @@ REASONS: dict[EndReason, ReasonText] = {
         _S.STALLED,
         "Its container could not be started{detail}.",
         "Run picloud doctor: it names what is wrong and the line that mends it.",
-        "twice, a few seconds later: nothing of it had run",
+        "twice, a few seconds later: nothing of it had run. A start that was lost (what starts "
+        "containers, or the container itself, was killed before the job began) is free of charge, and "
+        "tried anew until twelve in a row were lost, over four minutes",
     ),
     _R.SECRET_MISSING: ReasonText(
         _S.STALLED,

@@ -10,15 +10,15 @@ from picloud_services.base.sql import Transaction
 from picloud_services.jobs.counting import Delta, add_to_batch, add_to_user
 from picloud_services.jobs.ending import Move, move
 from picloud_services.jobs.lease_rows import (
-    PAST,
     QUEUED,
     end_job,
     find_lease,
+    find_past,
     run_again,
     settle,
     still_queued,
 )
-from picloud_services.jobs.lifecycle import Past, decide
+from picloud_services.jobs.lifecycle import decide
 from picloud_services.jobs.live import Change, Ready
 from picloud_services.jobs.outcomes import ITEM_OVERHEAD_BYTES, Outcome, RulesOf, record_lost
 from picloud_services.jobs.reasons import Facts, message
@@ -47,9 +47,19 @@ def give_back(tx: Transaction, lease_id: str, first: int, count: int, *, over: b
 
 
 def end_all(
-    tx: Transaction, lease_id: str, reason: EndReason, rules_of: RulesOf, at: float, detail: str
+    tx: Transaction,
+    lease_id: str,
+    reason: EndReason,
+    rules_of: RulesOf,
+    at: float,
+    detail: str,
+    *,
+    began: bool,
 ) -> Outcome:
-    """Decide every element that a lease still covers for one reason: node_lost, start_failed ..."""
+    """Decide every element that a lease still covers for one reason: node_lost, start_failed ...
+
+    ``began``: any of them may have run; else it is sure that none has.
+    """
     outcome = Outcome(lease_id)
     lease = find_lease(tx, lease_id)
     if lease is None:
@@ -58,19 +68,14 @@ def end_all(
     outcome.batch, outcome.user_id = lease.batch, lease.user_id
     record_lost(tx, lease, at, reason, detail)
     rules = rules_of(tx, lease.batch)
+    facts = dataclasses.replace(rules.facts, node=lease.node, detail=detail)
     delta: Delta = Counter()
     first = lease.first_jid + lease.next_position
     last = lease.first_jid + lease.count - 1
     for jid, *_ in tx.all(QUEUED, first=first, last=last):
-        row = tx.one(PAST, jid=jid)
-        assert row is not None
-        decision = decide(
-            reason,
-            rules.terms,
-            Past(row[0], row[1], row[2], bool(row[3])),
-            began=reason is EndReason.NODE_LOST,
-            facts=Facts(node=lease.node, detail=detail),
-        )
+        past = find_past(tx, jid)
+        assert past is not None
+        decision = decide(reason, rules.terms, past, began=began, facts=facts)
         if decision.again:
             outcome.ready.append(run_again(tx, lease.batch, jid, decision, at))
         else:

@@ -91,6 +91,13 @@ class World:
                             self.covered[lease, position] += 1
                 case Leave():
                     self.left = True
+                case StartFailed(lease=str(lease)):
+                    self.told.append(action)
+                    assert not any(of == lease for of, _ in self.ran)
+                    assert lease not in self.over
+                    self.over.add(lease)
+                    for position in range(self.counts[lease]):
+                        self.covered[lease, position] = 1  # those not returned before
                 case StartFailed() | Started() | StopRunner() | DropChunk():
                     self.told.append(action)
 
@@ -170,6 +177,19 @@ def ready_world() -> World:
     return world
 
 
+def used_world() -> World:
+    """Return one whose runner has run a chunk."""
+    world = ready_world()
+    world.give("0", 1)
+    world.take()
+    world.finish()
+    world.take()
+    world.read_socket()
+    world.read_pipe(0)
+    world.read_pipe(1)
+    return world
+
+
 STEPS = st.one_of(
     st.tuples(st.just("give"), st.integers(1, 6)),
     st.tuples(st.just("take"), st.just(0)),
@@ -226,7 +246,7 @@ def test_any_order_of_events_covers_each_element_once(ready, steps):
         play(world, name, value)
         assert all(times == 1 for times in world.covered.values())
     world.die()
-    failed = any(isinstance(told, StartFailed) for told in world.told)
+    failed = any(isinstance(told, StartFailed) and not told.lease for told in world.told)
     everything = {(lease, p) for lease, count in world.counts.items() for p in range(count)}
     if failed:
         assert not world.ran
@@ -463,22 +483,59 @@ def test_a_runner_that_was_told_to_end_before_it_was_ready_gives_back_what_waits
     assert world.exit == Exited(None, None, 9, 0, "shutdown", "")
 
 
-@pytest.mark.parametrize(("status", "is_failed"), [(256, True), (11, True), (9, False)])
-def test_a_runner_that_ends_before_its_first_element_failed_to_start_unless_killed(
-    status, is_failed
+@pytest.mark.parametrize("is_ready", [False, True])
+@pytest.mark.parametrize(
+    ("status", "oom_count", "reason"),
+    [(256, 0, "start_failed"), (11, 0, "start_failed"), (9, 0, "lost_worker"), (9, 1, "oom")],
+)
+def test_a_runner_that_ends_before_its_first_element_failed_to_start_or_was_lost(
+    status, oom_count, reason, is_ready
 ):
+    world = ready_world() if is_ready else World()
+    world.give("a", 2)
+    world.do(world.machine.exited(status, oom_count, world.tokens))
+    (failed,) = world.told
+    assert isinstance(failed, StartFailed)
+    assert (failed.lease, failed.reason) == (None, reason)
+    assert world.exit is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [("oom", "oom"), ("broken", "lost_worker"), ("disk_full", "lost_worker")],
+)
+def test_a_container_that_was_ended_for_what_it_did_before_it_began_is_not_just_given_back(
+    asked, reason
+):
+    """Else a job that does so each time, while its function is loaded, would be begun for ever."""
     world = ready_world()
     world.give("a", 2)
+    world.do(world.machine.kill(asked, None, None, 0.0))
+    world.die()
+    (failed,) = world.told
+    assert isinstance(failed, StartFailed)
+    assert (failed.lease, failed.reason) == (None, reason)
+
+
+@pytest.mark.parametrize("status", [9, 11, 256])
+def test_a_used_runner_that_ends_before_it_begins_another_chunk_loses_that_start(status):
+    world = used_world()
+    world.give("a", 2)
+    world.give("b", 1)
     world.die(status)
-    assert [type(told) for told in world.told] == ([StartFailed] if is_failed else [])
-    assert (world.exit is None) == is_failed
+    failed = world.told[0]
+    assert isinstance(failed, StartFailed)
+    assert (failed.lease, failed.reason) == ("a", "lost_worker")
+    assert world.over == {"0", "a", "b"}
+    assert set(world.covered) == {("0", 0), ("a", 0), ("a", 1), ("b", 0)}
+    assert world.exit == Exited(None, None, status, 0, None, "")
 
 
 def test_a_chunk_that_comes_after_the_exit_is_returned():
-    world = ready_world()
+    world = used_world()
     world.die()
     world.give("late", 2)
-    assert world.over == {"late"}
+    assert world.over == {"0", "late"}
 
 
 def test_a_payload_that_cannot_be_opened_fails_its_lease_alone():

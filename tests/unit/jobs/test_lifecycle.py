@@ -1,6 +1,7 @@
 """The table that decides a job's life."""
 
 import signal
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from picloud_jupyter.protocol.jobs import FINISHED_STATUSES, GIB, EndReason, RetryPolicy, Status
 from picloud_services.jobs.lifecycle import (
     MAX_LOSSES,
+    MAX_LOST_STARTS,
     Past,
     Terms,
     after_dependencies,
@@ -16,6 +18,7 @@ from picloud_services.jobs.lifecycle import (
     decide,
     end,
     exit_text,
+    longest_delay_seconds,
     may_become,
 )
 from picloud_services.jobs.reasons import REASONS, Facts, end_reasons_markdown, message
@@ -106,6 +109,34 @@ def test_failed_start_is_tried_again_as_the_same_attempt_even_if_not_restartable
     assert decision.status is Status.STALLED
 
 
+def test_lost_start_costs_nothing_of_what_a_job_may_lose():
+    past = Past(attempt=3, losses=MAX_LOSSES - 1, retries=1)
+    lost = decide(EndReason.LOST_WORKER, ONCE, past, began=False)
+    assert (lost.again, lost.status) == (True, Status.QUEUED)
+    assert lost.past == replace(past, lost_starts=1)
+    failed = decide(EndReason.START_FAILED, ONCE, replace(lost.past, losses=0))
+    assert failed.again
+    assert failed.past.lost_starts == 1
+    assert decide(EndReason.NODE_LOST, Terms(), lost.past).past.lost_starts == 0  # it had begun
+
+
+def test_starts_that_are_always_lost_end_in_words_after_minutes():
+    facts, past, delays = Facts(detail="the launcher ended"), Past(), []
+    while (
+        decision := decide(EndReason.LOST_WORKER, ONCE, past, began=False, facts=facts)
+    ).again:
+        delays.append(decision.delay_seconds)
+        past = decision.past
+    assert delays == sorted(delays)
+    assert delays[0] < 1
+    assert max(delays) <= longest_delay_seconds(RetryPolicy())
+    assert 180 < sum(delays) < 360
+    assert (past.attempt, past.losses) == (1, 0)
+    assert (decision.status, decision.reason) == (Status.STALLED, EndReason.START_FAILED)
+    assert f"{MAX_LOST_STARTS} starts in a row were lost" in decision.text
+    assert "because the launcher ended" in decision.text
+
+
 def test_messages_have_figures_and_a_next_step():
     text = message(EndReason.OOM, Facts(memory_limit_bytes=2 * GIB, memory_peak_bytes=2 * GIB))
     assert "2.0 of 2.0 GiB" in text
@@ -139,12 +170,17 @@ terms = st.builds(
 )
 
 
-@given(terms, st.lists(st.tuples(st.sampled_from(list(EndReason)), st.booleans()), max_size=40))
+LOST_STARTS = st.tuples(st.just(EndReason.LOST_WORKER), st.just("lost start"))
+EVENTS = st.tuples(st.sampled_from(list(EndReason)), st.sampled_from(["", "reused"]))
+
+
+@given(terms, st.lists(EVENTS | LOST_STARTS, max_size=40))
 def test_random_lives_end_once_and_never_forbidden(terms, events):
     """Whatever happens in whatever order: allowed transitions, bounded runs, one end."""
     past, status, runs, free = Past(), Status.QUEUED, 1, 0
-    for reason, reused in events:
-        decision = decide(reason, terms, past, reused=reused)
+    for reason, how in events:
+        is_start = how == "lost start"
+        decision = decide(reason, terms, past, reused=how == "reused", began=not is_start)
         assert may_become(status, decision.status)
         if not decision.again:
             assert decision.status in FINISHED_STATUSES
@@ -152,7 +188,10 @@ def test_random_lives_end_once_and_never_forbidden(terms, events):
             assert not any(may_become(decision.status, s) for s in Status)
             break
         assert decision.status is Status.QUEUED
-        if reason is not EndReason.START_FAILED:
+        if is_start:
+            assert decision.past.attempt == past.attempt
+            assert decision.past.lost_starts < MAX_LOST_STARTS
+        elif reason is not EndReason.START_FAILED:
             assert decision.past.attempt == past.attempt + 1
             runs += 1
             free += reason in (EndReason.NODE_LOST, EndReason.SPOT_RECLAIMED)
