@@ -3,13 +3,16 @@
 Each method takes one event (times are monotonic seconds) and returns the actions it asks for,
 in order. The machine never reports an element twice, never loses one, and never reports a
 result before its output markers: every position of a lease ends up in exactly one of a `Report`,
-`Exited.position`, a `Return` or a `StartFailed`.
+an `Exited`, a `Return` or a `StartFailed`. What may have begun is never in the last two: whoever
+hears of them gives the element out again as if nothing had happened.
 """
 
 from typing import Any
 
 from picloud_services.agent.pace import gather_seconds
 from picloud_services.agent.supervision_words import (
+    END_SECONDS,
+    HELLO_SECONDS,
     Action,
     DropChunk,
     Exited,
@@ -24,16 +27,15 @@ from picloud_services.agent.supervision_words import (
     StartFailed,
     StopRunner,
     TakeBack,
+    why_late,
     why_not_ready,
 )
 
 FLUSH_BYTES = 256 * 1024
 LOOK_SECONDS = 0.02  # how often to look whether the next element has taken its token
-HELLO_SECONDS = 60.0  # a runner that is not ready by then has failed to start
 CLOSED_SECONDS = 1.0  # between the end of the runner's link and the end of its process
 STOP_SECONDS = 5.0  # for a runner that was asked to stop
 SIGKILL = 9  # from outside: the container was lost, its start did not fail
-END_SECONDS = 60.0  # for a runner to come back after the last element of a chunk
 
 
 class Supervision:
@@ -46,6 +48,7 @@ class Supervision:
         self.asked: str | None = None
         self.elements = 0  # run by this runner so far
         self._message = ""
+        self._is_believed = True  # what the runner says
         self._orphan_seconds = orphan_seconds
         self._has_room = True
         self._doomed: tuple[str, int | None, str] | None = None  # lease, position, asked
@@ -84,7 +87,7 @@ class Supervision:
         chunk = self.current
         if chunk is None or chunk.lease != lease:
             return []
-        count = min(count, chunk.limit - chunk.finished)  # more can only be the runner's own
+        count = min(count, chunk.limit - chunk.taken)  # more can only be the runner's own
         chunk.limit -= count
         chunk.taken = chunk.limit
         if chunk.finished == chunk.limit:
@@ -148,6 +151,8 @@ class Supervision:
     def results(self, items: list[Any], size_bytes: int, now: float) -> list[Action]:
         """Take the results of the next ``len(items)`` elements, ``size_bytes`` of bodies."""
         chunk = self.current
+        if not self._is_believed:
+            return []
         if chunk is None or not items or chunk.finished + len(items) > chunk.limit:
             return self.broken("sent more results than it has elements", now) if items else []
         chunk.unreported += items
@@ -174,6 +179,8 @@ class Supervision:
     def end(self, lease: object, now: float, spent: int | None = None) -> list[Action]:
         """Hear that the runner has run all of ``lease`` that it was left; see `ChunkEnd`."""
         chunk = self.current
+        if not self._is_believed:
+            return []
         if chunk is None or chunk.lease != lease or chunk.ended:
             return self.broken("ended a chunk that it does not run", now)
         if chunk.finished != chunk.limit - (spent or 0):
@@ -189,7 +196,8 @@ class Supervision:
         return [*actions, *self._maybe_report(now)]
 
     def broken(self, how: str, now: float) -> list[Action]:
-        """Hear that the runner did what no runner of ours does: it cannot be believed."""
+        """Hear that the runner did what no runner of ours does: nothing it says after is believed."""
+        self._is_believed = False
         self._message = self._message or f"the runner broke the protocol: it {how}"
         return self._kill("broken", now)
 
@@ -225,24 +233,26 @@ class Supervision:
         ``left`` is how many tokens were still in the pipe, ``words`` what it said before it was
         ready.
         """
-        if not self.asked and (not self._was_ready or self._never_ran(wait_status, left)):
+        chunk, lease, position = self.current, None, None
+        begun = chunk.begun(left) if chunk else 0
+        if not self.asked and (not self._was_ready or self._never_ran(wait_status, begun)):
             why = why_not_ready(self._message, wait_status, words)
             return self.start_failed("start_failed", why)
+        if begun > 1 and self.asked:
+            self.asked = "broken"  # nobody knows which of them it was asked of
         actions: list[Action] = []
-        chunk, lease, position = self.current, None, None
         if chunk:
             lease = None if chunk.ended else chunk.lease
             actions += self._report(chunk, len(chunk.unreported))
-            first = chunk.finished
-            if chunk.limit - left > first and not chunk.ended:
-                position, first = first, first + 1
+            position = chunk.finished if begun else None
+            first = chunk.finished + begun
             if first < chunk.limit:
                 actions.append(Return(chunk.lease, first, chunk.limit - first, over=False))
         self.current = None
         actions += self._return_waiting()
         self.phase = Phase.GONE
         self._settle()
-        end = Exited(lease, position, wait_status, oom_count, self.asked, self._message)
+        end = Exited(lease, position, begun, wait_status, oom_count, self.asked, self._message)
         return [*actions, end]
 
     # ---------------------------------------------------------------------------- time
@@ -274,7 +284,7 @@ class Supervision:
             actions += self.kill("timeout", chunk.lease, chunk.finished, now)
         if self._limit_at is not None and now >= self._limit_at:
             if self.phase is not Phase.DYING:
-                self._message = self._message or self._late()
+                self._message = self._message or why_late(self.phase, self.current)
             actions += self._kill(self.asked, now)
         return actions + self._orphaned(now)
 
@@ -296,10 +306,9 @@ class Supervision:
         chunk.announced = position
         return [Started(chunk.lease, position)]
 
-    def _never_ran(self, wait_status: int, left: int) -> bool:
+    def _never_ran(self, wait_status: int, begun: int) -> bool:
         """Return whether the runner ended by itself before it took a single element."""
-        chunk = self.current
-        if self.elements or (chunk and chunk.limit != left):
+        if self.elements or begun:
             return False
         return bool(self._message) or wait_status & 0x7F != SIGKILL
 
@@ -389,12 +398,3 @@ class Supervision:
             self.asked = asked
         self._limit_at = now + CLOSED_SECONDS  # and again, until it is gone
         return [Kill()]
-
-    def _late(self) -> str:
-        if self.phase is Phase.STARTING:
-            return f"the runner was not ready within {HELLO_SECONDS:.0f} seconds"
-        if self.phase is Phase.STOPPING and self.current is None:
-            return ""
-        if self.current and self.current.finished == self.current.limit:
-            return f"the runner did not come back within {END_SECONDS:.0f} seconds after its last element"
-        return "the job closed the runner's own file descriptors (3 or 4)"

@@ -8,6 +8,9 @@ from typing import Any
 from picloud_jupyter.protocol.frames import FrameError
 from picloud_jupyter.protocol.ids import count_ranges
 
+HELLO_SECONDS = 60.0  # a runner that is not ready by then has failed to start
+END_SECONDS = 60.0  # for a runner to come back after the last element of a chunk
+
 
 @dataclass(frozen=True, slots=True)
 class SendChunk:
@@ -69,10 +72,15 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """Tell the agent how the container ended and which element it took with it."""
+    """Tell the agent how the container ended and which elements it took with it.
+
+    ``begun`` elements from ``position`` (None: no element) on had begun and have no result that is
+    believed: more than one only where what the runner said behind the first was not heard.
+    """
 
     lease: str | None
     position: int | None
+    begun: int
     wait_status: int
     oom_count: int
     asked: str | None
@@ -144,6 +152,13 @@ class LeasedChunk:
         """Return the position that is running as far as seen; None between elements."""
         return self.finished if not self.ended and self.taken > self.finished else None
 
+    def begun(self, left: int) -> int:
+        """Return how many elements have begun and have no result; ``left`` tokens are in the pipe.
+
+        A runner that puts tokens of its own there hides nothing that was seen to begin.
+        """
+        return 0 if self.ended else max(self.taken, self.limit - left) - self.finished
+
 
 _FIELDS: dict[str, dict[str, type]] = {
     "chunk": {
@@ -192,3 +207,14 @@ def why_not_ready(message: str, wait_status: int, words: str) -> str:
     """Return why a container ended before its runner was ready; ``words`` are what it said."""
     why = message or f"the runner ended before it was ready (wait status {wait_status})"
     return f"{why}; it said: {words}" if words else why
+
+
+def why_late(phase: Phase, chunk: LeasedChunk | None) -> str:
+    """Return why a container is ended that did not come to its own end in time; "" for one that had to leave."""
+    if phase is Phase.STARTING:
+        return f"the runner was not ready within {HELLO_SECONDS:.0f} seconds"
+    if phase is Phase.STOPPING and chunk is None:
+        return ""
+    if chunk and chunk.finished == chunk.limit:
+        return f"the runner did not come back within {END_SECONDS:.0f} seconds after its last element"
+    return "the job closed the runner's own file descriptors (3 or 4)"
