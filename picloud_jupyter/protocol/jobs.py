@@ -51,7 +51,7 @@ class EndReason(StrEnum):
     DISK_FULL = "disk_full"
     TIMEOUT = "timeout"  # ran longer than its max_runtime
     KILLED = "killed"  # somebody asked for it
-    LOST_WORKER = "lost_worker"  # its container was killed, and not by us
+    LOST_WORKER = "lost_worker"  # its container was killed by others, or was good no more
     NODE_LOST = "node_lost"
     SPOT_RECLAIMED = "spot_reclaimed"
     ENV_MISSING = "env_missing"

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -211,6 +212,47 @@ async def test_retries_run_again_and_the_last_attempt_counts(system):
     assert await system.join(jid) == {"done": 1}
     assert (await system.service.result(USER, jid)).body == b"third"
     assert (await system.service.info(USER, [(jid, jid)], ["attempt"]))[jid]["attempt"] == 3
+    await counters_agree(system)
+
+
+BROKEN = "the runner broke the protocol: it sent noise"
+
+
+@pytest.mark.parametrize("restartable", [True, False])
+async def test_container_whose_runner_is_not_believed_takes_what_began_and_nothing_begins_twice(
+    system, restartable
+):
+    starts: Counter[tuple[int, int]] = Counter()
+
+    def behave(chunk, at, argument):
+        (first, last), attempt = chunk.jids[0], chunk.attempt
+        starts[first + at, attempt] += 1
+        if argument != b"breaks":
+            return Does(body=argument)
+        begun = min(3, last + 1 - first - at)
+        starts.update((first + at + behind, attempt) for behind in range(1, begun))
+        how = {"wait_status": 9, "oom_count": 0, "asked": "broken", "message": BROKEN}
+        return Does(exits={**how, "begun": begun})
+
+    system.engine.behaviour = behave
+    arguments = [b"%d" % i for i in range(50)]
+    arguments[40] = b"breaks"  # chunks have grown by then
+    jids = await system.map(arguments, restartable=restartable)
+    counts = await system.join(jids)
+    assert set(starts.values()) == {1}
+    broken = jids[0][0] + 40
+    told = await system.service.info(USER, jids, ["reason", "attempt", "exception"])
+    attempts = {jid: info["attempt"] for jid, info in told.items() if info["attempt"] > 1}
+    assert BROKEN in told[broken]["exception"]
+    if restartable:
+        assert counts == {"done": 49, "error": 1}
+        assert told[broken]["reason"] == "poison"
+        assert attempts == {broken: 3, broken + 1: 2, broken + 2: 2}
+    else:
+        assert counts == {"done": 47, "stalled": 3}
+        reasons = [told[broken + behind]["reason"] for behind in range(3)]
+        assert reasons == ["lost_worker", "node_lost", "node_lost"]
+        assert not attempts
     await counters_agree(system)
 
 

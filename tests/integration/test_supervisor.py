@@ -320,6 +320,37 @@ def test_run_when_the_runner_breaks_the_protocol_is_killed_and_says_so(station, 
     assert covered(frames, "a" * 16) == [0, 1, 2]
 
 
+def test_run_when_somebody_speaks_for_the_runner_gives_back_only_what_never_began(
+    station, tmp_path
+):
+    box = station.start()
+    began = tmp_path / "began"
+    began.touch()
+    words = ["sleep:0.2", f"also:{'ff' * 12}", "", "", "sleep:60", "", ""]
+    box.chunk("a", *(f"note:{began} {word}" for word in words))
+    wait_until(began.read_text)
+    os.kill(box.pid, signal.SIGSTOP)  # it is late, as on a busy machine
+    wait_until(lambda: began.read_text().split()[-1] == "4")
+    os.kill(box.pid, signal.SIGCONT)
+    frames = box.until_end()
+    assert [item[0] for item in items(frames)] == [0]
+    exited = frames[-1][0]
+    assert (exited["position"], exited["begun"], exited["asked"]) == (1, 4, "broken")
+    (back,) = [header for header, _ in frames if header["t"] == "returned"]
+    assert (back["first"], back["count"]) == (5, 2)
+    assert began.read_text().split() == ["0", "1", "2", "3", "4"]
+
+
+def test_run_when_a_runner_gives_back_what_it_may_still_begin_is_not_believed(station):
+    box = station.start()
+    end = {"t": "end", "lease": "a" * 16, "rss_bytes": 1, "threads": 1, "children": 0}
+    lie = "also:" + pack_frame({**end, "spent": 3}).hex()
+    frames = box.run(f"{lie} sleep:60", "", "", lease="a")
+    exited = frames[-1][0]
+    assert (exited["asked"], exited["position"], exited["begun"]) == ("broken", 0, 1)
+    assert "gave back elements that it may still begin" in exited["message"]
+
+
 def test_run_when_the_runner_fills_the_pipe_of_its_tokens_is_killed_and_says_so(station):
     box = station.start()
     frames = box.run("mint:70000", lease="a")
@@ -328,7 +359,8 @@ def test_run_when_the_runner_fills_the_pipe_of_its_tokens_is_killed_and_says_so(
         assert time.monotonic() < end_at, "nobody minded"
         frames = box.run("", lease="b")
     assert "broke the protocol" in frames[-1][0]["message"]
-    assert covered(frames, "b" * 16) == [0]
+    (lost,) = [header for header, _ in frames if header["t"] == "start_failed"]
+    assert (lost["lease"], lost["reason"]) == ("b" * 16, "lost_worker")
 
 
 def test_run_when_markers_are_missing_holds_the_result_back_until_the_end(station):

@@ -74,8 +74,9 @@ LIES = {
 }
 
 
-# All others end the container: "crashed", with the words of what its runner did.
+# All others end the container: "lost_worker", with the words of what its runner did.
 NOT_BELIEVED = {
+    "twice": "done",  # the first time, as it says itself
     **dict.fromkeys(
         ("a file that is none", "a link", "a link to a folder", "a pipe", "a socket"),
         "result_unserializable",
@@ -139,8 +140,8 @@ def test_40_a_job_that_lies_hurts_itself_alone(
 ) -> None:
     jid = liars[name]
     info = cloud.info(jid, ["status", "reason", "exception"])[jid]
-    assert info["reason"] == NOT_BELIEVED.get(name, "crashed")
-    if info["reason"] == "crashed":
+    assert info["reason"] == NOT_BELIEVED.get(name, "lost_worker")
+    if info["reason"] == "lost_worker":
         assert "the runner broke the protocol: it " in info["exception"]
     secret = (attacked.service.home / "secret").read_bytes()
     for read in (_raw_result, _raw_files):
@@ -149,6 +150,21 @@ def test_40_a_job_that_lies_hurts_itself_alone(
             assert secret not in data
             assert Path("/etc/hostname").read_bytes() not in data
     assert cloud.result(cloud.call(lambda: 7)) == 7
+
+
+def test_40_a_job_that_lies_each_time_is_run_three_times_and_takes_nobody_along(
+    attacked: Attacked,
+) -> None:
+    def lie_at(number: int) -> int:
+        return tell(LIES["noise"], "/nowhere") if number == 20 else number
+
+    jids = cloud.map(lie_at, range(40))
+    cloud.join(jids, ignore_errors=True, timeout=50)
+    info = cloud.info(jids, ["reason", "attempt", "exception"])
+    liar = info.pop(jids[20])
+    assert (liar["reason"], liar["attempt"]) == ("poison", 3)
+    assert "the runner broke the protocol: it " in liar["exception"]
+    assert {told["reason"] for told in info.values()} == {"done"}
 
 
 def _raw_result(jid: cloud.Jid) -> bytes:

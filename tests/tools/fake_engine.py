@@ -301,16 +301,18 @@ class FakeEngine:
         running = queue[0]
         if running.timer:
             running.timer.cancel()
-        left = running.stop - running.position - 1
+        begun = min(how.get("begun", 1), running.stop - running.position)
+        first = running.position + begun
         lease = running.chunk.lease
-        if left:
-            back = {"first": running.position + 1, "count": left, "over": False}
+        if left := running.stop - first:
+            back = {"first": first, "count": left, "over": False}
             self._say(node, "returned", lease, back)
         fields: dict[str, Any] = {
             "position": running.position,
             "asked": None,
             "message": "",
             **how,
+            "begun": begun,
         }
         self._say(node, "exited", lease, fields)
 

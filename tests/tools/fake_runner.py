@@ -9,6 +9,8 @@ arguments record of each element is a little program: words separated by blanks.
     flood:N             print N bytes    close             close descriptors 3 and 4
     eat:N               hold N bytes for a moment          fds  answer with the payload's bytes
     nomarker            write no markers
+    note:FILE           append the element's position to FILE
+    also:HEX            send bytes beside the result
     mint:N              once its element has ended, put N tokens of its own into the pipe
 """
 
@@ -97,6 +99,11 @@ def run(position, program, started_at):
             for fd in received_fds:
                 os.close(fd)
             received_fds.clear()
+        elif name == "note":
+            with open(value, "a") as file:
+                file.write(f"{position}\n")
+        elif name == "also":
+            link.sendall(bytes.fromhex(value))
         elif name == "nomarker":
             marked = False
         elif name == "mint" and not os.fork():

@@ -137,7 +137,8 @@ class Listener:
                 first = event.fields["first"]
                 positions += range(first, first + event.fields["count"])
             if event.name == "exited" and event.fields["position"] is not None:
-                positions.append(event.fields["position"])
+                first = event.fields["position"]
+                positions += range(first, first + event.fields["begun"])
         return sorted(positions)
 
 

@@ -160,7 +160,7 @@ def covered(frames: list[Frame], lease: str) -> list[int]:
         elif header["t"] == "returned":
             found += range(header["first"], header["first"] + header["count"])
         elif header["t"] == "exited" and header["position"] is not None:
-            found.append(header["position"])
+            found += range(header["position"], header["position"] + header["begun"])
     return sorted(found)
 
 

@@ -39,7 +39,14 @@ _decode = JSONDecoder().raw_decode  # decode() would look for blanks around the 
 
 
 class BrokenProtocol(Exception):  # what the runner did, not what we did
-    """Raised when a runner does what none of ours does; the text completes "the runner ..."."""
+    """Raised when a runner does what none of ours does; the text completes "the runner ...".
+
+    ``said``: what it had said before, in the same bytes, which is as good as ever.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.said: list[Said] = []
 
 
 @dataclass(slots=True)
@@ -92,10 +99,19 @@ class RunnerFrames:
         """Return what the frames completed by ``data`` say, results in a row as one `Results`.
 
         Raises:
-            BrokenProtocol: something is not as it must be; the runner cannot be believed.
+            BrokenProtocol: something is not as it must be; the runner cannot be believed any more.
         """
+        said = list[Said]()
+        try:
+            self._read(data, said)
+        except BrokenProtocol as exc:
+            exc.said = said
+            raise
+        return said
+
+    def _read(self, data: bytes, said: list[Said]) -> None:
         buffer = self._buffer + data if self._buffer else data
-        size, start, said = len(buffer), 0, list[Said]()
+        size, start = len(buffer), 0
         run: Results | None = None
         while size - start >= PREFIX.size:
             header_bytes, body_bytes = PREFIX.unpack_from(buffer, start)
@@ -116,7 +132,6 @@ class RunnerFrames:
                 run = None
                 said.append(self._read_other(header))
         self._buffer = buffer[start:] if start else buffer
-        return said
 
     def _add_result(
         self, run: Results, header: dict[str, Any], header_bytes: int, body: bytes

@@ -239,12 +239,12 @@ class RunnerSession:
         try:
             if data is not None:
                 return self._frames.feed(data), ""
-            broken = ""
+            said, broken = None, ""
         except BrokenProtocol as exc:
-            broken = str(exc)
+            said, broken = exc.said, str(exc)
         self._is_linked = False
         self._ended.append(self.link.fd)
-        return None, broken
+        return said, broken
 
     def _after_link(self, broken: str, now: float) -> list[Action]:
         if broken:
@@ -309,6 +309,10 @@ class RunnerSession:
                 entries = list(zip(word.items, word.bodies, strict=True))
                 return self._machine.results(entries, word.size_bytes, now)
             case ChunkEnd():
+                if word.spent is not None and self.link.tokens_left():
+                    return self._machine.broken(
+                        "gave back elements that it may still begin", now
+                    )
                 self._end = word
                 return self._machine.end(word.lease, now, word.spent)
             case RunnerHello():

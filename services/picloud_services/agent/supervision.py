@@ -3,7 +3,8 @@
 Each method takes one event (times are monotonic seconds) and returns the actions it asks for,
 in order. The machine never reports an element twice, never loses one, and never reports a
 result before its output markers: every position of a lease ends up in exactly one of a `Report`,
-`Exited.position`, a `Return` or a `StartFailed`.
+an `Exited`, a `Return` or a `StartFailed`. What may have begun is never in the last two: whoever
+hears of them gives the element out again as if nothing had happened.
 """
 
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from picloud_services.agent.container import LOST_START
 from picloud_services.agent.pace import gather_seconds
 from picloud_services.agent.supervision_words import (
+    END_SECONDS,
+    HELLO_SECONDS,
     WISHED,
     Action,
     DropChunk,
@@ -26,15 +29,14 @@ from picloud_services.agent.supervision_words import (
     StartFailed,
     StopRunner,
     TakeBack,
+    why_late,
     why_nothing_began,
 )
 
 FLUSH_BYTES = 256 * 1024
 LOOK_SECONDS = 0.02  # how often to look whether the next element has taken its token
-HELLO_SECONDS = 60.0  # a runner that is not ready by then has failed to start
 CLOSED_SECONDS = 1.0  # between the end of the runner's link and the end of its process
 STOP_SECONDS = 5.0  # for a runner that was asked to stop
-END_SECONDS = 60.0  # for a runner to come back after the last element of a chunk
 
 
 class Supervision:
@@ -47,6 +49,7 @@ class Supervision:
         self.asked: str | None = None
         self.elements = 0  # run by this runner so far
         self._message = ""
+        self._is_believed = True  # what the runner says
         self._orphan_seconds = orphan_seconds
         self._has_room = True
         self._doomed: tuple[str, int | None, str] | None = None  # lease, position, asked
@@ -84,7 +87,7 @@ class Supervision:
         chunk = self.current
         if chunk is None or chunk.lease != lease:
             return []
-        count = min(count, chunk.limit - chunk.finished)  # more can only be the runner's own
+        count = min(count, chunk.limit - chunk.taken)  # more can only be the runner's own
         chunk.limit -= count
         chunk.taken = chunk.limit
         if chunk.finished == chunk.limit:
@@ -147,6 +150,8 @@ class Supervision:
     def results(self, items: list[Any], size_bytes: int, now: float) -> list[Action]:
         """Take the results of the next ``len(items)`` elements, ``size_bytes`` of bodies."""
         chunk = self.current
+        if not self._is_believed:
+            return []
         if chunk is None or not items or chunk.finished + len(items) > chunk.limit:
             return self.broken("sent more results than it has elements", now) if items else []
         chunk.unreported += items
@@ -173,6 +178,8 @@ class Supervision:
     def end(self, lease: object, now: float, spent: int | None = None) -> list[Action]:
         """Hear that the runner has run all of ``lease`` that it was left; see `ChunkEnd`."""
         chunk = self.current
+        if not self._is_believed:
+            return []
         if chunk is None or chunk.lease != lease or chunk.ended:
             return self.broken("ended a chunk that it does not run", now)
         if chunk.finished != chunk.limit - (spent or 0):
@@ -188,7 +195,8 @@ class Supervision:
         return [*actions, *self._maybe_report(now)]
 
     def broken(self, how: str, now: float) -> list[Action]:
-        """Hear that the runner did what no runner of ours does: it cannot be believed."""
+        """Hear that the runner did what no runner of ours does: nothing it says after is believed."""
+        self._is_believed = False
         self._message = self._message or f"the runner broke the protocol: it {how}"
         return self._kill("broken", now)
 
@@ -226,6 +234,9 @@ class Supervision:
         """
         actions: list[Action] = []
         chunk, lease, position = self.current, None, None
+        begun = chunk.begun(left) if chunk else 0
+        if begun > 1 and self.asked:
+            self.asked = "broken"  # nobody knows which of them it was asked of
         nothing_began = chunk.is_whole(left) if chunk else not self.elements
         if nothing_began and self.asked not in WISHED:
             how = self.asked, self._message, wait_status, oom_count, words
@@ -236,16 +247,15 @@ class Supervision:
         elif chunk:
             lease = None if chunk.ended else chunk.lease
             actions += self._report(chunk, len(chunk.unreported))
-            first = chunk.finished
-            if chunk.limit - left > first and not chunk.ended:
-                position, first = first, first + 1
+            position = chunk.finished if begun else None
+            first = chunk.finished + begun
             if first < chunk.limit:
                 actions.append(Return(chunk.lease, first, chunk.limit - first, over=False))
         self.current = None
         actions += self._return_waiting()
         self.phase = Phase.GONE
         self._settle()
-        end = Exited(lease, position, wait_status, oom_count, self.asked, self._message)
+        end = Exited(lease, position, begun, wait_status, oom_count, self.asked, self._message)
         return [*actions, end]
 
     # ---------------------------------------------------------------------------- time
@@ -277,7 +287,7 @@ class Supervision:
             actions += self.kill("timeout", chunk.lease, chunk.finished, now)
         if self._limit_at is not None and now >= self._limit_at:
             if self.phase is not Phase.DYING:
-                self._message = self._message or self._late()
+                self._message = self._message or why_late(self.phase, self.current)
             actions += self._kill(self.asked, now)
         return actions + self._orphaned(now)
 
@@ -385,12 +395,3 @@ class Supervision:
             self.asked = asked
         self._limit_at = now + CLOSED_SECONDS  # and again, until it is gone
         return [Kill()]
-
-    def _late(self) -> str:
-        if self.phase is Phase.STARTING:
-            return f"the runner was not ready within {HELLO_SECONDS:.0f} seconds"
-        if self.phase is Phase.STOPPING and self.current is None:
-            return ""
-        if self.current and self.current.finished == self.current.limit:
-            return f"the runner did not come back within {END_SECONDS:.0f} seconds after its last element"
-        return "the job closed the runner's own file descriptors (3 or 4)"

@@ -11,6 +11,8 @@ from picloud_services.agent.container import LOST_START
 
 WISHED = ("killed", "timeout", "shutdown")  # asked for whatever the container does
 SIGKILL = 9
+HELLO_SECONDS = 60.0  # a runner that is not ready by then has failed to start
+END_SECONDS = 60.0  # for a runner to come back after the last element of a chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,15 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """Tell the agent how the container ended and which element it took with it."""
+    """Tell the agent how the container ended and which elements it took with it.
+
+    ``begun`` elements from ``position`` (None: no element) on had begun and have no result that is
+    believed: more than one only where what the runner said behind the first was not heard.
+    """
 
     lease: str | None
     position: int | None
+    begun: int
     wait_status: int
     oom_count: int
     asked: str | None
@@ -150,7 +157,14 @@ class LeasedChunk:
 
     def is_whole(self, left: int) -> bool:
         """Return whether nothing of it began, with ``left`` tokens not taken."""
-        return not self.finished and 0 < self.limit == left
+        return self.limit > 0 and not (self.ended or self.finished or self.begun(left))
+
+    def begun(self, left: int) -> int:
+        """Return how many elements have begun and have no result; ``left`` tokens are in the pipe.
+
+        A runner that puts tokens of its own there hides nothing that was seen to begin.
+        """
+        return 0 if self.ended else max(self.taken, self.limit - left) - self.finished
 
 
 _FIELDS: dict[str, dict[str, type]] = {
@@ -219,3 +233,14 @@ def why_nothing_began(
         reason = "start_failed"
         why = f"the runner ended before it was ready (wait status {wait_status})"
     return reason, f"{why}; it said: {words}" if words else why
+
+
+def why_late(phase: Phase, chunk: LeasedChunk | None) -> str:
+    """Return why a container is ended that did not come to its own end in time; "" for one that had to leave."""
+    if phase is Phase.STARTING:
+        return f"the runner was not ready within {HELLO_SECONDS:.0f} seconds"
+    if phase is Phase.STOPPING and chunk is None:
+        return ""
+    if chunk and chunk.finished == chunk.limit:
+        return f"the runner did not come back within {END_SECONDS:.0f} seconds after its last element"
+    return "the job closed the runner's own file descriptors (3 or 4)"

@@ -213,7 +213,8 @@ class Upstream:
         """Keep what the element wrote that went with its container."""
         if header["asked"] == "disk_full":  # to make room, not to fill it a second time
             return
-        target = self._incoming / blob_name(header["lease"], header["position"], "files")
+        last = header["position"] + header.get("begun", 1) - 1  # of the one that ran
+        target = self._incoming / blob_name(header["lease"], last, "files")
         try:
             files = keep_files(_written_in(client), target)
         except OSError as exc:

@@ -315,29 +315,33 @@ class _Entry:
 
 
 def _exit_report(step: _Step) -> Report:
+    """Return how the elements ended that a container took with it.
+
+    It is the first that may be to blame. What began behind it is lost as with its machine.
+    """
     fields, at = step.event.fields, step.now_at
     wait_status = int(fields.get("wait_status") or 0)
     reason = classify_exit(wait_status, fields.get("oom_count") or 0, fields.get("asked"))
-    started_at = step.started_at or at
     note = str(fields.get("message") or "")
-    is_broken = fields.get("asked") == "broken"
     text = exit_text(wait_status)
-    extra = {"exit": text, "note": note}
-    if fields.get("files"):
-        extra["files"] = fields["files"]
-    item = [
-        *(fields["position"], str(reason), started_at, max(at - started_at, 0.0)),
-        *(0.0, 0.0, 0, extra),
-    ]
+    first = fields["position"]
+    items: list[list[Any]] = []
+    for position in range(first, first + fields.get("begun", 1)):  # 1: of an older supervisor
+        why = reason if position == first else EndReason.NODE_LOST
+        started_at = step.started_at if position == first and step.started_at else at
+        figures = (started_at, max(at - started_at, 0.0), 0.0, 0.0, 0)
+        items.append([position, str(why), *figures, {"exit": text, "note": note}])
+    if fields.get("files"):  # of the one that ran
+        items[-1][-1]["files"] = fields["files"]
     return Report(
         step.event.lease,
-        [item],
+        items,
         b"",
         at,
-        exit_text=note if is_broken else f"{text}, {note}" if note else text,
+        exit_text=f"{text}, {note}" if note else text,
+        loss=note,
         usage={name: fields[name] for name in _EXIT_USAGE if fields.get(name)} or None,
         over=True,
-        in_doubt=is_broken,
     )
 
 

@@ -29,7 +29,8 @@ _ASKED = {
     "timeout": EndReason.TIMEOUT,
     "oom": EndReason.OOM,
     "disk_full": EndReason.DISK_FULL,
-    "broken": EndReason.CRASHED,  # its runner did what none of ours does: the job is to blame
+    # Its runner said what none of ours does, in whoever's name: it had to be given up.
+    "broken": EndReason.LOST_WORKER,
     "shutdown": EndReason.NODE_LOST,  # the service went down: to be run when it is back
 }
 _FREE = frozenset({EndReason.NODE_LOST, EndReason.SPOT_RECLAIMED})
@@ -91,7 +92,7 @@ def classify_exit(wait_status: int, oom_count: int, asked: str | None) -> EndRea
     ``wait_status`` is as from waitpid, ``asked`` why we ended it ourselves, if we did.
 
     >>> [str(classify_exit(9, *how)) for how in ((0, None), (1, None), (0, "broken"))]
-    ['lost_worker', 'oom', 'crashed']
+    ['lost_worker', 'oom', 'lost_worker']
     """
     if asked in _ASKED:
         return _ASKED[asked]
@@ -187,7 +188,7 @@ def _after_loss(terms: Terms, past: Past, facts: Facts) -> Decision:
     if not terms.restartable:
         return end(EndReason.LOST_WORKER, past, facts)
     if losses >= MAX_LOSSES:
-        told = Facts(losses=losses, node=facts.node)
+        told = Facts(losses=losses, loss=facts.loss, node=facts.node)
         return end(EndReason.POISON, Past(past.attempt, losses, past.retries, past.fresh), told)
     return _again(EndReason.LOST_WORKER, past, losses=losses, fresh=True)
 

@@ -80,8 +80,8 @@ RulesOf = Callable[[Transaction, int], Rules]
 class Report:
     """Elements of a lease that ended, in order of position; ``body`` are their bytes, in order.
 
-    ``exit_text`` says how the container ended, ``usage`` what the whole chunk used, ``over`` that
-    nothing more of the lease comes, ``in_doubt`` that what failed may not be to blame.
+    ``exit_text`` says how the container ended, ``loss`` why we ended it as no good any more ("": we
+    did not), ``usage`` what the whole chunk used, ``over`` that nothing more of the lease comes.
     """
 
     lease: str
@@ -91,7 +91,7 @@ class Report:
     exit_text: str = ""
     usage: dict[str, Any] | None = None
     over: bool = False
-    in_doubt: bool = False
+    loss: str = ""
 
 
 @dataclass(slots=True)
@@ -244,7 +244,7 @@ class _Writer:
         past = find_past(self.tx, jid)
         if past is None:
             return
-        facts = self.rules.facts
+        facts = dataclasses.replace(self.rules.facts, loss=self.report.loss)
         text = self.report.exit_text or _exit_text(item)
         if text:
             facts = dataclasses.replace(facts, exit_text=text)
@@ -255,7 +255,7 @@ class _Writer:
             reason,
             self.rules.terms,
             past,
-            reused=item[0] > 0 or not self.lease.fresh or self.report.in_doubt,
+            reused=item[0] > 0 or not self.lease.fresh,
             facts=facts,
         )
         if decision.again:

@@ -28,12 +28,14 @@ class Facts:
     detail: str = ""
     node: str = ""
     losses: int = 0
+    loss: str = ""
 
 
 _R = EndReason
 _S = Status
 _RETRY = "as often as `_retries` says"
 _FREE = "by itself, free of charge, if restartable"
+LOSS = "it was killed (SIGKILL), by neither us nor its memory limit"
 
 REASONS: dict[EndReason, ReasonText] = {
     _R.DONE: ReasonText(_S.DONE, "The function returned.", "Fetch the result."),
@@ -73,15 +75,15 @@ REASONS: dict[EndReason, ReasonText] = {
     ),
     _R.LOST_WORKER: ReasonText(
         _S.STALLED,
-        "Its container was killed (SIGKILL), by neither us nor its memory limit, and it may not be "
-        "started a second time (_restartable=False).",
-        "Look in the machine's log for what killed it, then call it again.",
+        "Its container was lost: {loss}. It may not be started a second time (_restartable=False).",
+        "Check what it has done already and what ended it (its stderr, the machine's log), then call it "
+        "again.",
         _FREE + ", at most twice",
     ),
     _R.NODE_LOST: ReasonText(
         _S.STALLED,
-        "The machine{node} that ran it was lost, and it may not be started a second time "
-        "(_restartable=False).",
+        "The machine{node} that ran it, or its container there, was lost, and it may not be started a "
+        "second time (_restartable=False).",
         "Check what it has done already, then call it again.",
         _FREE,
     ),
@@ -120,8 +122,10 @@ REASONS: dict[EndReason, ReasonText] = {
     ),
     _R.POISON: ReasonText(
         _S.ERROR,
-        "Its container was killed {losses} times while it ran, so it is not started again.",
-        "Look for what kills it (memory of the whole machine, os.kill), then call it again.",
+        "Its container was lost {losses} times while it ran, so it is not started again. The last time: "
+        "{loss}.",
+        "Look for what ends it (memory of the whole machine, os.kill, code that writes to descriptors "
+        "that it did not open), then call it again.",
     ),
     _R.NEVER_SCHEDULED: ReasonText(
         _S.STALLED,
@@ -185,6 +189,7 @@ def message(reason: EndReason, facts: Facts) -> str:
         detail=f": {facts.detail}" if facts.detail else "",
         node=f" {facts.node}" if facts.node else "",
         losses=facts.losses,
+        loss=facts.loss or LOSS,
     )
     return f"{what} {text.next_step}".replace("\0", "")  # PostgreSQL stores none
 
@@ -219,5 +224,10 @@ def end_reasons_markdown() -> str:
     lines += [
         f"| `{reason}` | {text.status} | {text.what} | {text.next_step} | {text.rerun} |"
         for reason, text in REASONS.items()
+    ]
+    lines += [
+        "",
+        f"`{{loss}}` is: {LOSS}; or how its runner left what was agreed with it (it closed its link, it did",
+        "not come back, somebody spoke in its name), so that we had to end it.",
     ]
     return "\n".join(lines) + "\n"

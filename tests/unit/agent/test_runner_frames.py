@@ -134,6 +134,14 @@ def test_feed_when_the_header_is_no_object_refuses(head):
         RunnerFrames().feed(PREFIX.pack(len(head), 0) + head)
 
 
+def test_feed_when_words_are_broken_off_then_what_was_said_before_stands():
+    with pytest.raises(BrokenProtocol) as caught:
+        RunnerFrames().feed(pack_frame(result(), b"x") + b"\xff" * 12 + pack_frame(result(1)))
+    (said,) = caught.value.said
+    assert isinstance(said, Results)
+    assert (said.bodies, [item[0] for item in said.items]) == ([b"x"], [0])
+
+
 def test_feed_when_a_number_is_not_one_refuses():
     head = json.dumps(result(s=math.nan)).encode()
     with pytest.raises(BrokenProtocol):

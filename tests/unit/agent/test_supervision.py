@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from picloud_services.agent.pace import FLUSH_SECONDS
 from picloud_services.agent.supervision import (
     CLOSED_SECONDS,
-    HELLO_SECONDS,
     STOP_SECONDS,
     Supervision,
 )
 from picloud_services.agent.supervision_words import (
+    HELLO_SECONDS,
     DropChunk,
     Exited,
     Kill,
@@ -52,6 +52,7 @@ class World:
         self.killed = False
         self.left = False
         self.exit: Exited | None = None
+        self.is_broken = False  # somebody spoke in the runner's name: its link is read no more
         self.died_running: tuple[str, int] | None = None
 
     # what the supervisor's shell does with actions
@@ -82,13 +83,15 @@ class World:
                         self.over.add(lease)
                 case Kill():
                     self.killed = True
-                case Exited(lease=lease, position=position):
+                case Exited(lease=lease, position=position, begun=begun):
                     self.exit = action
                     if lease is not None:
                         assert lease not in self.over
                         self.over.add(lease)
-                        if position is not None:
-                            self.covered[lease, position] += 1
+                        assert (position is None) == (begun == 0)
+                        for began in range(position or 0, (position or 0) + begun):
+                            assert (lease, began) in self.ran
+                            self.covered[lease, began] += 1
                 case Leave():
                     self.left = True
                 case StartFailed(lease=str(lease)):
@@ -126,7 +129,13 @@ class World:
         self.socket.append(("result", self.element))
         self.next, self.element = self.next + 1, None
 
+    def intrude(self) -> None:
+        self.is_broken = True
+        self.do(self.machine.broken("sent noise", self.now))
+
     def read_socket(self, most: int = 10**9) -> None:
+        if self.is_broken:
+            return
         items = []
         while self.socket and most:
             most -= 1
@@ -206,6 +215,7 @@ STEPS = st.one_of(
     st.tuples(st.just("retire"), st.just(0)),
     st.tuples(st.just("room"), st.booleans()),
     st.tuples(st.just("hello"), st.just(0)),
+    st.tuples(st.just("intrude"), st.just(0)),
     st.tuples(st.just("die"), st.just(0)),
 )
 
@@ -215,7 +225,7 @@ def play(world: World, name: str, value: int) -> None:
     match name:
         case "give":
             world.give(f"{len(leases):016x}", value)
-        case "take" | "finish" | "die":
+        case "take" | "finish" | "die" | "intrude":
             getattr(world, name)()
         case "read_socket":
             world.read_socket(value)
@@ -256,7 +266,9 @@ def test_any_order_of_events_covers_each_element_once(ready, steps):
         assert world.over == set(world.counts)
         if world.died_running:
             assert world.exit is not None
-            assert (world.exit.lease, world.exit.position) == world.died_running
+            assert world.exit.position is not None
+            last = world.exit.position + world.exit.begun - 1
+            assert (world.exit.lease, last) == world.died_running
     world.do(world.machine.acknowledged())
     assert world.left
 
@@ -309,8 +321,8 @@ def test_an_untrusted_runner_may_say_anything_and_still_each_element_is_covered_
                 counts[lease] += len(items)
             case Return(lease, _, count):
                 counts[lease] += count
-            case Exited(lease=str(lease), position=int()):
-                counts[lease] += 1
+            case Exited(lease=str(lease), begun=begun):
+                counts[lease] += begun
     assert counts == {"a": 4, "b": 3}
 
 
@@ -406,7 +418,7 @@ def test_a_kill_of_the_running_element_kills_and_exited_names_it():
     world.do(world.machine.kill("killed", "a", 0, world.now))
     assert world.killed
     world.die()
-    assert world.exit == Exited("a", 0, 9, 0, "killed", "")
+    assert world.exit == Exited("a", 0, 1, 9, 0, "killed", "")
 
 
 def test_a_kill_of_a_finished_element_is_answered_and_kills_nothing():
@@ -431,7 +443,7 @@ def test_an_element_over_its_max_runtime_is_killed_as_timeout():
     assert world.machine.phase is Phase.READY
     world.tick(0.2)
     world.die()
-    assert world.exit == Exited("a", 0, 9, 0, "timeout", "")
+    assert world.exit == Exited("a", 0, 1, 9, 0, "timeout", "")
     assert world.covered[("a", 1)] == 1
 
 
@@ -458,7 +470,7 @@ def test_retire_lets_the_running_chunk_end_then_stops_and_at_last_kills():
     world.tick(STOP_SECONDS + 0.1)
     assert world.killed
     world.die()
-    assert world.exit == Exited(None, None, 9, 0, "shutdown", "")
+    assert world.exit == Exited(None, None, 0, 9, 0, "shutdown", "")
 
 
 def test_a_runner_that_is_never_ready_is_a_failed_start():
@@ -480,7 +492,7 @@ def test_a_runner_that_was_told_to_end_before_it_was_ready_gives_back_what_waits
     world.do(world.machine.exited(9, 0, 0))
     assert world.over == {"a"}
     assert set(world.covered) == {("a", 0), ("a", 1)}
-    assert world.exit == Exited(None, None, 9, 0, "shutdown", "")
+    assert world.exit == Exited(None, None, 0, 9, 0, "shutdown", "")
 
 
 @pytest.mark.parametrize("is_ready", [False, True])
@@ -528,7 +540,7 @@ def test_a_used_runner_that_ends_before_it_begins_another_chunk_loses_that_start
     assert (failed.lease, failed.reason) == ("a", "lost_worker")
     assert world.over == {"0", "a", "b"}
     assert set(world.covered) == {("0", 0), ("a", 0), ("a", 1), ("b", 0)}
-    assert world.exit == Exited(None, None, status, 0, None, "")
+    assert world.exit == Exited(None, None, 0, status, 0, None, "")
 
 
 def test_a_chunk_that_comes_after_the_exit_is_returned():
@@ -582,6 +594,62 @@ def test_a_runner_that_speaks_without_a_chunk_is_killed(what):
     *_, end = machine.exited(9, 0, 0)
     assert isinstance(end, Exited | StartFailed)
     assert "broke the protocol" in end.message
+
+
+def test_what_began_before_its_runner_was_broken_off_is_not_given_back_as_not_begun():
+    world = ready_world()
+    world.give("a", 6)
+    world.take()
+    world.finish()
+    world.read_socket()
+    for _ in range(3):  # said behind the words that nobody believes, and never heard
+        world.take()
+        world.finish()
+    world.take()
+    world.intrude()
+    world.die()
+    assert world.exit is not None
+    assert (world.exit.position, world.exit.begun, world.exit.asked) == (1, 4, "broken")
+    assert world.covered == {("a", position): 1 for position in range(6)}
+
+
+def test_what_is_said_behind_a_broken_word_is_not_believed():
+    machine = ready_world().machine
+    machine.chunk(LeasedChunk("a", "s", 2), 0.0)
+    assert machine.broken("sent noise", 0.0) == [Kill()]
+    assert machine.results([0, 1], 2, 0.0) == []
+    assert machine.end("a", 0.0) == []
+    assert machine.exited(9, 0, 0)[0] == Exited(
+        "a", 0, 2, 9, 0, "broken", "the runner broke the protocol: it sent noise"
+    )
+
+
+def test_one_that_was_to_be_killed_cannot_be_told_among_many_that_began():
+    world = ready_world()
+    world.give("a", 3)
+    world.take()
+    world.finish()
+    world.take()
+    world.do(world.machine.kill("timeout", None, None, world.now))
+    world.intrude()
+    world.die()
+    assert world.exit is not None
+    assert (world.exit.position, world.exit.begun, world.exit.asked) == (0, 2, "broken")
+
+
+def test_tokens_that_a_runner_made_hide_nothing_that_was_seen_running():
+    world = ready_world()
+    world.give("a", 3)
+    world.take()
+    world.tick(0.03)
+    assert world.machine.taken_back("a", 99, 0.0) == [Return("a", 1, 2, over=False)]
+    world = ready_world()
+    world.give("a", 3)
+    world.take()
+    world.tick(0.03)
+    world.tokens = 99
+    world.die()
+    assert world.covered == {("a", position): 1 for position in range(3)}
 
 
 def test_a_spent_runner_gives_back_what_it_did_not_begin_and_serves_no_more():

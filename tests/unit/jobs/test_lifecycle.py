@@ -216,5 +216,17 @@ def test_start_that_found_no_room_waits_and_costs_nothing():
     assert not decide(EndReason.DISK_FULL, ONCE, past).again
 
 
-def test_a_container_that_we_ended_for_what_its_runner_said_is_a_crash_and_no_loss():
-    assert classify_exit(9, 0, "broken") is EndReason.CRASHED
+def test_a_container_that_we_ended_for_what_its_runner_said_is_a_loss_whatever_its_exit():
+    assert {classify_exit(*how, "broken") for how in ((9, 0), (0, 0), (9, 1))} == {
+        EndReason.LOST_WORKER
+    }
+
+
+@pytest.mark.parametrize("terms", [Terms(), ONCE])
+def test_a_lost_container_is_told_with_what_it_was_ended_for(terms):
+    facts = Facts(loss="the runner broke the protocol: it sent noise")
+    past = Past(attempt=3, losses=2)
+    text = decide(EndReason.LOST_WORKER, terms, past, facts=facts).text
+    assert "lost" in text
+    assert ": the runner broke the protocol: it sent noise. " in text
+    assert "SIGKILL" in decide(EndReason.LOST_WORKER, terms, past).text
