@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from picloud_jupyter.cli.command import Command
+from picloud_jupyter.cli.exit_codes import REFUSED, ExitWith
 from picloud_jupyter.cli.output import Text, format_bytes
 from picloud_jupyter.cli.service import refuse_inside_a_job
 from picloud_jupyter.cli.system_service import require_root
@@ -61,7 +62,8 @@ def lost_words(lost: Sequence[str]) -> str:
     if not lost:
         return ""
     shown = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
-    return f"\n{len(lost)} files were damaged or gone before, and are not in it: {shown}"
+    were = "file was" if len(lost) == 1 else "files were"
+    return f"\n{len(lost):,} {were} damaged, unreadable or gone already and not in the backup: {shown}"
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -76,14 +78,17 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(arguments: argparse.Namespace) -> Text:
+def _run(arguments: argparse.Namespace) -> Text | ExitWith:
     found = run_copying("backup", arguments, ["--secrets"] if arguments.secrets else [])
     with_secrets = "secrets too" if found["secrets"] else "without secrets"
     text = (
         f"{found['jobs']:,} jobs with their results and output, {with_secrets}: "
         f"{format_bytes(found['bytes'])} in {arguments.place}{lost_words(found['lost'])}"
     )
-    return Text(text, found)
+    if not found["lost"]:
+        return Text(text, found)
+    text += "\nThe rest of it is whole and can be restored. Keep older backups: they may have what is missing."
+    return ExitWith(REFUSED, Text(text, found))
 
 
 COMMAND = Command(

@@ -244,6 +244,26 @@ async def test_sweep_when_an_upload_was_never_finished_then_it_goes_after_a_day(
     assert recent.exists()
 
 
+@pytest.mark.parametrize("where", ["incoming", "ab"])
+async def test_sweep_when_a_folder_is_among_the_files_then_it_stays_and_is_named(
+    blobs, root, caplog, where
+):
+    """Whoever put it there: it costs no sweep the rest of its work."""
+    ref = await keep(blobs, b"x", "ab" * 16)
+    upload = blobs.incoming_path("c" * 32)
+    upload.write_bytes(b"x")
+    strange = root / where / "0"
+    strange.mkdir()
+    (strange / "file").touch()
+    for path in (file_of(root, ref), upload, strange):
+        os.utime(path, (1000.0, 1000.0))
+    for removed in (1, 0):
+        assert await blobs.sweep(nothing_referenced, now_at=time.time()) == removed
+    assert not upload.exists()
+    assert (strange / "file").exists()
+    assert f"{strange} is a folder" in caplog.text
+
+
 async def test_usage_when_kept_then_counted(blobs):
     await keep(blobs, b"x" * 10_000)
     usage = await blobs.usage()

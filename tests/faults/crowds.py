@@ -16,7 +16,7 @@ CROWD = Path(__file__).with_name("crowd.py")
 RESULT_BYTES = 100_000_000
 PRINTED_BYTES = 10_000_000
 SLICE_BYTES = 4_000_000  # about the most that one answer has of what was printed
-GROWTH_BYTES = 300 * 1024**2  # 256 MiB of answers are held at most; then it is 503
+GROWTH_BYTES = 128 * 1024**2  # two pieces of 256 KiB for each of 200 readers are 100
 ALONE_SECONDS = 2.0
 
 

@@ -1,5 +1,6 @@
 """Backups of a real store with real payloads, without a service around them."""
 
+import errno
 import hashlib
 import io
 import os
@@ -165,6 +166,62 @@ async def test_damaged_payload_is_named_and_left_out(home, tmp_path, damage):
     target = place(tmp_path, "other")
     assert restore(target, str(tmp_path / "b.tar"))["lost"] == [name]
     assert not (target.home / name).exists()
+
+
+@pytest.mark.parametrize("name", ["b.tar", "b.tar.gz", "b/"])
+@pytest.mark.parametrize("damage", ["not opened", "not read to its end", "a folder"])
+async def test_payload_that_cannot_be_read_costs_itself_alone(
+    home, tmp_path, monkeypatch, name, damage
+):
+    path = home.home / "blobs" / BLOB[:2] / BLOB
+    if damage == "a folder":
+        path.unlink()
+        path.mkdir()
+    opened = Path.open
+
+    def failing(self, *arguments, **options):
+        if self != path or damage == "a folder":
+            return opened(self, *arguments, **options)
+        if damage == "not opened":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return BadSector(opened(self, *arguments, **options))
+
+    lost = [f"blobs/{BLOB[:2]}/{BLOB}"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", failing)
+        found = back_up(home, f"{tmp_path}/{name}", secrets=True)
+    assert (found["jobs"], found["lost"]) == (4, lost)
+    target = place(tmp_path, "other")
+    assert restore(target, f"{tmp_path}/{name}")["lost"] == lost
+    for part in ("code", "logs", "secrets"):
+        assert files_of(home.home / part) == files_of(target.home / part)
+    assert not (target.home / lost[0]).exists()
+    assert sorted(take_picture(target).jobs) == [1, 2, 3, 4]
+
+
+class BadSector(io.BufferedReader):
+    """A file that cannot be read beyond its first 70,000 bytes."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        super().__init__(file.detach())
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        if self.tell() + (count or 0) > 70_000:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(count)
+
+
+async def test_folder_that_cannot_be_listed_is_named_and_what_is_not_ours_left_out(
+    home, tmp_path
+):
+    (home.home / "code" / "ff").write_bytes(b"a file where a folder should be")
+    (home.home / "code" / "notes.txt").write_bytes(b"somebody's")
+    for stray in ("code/ee/notes.txt", "secrets/notes.txt", "logs/ee/notes.txt"):
+        path = home.home / stray
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"somebody's")
+    assert back_up(home, str(tmp_path / "b.tar"), secrets=True)["lost"] == ["code/ff"]
+    assert restore(place(tmp_path, "other"), str(tmp_path / "b.tar"))["jobs"] == 4
 
 
 async def test_damaged_store_is_not_backed_up(home, system, tmp_path):

@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from picloud_jupyter.protocol.errors import CloudException, Corrupt, NotFound
+from picloud_services.blobs.store import PIECE_BYTES
 from picloud_services.gateway import held_memory, http_server
 from picloud_services.gateway.http_server import Connection, HttpServer
 from picloud_services.gateway.words import Head, Reply, Sink, error_reply
@@ -39,7 +42,10 @@ class GatedSink:
 
 
 class Exchange:
-    """/echo answers its body, /wait when the gate opens, /sink takes any body, other paths are refused."""
+    """/echo answers its body, /wait when the gate opens, /sink takes any body, other paths are refused.
+
+    /large is at hand, /endless comes piece by piece.
+    """
 
     def __init__(self, world: "World", head: Head, uid: int) -> None:
         self.world = world
@@ -52,7 +58,7 @@ class Exchange:
         world.heads.append(head)
         if head.path == "/sink":
             world.sink = self.sink = GatedSink(world.gate)
-        elif head.path not in ("/echo", "/wait", "/large", "/stream"):
+        elif head.path not in ("/echo", "/wait", "/large", "/stream", "/endless"):
             self.refusal = NotFound(f"nothing at {head.path}")
 
     async def serve(self, body: bytes) -> Reply:
@@ -68,6 +74,10 @@ class Exchange:
             return Reply((b"x" * (4 * MIB),))
         if self.head.path == "/stream":
             return Reply((b"head ",), stream=self.world.stream(), stream_bytes=10)
+        if self.head.path == "/endless":
+            stream = self.world.pieces()
+            self.world.endless.append(weakref.ref(stream))
+            return Reply(stream=stream, stream_bytes=10**12)
         return Reply((body,), content_type="text/plain")
 
     def fail(self, error: Exception) -> Reply:
@@ -87,12 +97,19 @@ class World:
         self.uids: list[int] = []
         self.heads: list[Head] = []
         self.streamed: list[bytes | Exception] = []
+        self.endless: list[weakref.ref[AsyncGenerator[bytes]]] = []
+        self.handed_over = 0
 
     async def stream(self) -> AsyncIterator[bytes]:
         for piece in self.streamed:
             if isinstance(piece, Exception):
                 raise piece
             yield piece
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        while True:
+            self.handed_over += 1
+            yield b"x" * PIECE_BYTES
 
 
 @pytest.fixture
@@ -373,6 +390,41 @@ async def test_reader_when_it_never_reads_then_little_is_held_for_it(world):
     for _ in range(2000):
         assert len((await peer.receive()).body) == 5000
     await peer.close()
+
+
+async def test_stream_when_nobody_reads_it_then_two_pieces_are_held_and_counted(world):
+    lazy = await Peer.open(world.path)
+    transport_of(lazy).pause_reading()
+    lazy.send("GET", "/endless")
+    async with asyncio.timeout(20):
+        while not world.handed_over:
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.1)  # what would be held beyond that comes at once
+    (connection,) = world.server.connections
+    assert 0 < connection.transport.get_write_buffer_size() <= PIECE_BYTES
+    assert world.server.held.of(os.getuid()) == 2 * PIECE_BYTES
+    assert world.handed_over <= 3  # the socket itself takes most of one
+    transport_of(lazy).abort()
+
+
+async def test_stream_when_its_reader_goes_then_nothing_of_it_stays(world):
+    """Garbage that waits for its collection is memory that nobody counts."""
+    gc.collect()
+    gc.disable()
+    try:
+        lazy = await Peer.open(world.path)
+        transport_of(lazy).pause_reading()
+        lazy.send("GET", "/endless")
+        async with asyncio.timeout(20):
+            while not world.handed_over:
+                await asyncio.sleep(0.005)
+        transport_of(lazy).abort()
+        async with asyncio.timeout(20):
+            while world.server.connections or world.endless[0]() is not None:
+                await asyncio.sleep(0.005)
+    finally:
+        gc.enable()
+    assert not world.server.held.of(os.getuid())
 
 
 async def test_answers_when_a_user_reads_none_then_more_are_refused_until_some_are_read(

@@ -31,8 +31,11 @@ from picloud_services.app.backup_files import (
     BackupList,
     FolderTarget,
     HashedFile,
+    Readable,
+    SourceFile,
     Target,
     TarTarget,
+    belongs,
     put_list,
 )
 from picloud_services.app.startup import load_settings, place_of
@@ -47,9 +50,10 @@ SNAPSHOTS = 5
 
 
 def back_up(paths: ServicePaths, target: str, *, secrets: bool) -> dict[str, Any]:
-    """Write a backup of the service in ``paths`` to ``target``; return what it holds.
+    """Write a backup of the service in ``paths`` to ``target``; return what it holds, and lacks.
 
     That is a folder if it is one, or ends with a slash; else a tar file. Half a backup is removed.
+    A file that is damaged, or cannot be read, costs itself alone: it is named under "lost".
 
     Raises:
         NotFound: no service was ever there.
@@ -169,6 +173,7 @@ class _Backup:
         self._target = target
         self._store = store
         self._list = BackupList(__version__, os.uname().nodename, time.time(), secrets)
+        self._lost: set[str] = set()
 
     def run(self) -> dict[str, Any]:
         for _ in range(SNAPSHOTS):
@@ -176,15 +181,17 @@ class _Backup:
             gone = self._copy_blobs(names.blobs)
             if not gone:
                 break
-        self._list.lost += gone
-        self._put(STORE, self._store)
+        self._lost.update(gone)
+        with self._store.open("rb") as copy:
+            self._add(STORE, copy, os.fstat(copy.fileno()).st_size)
         self._store.unlink()
         self._copy_archives(names.users)
         self._copy_output(names.leases)
         if self._list.secrets:
-            folder = self._home / "secrets"
-            for path in (*folder.glob("[0-9]*.json"), *folder.glob("CACHEDIR.TAG")):
-                self._put(f"secrets/{path.name}", path)
+            for file in self._names_in("secrets"):
+                if belongs(name := f"secrets/{file}"):
+                    self._put(name)
+        self._list.lost = sorted(self._lost)
         put_list(self._target, self._list)
         files = self._list.files
         return {
@@ -219,39 +226,79 @@ class _Backup:
         gone = []
         for blob, (size, digest) in blobs.items():
             name = f"blobs/{blob[:2]}/{blob}"
-            if name in self._list.files:
+            if name in self._list.files or name in self._lost:
                 continue
             try:
-                found = self._put(name, self._home / name)
+                found = self._put(name)
             except FileNotFoundError:
                 gone.append(name)
             else:
-                if self._list.files[name][0] != size or digest not in ("", found):
-                    self._list.lost.append(name)
+                if found and (self._list.files[name][0] != size or digest not in ("", found)):
+                    self._lost.add(name)
         return gone
 
     def _copy_archives(self, users: list[int]) -> None:
         """Copy the archives of modules that are what their name says, of some user."""
-        for path in sorted((self._home / "code").glob("[0-9a-f][0-9a-f]/*")):
+        for name in self._names_of("code"):
             with contextlib.suppress(FileNotFoundError):  # nobody used it for long
-                name = f"code/{path.parent.name}/{path.name}"
-                digest = self._put(name, path)
-                if path.name not in {archive_id(user, digest) for user in users}:
-                    self._list.lost.append(name)
+                digest = self._put(name)
+                archive = name.rpartition("/")[2]
+                if digest and archive not in {archive_id(user, digest) for user in users}:
+                    self._lost.add(name)
 
     def _copy_output(self, leases: set[str]) -> None:
-        for folder in sorted((self._home / "logs").glob("[0-9a-f][0-9a-f]")):
-            found = [path for path in folder.iterdir() if path.name.partition(".")[0] in leases]
-            # an index first: of output that still grows there is then no less than it says
-            for path in sorted(found, key=lambda path: (path.suffix != ".idx", path.name)):
-                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    self._put(f"logs/{folder.name}/{path.name}", path)
+        found = [
+            name
+            for name in self._names_of("logs")
+            if name.rpartition("/")[2].partition(".")[0] in leases
+        ]
+        # of each lease the index first: of output that still grows there is then no less than it says
+        for name in sorted(found, key=lambda n: (n.partition(".")[0], not n.endswith(".idx"))):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                self._put(name)
 
-    def _put(self, name: str, path: Path) -> str:
-        """Copy one file; return its sha256."""
-        with path.open("rb") as file:
-            content = HashedFile(file, os.fstat(file.fileno()).st_size)
-            self._target.put(name, content)
+    def _names_of(self, part: str) -> Iterator[str]:
+        """Yield the files of a part of the home that is divided into folders by two digits."""
+        for folder in self._names_in(part):
+            if len(folder) == 2:
+                for file in self._names_in(f"{part}/{folder}"):
+                    if belongs(name := f"{part}/{folder}/{file}"):
+                        yield name
+
+    def _names_in(self, folder: str) -> list[str]:
+        """Return what is in a folder of the home; one that cannot be listed is lost."""
+        try:
+            return sorted(os.listdir(self._home / folder))
+        except FileNotFoundError:
+            return []
+        except OSError:
+            self._lost.add(folder)
+            return []
+
+    def _put(self, name: str) -> str:
+        """Copy one file of the home; return its sha256, or "" if it cannot be read, and is lost.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        try:
+            file = (self._home / name).open("rb")
+        except FileNotFoundError:
+            raise
+        except OSError:
+            self._lost.add(name)
+            return ""
+        with file:
+            source = SourceFile(file)
+            digest = self._add(name, source, os.fstat(file.fileno()).st_size)
+        if source.is_read:
+            return digest
+        self._lost.add(name)
+        return ""
+
+    def _add(self, name: str, source: Readable, size_bytes: int) -> str:
+        content = HashedFile(source, size_bytes)
+        self._target.put(name, content)
         self._list.files[name] = content.size_bytes, content.digest
         return content.digest
 

@@ -84,10 +84,22 @@ def damaged(where: object, why: str) -> Corrupt:
     )
 
 
+def belongs(name: str) -> bool:
+    """Return whether a file of the home with this name goes into a backup."""
+    return bool(_NAME.fullmatch(name))
+
+
+class Readable(Protocol):
+    """What bytes come from."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return the next bytes, at most so many."""
+
+
 class HashedFile:
     """Reads exactly ``size_bytes`` of a file, and hashes them on the way."""
 
-    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
+    def __init__(self, file: Readable, size_bytes: int) -> None:
         self._file = file
         self._hash = hashlib.sha256()
         self._left = self.size_bytes = size_bytes
@@ -115,6 +127,26 @@ class HashedFile:
     def digest(self) -> str:
         """The sha256 in hex of what was read so far."""
         return self._hash.hexdigest()
+
+
+class SourceFile:
+    """Reads a file of the home. From where it cannot be read on come zeros, and ``is_read`` is false.
+
+    Its size stands in the backup before its content does.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.is_read = True
+
+    def read(self, count: int) -> bytes:
+        """Return ``count`` bytes; it never ends."""
+        piece = b""
+        if self.is_read:
+            with contextlib.suppress(OSError):
+                piece = self._file.read(count)
+            self.is_read = len(piece) == count
+        return piece.ljust(count, b"\0")
 
 
 class Target(Protocol):
@@ -210,11 +242,11 @@ def _in_tar(tar: tarfile.TarFile, where: Path) -> Iterator[tuple[str, HashedFile
         _check(member.name, where, plain=member.isreg())
         file = tar.extractfile(member)
         assert file is not None  # it is a plain one
-        yield member.name, HashedFile(file, member.size)  # type: ignore[arg-type]
+        yield member.name, HashedFile(file, member.size)
 
 
 def _check(name: str, where: Path, *, plain: bool) -> None:
-    if not plain or not (name == LIST or _NAME.fullmatch(name)):
+    if not plain or not (name == LIST or belongs(name)):
         raise damaged(where, f"it holds {name[:200]!r}, which belongs to no backup")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import stat
 import threading
@@ -26,6 +27,7 @@ SWEEP_COUNT = 500
 VERIFIED_COUNT = 50_000
 INCOMING_SECONDS = 24 * 3600.0  # an agent may hold on to events, and their files, this long
 USAGE_SECONDS = 60.0
+_log = logging.getLogger(__name__)
 
 
 class FileBlobStore:
@@ -272,12 +274,9 @@ def _older_than(folder: Path, limit_at: float) -> list[str]:
 
 def _unlink_older(folder: Path, names: Sequence[str], limit_at: float) -> list[str]:
     """Unlink those of ``names`` that were not taken into use since they were listed."""
-    gone = []
-    for name in names:
-        if _is_older(folder / name, limit_at):
-            (folder / name).unlink(missing_ok=True)
-            gone.append(name)
-    return gone
+    return [
+        name for name in names if _is_older(folder / name, limit_at) and _unlink(folder / name)
+    ]
 
 
 def _is_older(path: Path, limit_at: float) -> bool:
@@ -290,4 +289,17 @@ def _is_older(path: Path, limit_at: float) -> bool:
 
 def _unlink_all(paths: Sequence[Path]) -> None:
     for path in paths:
+        _unlink(path)
+
+
+def _unlink(path: Path) -> bool:
+    """Return whether ``path`` is gone now: a folder stays, for none here is ours."""
+    try:
         path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        _log.warning(
+            "%s is a folder where the service keeps files alone, so it stays; if nobody needs it, remove it",
+            path,
+        )
+        return False
+    return True

@@ -22,6 +22,7 @@ from picloud_services.gateway import (
     words,
 )
 from picloud_services.gateway.handler import Door, Exchange
+from picloud_services.gateway.held_memory import HeldMemory
 from picloud_services.gateway.http_server import HttpServer
 from picloud_services.gateway.router import Router
 from picloud_services.gateway.services import Services
@@ -120,6 +121,7 @@ class Gateway:
         self._services = services
         self._router = Router(make_routes(services))
         self._servers: list[HttpServer] = []
+        self._held = HeldMemory()
 
     async def listen(
         self, api_socket: Path, jobs_socket: Path, *, everybody: bool = False
@@ -141,7 +143,7 @@ class Gateway:
         await self._serve(jobs_socket, Door(self._router, self._check_key, None), 0o600)
 
     async def _serve(self, path: Path, door: Door, mode: int, most: int | None = None) -> None:
-        server = HttpServer(partial(Exchange, door), most, self._answered)
+        server = HttpServer(partial(Exchange, door), most, self._answered, self._held)
         await server.listen(path, mode)
         self._servers.append(server)
 

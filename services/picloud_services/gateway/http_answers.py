@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 
 from picloud_jupyter.protocol.frames import Buffer
+from picloud_services.blobs.store import PIECE_BYTES
 from picloud_services.gateway.words import Reply
 
-PIECE_BYTES = 256 * 1024  # what is written at once
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n" for s in HTTPStatus}
 
@@ -25,6 +25,16 @@ def head_of(reply: Reply, version: str, *, keep_alive: bool) -> bytes:
         f"{line}Content-Type: {reply.content_type}\r\nContent-Length: {size_bytes}\r\n"
         f"{more}{connection}\r\n"
     ).encode("latin-1")
+
+
+def held_bytes(reply: Reply) -> int:
+    """Return how much memory ``reply`` holds while its client reads nothing.
+
+    Beside what is at hand that is one piece which the transport has, and of a stream the next one.
+    """
+    at_hand_bytes = sum(map(len, reply.parts))
+    sent_bytes = min(PIECE_BYTES, at_hand_bytes + reply.stream_bytes)
+    return at_hand_bytes + sent_bytes + min(PIECE_BYTES, reply.stream_bytes)
 
 
 def cut_or_join(parts: Sequence[Buffer]) -> Iterator[Buffer]:

@@ -16,7 +16,7 @@ from picloud_jupyter.protocol.errors import (
 from picloud_jupyter.protocol.frames import Buffer
 from picloud_jupyter.transport.peers import peer_uid
 from picloud_services.gateway.held_memory import HeldMemory
-from picloud_services.gateway.http_answers import CONTINUE, cut_or_join, head_of
+from picloud_services.gateway.http_answers import CONTINUE, cut_or_join, head_of, held_bytes
 from picloud_services.gateway.http_parser import IncomingRequest, RequestParser
 from picloud_services.gateway.words import Exchange, Head, Reply, error_reply
 
@@ -59,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        transport.set_write_buffer_limits(high=0)  # it has one piece at most: `held_bytes`
         self.uid = peer_uid(transport.get_extra_info("socket"))
         self._task = self._loop.create_task(self._run())
         self._server.add(self)
@@ -130,8 +131,8 @@ class Connection(asyncio.BufferedProtocol):
         try:
             while await self._serve_one():
                 pass
-        except _HungUp:
-            pass
+        except (_HungUp, asyncio.CancelledError):
+            pass  # the task would keep what cancelled it, and with that, in a cycle, the answer
         except Exception:  # noqa: BLE001  # the top of this connection's loop
             _log.exception("a connection failed")
         finally:
@@ -148,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             reply = await self._reply(exchange, request)
             try:
-                self._hold(exchange, sum(map(len, reply.parts)))
+                self._hold(exchange, held_bytes(reply))
             except CloudException as exc:
                 reply = exchange.fail(exc)
             self._server.on_answer(exchange, reply.status)
@@ -266,6 +267,7 @@ class Connection(asyncio.BufferedProtocol):
             await self._write(piece)
         if reply.stream is not None and with_body:
             await self._send_stream(reply.stream, reply.stream_bytes)
+        await self._drain()
         self._sending = False
 
     async def _send_stream(self, stream: AsyncIterator[bytes], size_bytes: int) -> None:
@@ -286,9 +288,13 @@ class Connection(asyncio.BufferedProtocol):
         raise _HungUp
 
     async def _write(self, data: Buffer) -> None:
+        await self._drain()  # not after the write: of a stream the next piece is read meanwhile
         if self.transport.is_closing():
             raise _HungUp
         self.transport.write(data)
+
+    async def _drain(self) -> None:
+        """Wait until the client has taken what was written."""
         if self._relief is not None:
             await self._relief
 
@@ -301,12 +307,13 @@ class HttpServer:
         open_exchange: OpenExchange,
         most_of_a_user: int | None = None,
         on_answer: Callable[[Exchange, int], None] = lambda _exchange, _status: None,
+        held: HeldMemory | None = None,
     ) -> None:
         self.open_exchange = open_exchange
         self.on_answer = on_answer  # told each answer's status
         self._most_of_a_user = most_of_a_user
         self.connections: set[Connection] = set()
-        self.held = HeldMemory()
+        self.held = held or HeldMemory()  # of a user on all sockets together
         self.buffer = memoryview(bytearray(READ_BYTES))
         self._server: asyncio.AbstractServer | None = None
         self._sweeper: asyncio.TimerHandle | None = None

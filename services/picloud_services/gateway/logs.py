@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 from picloud_jupyter.protocol.errors import InvalidRequest
 from picloud_jupyter.protocol.jobs import FINISHED_STATUSES
 from picloud_jupyter.protocol.operations import BYTES_TYPE, MAX_LOG_BYTES
+from picloud_services.blobs.store import PIECE_BYTES
 from picloud_services.dispatch.engine import OutputSlice
 from picloud_services.gateway.decode import read_int, read_seconds
 from picloud_services.gateway.services import Services
 from picloud_services.gateway.words import Reply, Request, json_reply
+from picloud_services.jobs.words import OutputPlace
 
 STREAMS = ("stdout", "stderr")
 MAX_POINTS = 2000
@@ -31,21 +33,41 @@ async def read_log(services: Services, request: Request) -> Reply:
     limit = read_int(query, "limit", MAX_LOG_BYTES, low=0, high=MAX_LOG_BYTES)
     offset = read_int(query, "offset", 0)
     if "tail_bytes" in query:
-        whole, _ = await _read(services, request.caller.user_id, jid, stream, 0, 0)
+        _, whole = await _read(services, request.caller.user_id, jid, stream, 0, 0)
         offset = max(0, whole.total_bytes - read_int(query, "tail_bytes"))
-    found, attempt = await _follow(
-        services, request, jid, stream, offset, limit, read_seconds(query, "wait_seconds")
+    wait_seconds = read_seconds(query, "wait_seconds")
+    place, found = await _follow(
+        services, request, jid, stream, offset, min(limit, PIECE_BYTES), wait_seconds
     )
-    return Reply(
-        (found.data,),
+    end = min(offset + limit, found.total_bytes) if found.data else found.next_offset
+    reply = Reply(
         content_type=BYTES_TYPE,
         headers={
-            "X-PiCloud-Next": str(found.next_offset),
+            "X-PiCloud-Next": str(end),
             "X-PiCloud-Total": str(found.total_bytes),
             "X-PiCloud-Finished": str(int(found.finished)),
-            "X-PiCloud-Attempt": str(attempt),
+            "X-PiCloud-Attempt": str(place.attempt if place else 0),
         },
     )
+    if place is None or end <= found.next_offset:
+        reply.parts = (found.data,)
+    else:  # more than a piece: read while the client takes it, for what was printed never changes
+        reply.stream = _stream(services, place, stream, found, end)
+        reply.stream_bytes = end - offset
+    return reply
+
+
+async def _stream(
+    services: Services, place: OutputPlace, stream: str, found: OutputSlice, stop: int
+) -> AsyncIterator[bytes]:
+    """Yield ``found`` and what follows it up to ``stop``; less if its job is deleted meanwhile."""
+    yield found.data
+    while found.data and (start := found.next_offset) < stop:
+        size_bytes = min(PIECE_BYTES, stop - start)
+        found = await services.outputs.read_output(
+            place.node, place.lease, place.position, stream, start, size_bytes
+        )
+        yield found.data
 
 
 async def _follow(  # one request's parameters
@@ -56,23 +78,20 @@ async def _follow(  # one request's parameters
     offset: int,
     limit: int,
     wait_seconds: float,
-) -> tuple[OutputSlice, int]:
-    """Return new output as soon as there is some, the end, or what is there after ``wait_seconds``.
-
-    The number is that of the attempt which wrote it, 0 if there was none.
-    """
+) -> tuple[OutputPlace | None, OutputSlice]:
+    """Return new output as soon as there is some, the end, or what is there after ``wait_seconds``."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_seconds
     pace_seconds = PACE_SECONDS if offset else FIRST_PACE_SECONDS
     async with _changes(services) as changed:
         while True:
             changed.clear()
-            found, attempt = await _read(
+            place, found = await _read(
                 services, request.caller.user_id, jid, stream, offset, limit
             )
             left = deadline - loop.time()
             if found.data or found.finished or left <= 0:
-                return found, attempt
+                return place, found
             await asyncio.sleep(min(pace_seconds, left))
             pace_seconds = min(2 * pace_seconds, PACE_SECONDS)  # others' jobs wake us too
             try:
@@ -100,11 +119,12 @@ async def _changes(services: Services) -> AsyncIterator[asyncio.Event]:
 
 async def _read(
     services: Services, user_id: int, jid: int, stream: str, offset: int, limit: int
-) -> tuple[OutputSlice, int]:
+) -> tuple[OutputPlace | None, OutputSlice]:
+    """Return where the output is, None before there was an attempt, and what is there."""
     place = await services.jobs.output_place(user_id, jid)
     if place is None:
         ((_, _, status),) = await services.jobs.statuses(user_id, [(jid, jid)])
-        return OutputSlice(b"", offset, 0, finished=status in FINISHED_STATUSES), 0
+        return None, OutputSlice(b"", offset, 0, finished=status in FINISHED_STATUSES)
     found = await services.outputs.read_output(
         place.node, place.lease, place.position, stream, offset, limit
     )
@@ -112,7 +132,7 @@ async def _read(
     ours = OutputSlice(
         found.data, found.next_offset, found.total_bytes, finished=place.finished
     )
-    return ours, place.attempt
+    return place, ours
 
 
 async def read_samples(services: Services, request: Request) -> Reply:
