@@ -25,6 +25,9 @@ from tests.faults.world import World
 WAIT_SECONDS = 2.0  # for the N-th call to come
 MOST_MISSES = 3  # then no call of that kind comes so late
 ATTACH_SECONDS = 10.0
+STARTS_FAILED = {
+    "start_failed"
+}  # an error of who makes the container is told, at the third time
 NAMED = {
     "fsync": "fsync,fdatasync",
     "write": "write,pwrite64,writev,pwritev",
@@ -109,6 +112,8 @@ def strike_once(world: World, role: str, strike: Strike, *, mortal: bool) -> boo
     victim = world.random.choice(sorted(found, key=lambda process: process.pid))
     log = world.folder / "strace.log"
     log.unlink(missing_ok=True)
+    if role == "client" and not mortal:
+        world.injured.add(victim.pid)
     with tracing(victim, strike, log):
         if role in WARM:
             world.send("container")
@@ -168,7 +173,7 @@ def try_role(trial: Trial, role: str, calls: tuple[str, ...], whats: tuple[str, 
         return
     with trial.world() as world:
         if "error=ENOSPC" in whats:
-            world.explained = NO_ROOM
+            world.explained = NO_ROOM | (STARTS_FAILED if role in WARM else set())
         wait_for_work(world)
         sweep(trial, world, role, calls, whats)
 

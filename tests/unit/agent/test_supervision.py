@@ -637,6 +637,18 @@ def test_one_that_was_to_be_killed_cannot_be_told_among_many_that_began():
     assert (world.exit.position, world.exit.begun, world.exit.asked) == (0, 2, "broken")
 
 
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_a_runner_that_is_not_believed_before_its_first_element_loses_that_start(is_ready):
+    world = ready_world() if is_ready else World()
+    world.give("a", 2)
+    world.intrude()
+    world.die()
+    (failed,) = world.told
+    assert isinstance(failed, StartFailed)
+    assert failed.reason == "lost_worker"  # free, and not for ever
+    assert "broke the protocol" in failed.message
+
+
 def test_tokens_that_a_runner_made_hide_nothing_that_was_seen_running():
     world = ready_world()
     world.give("a", 3)
