@@ -70,6 +70,24 @@ def test_claim_when_nothing_becomes_free_then_one_core_is_used_all_the_same(fold
         ledger.close()
 
 
+def test_claim_when_small_jobs_come_one_by_one_then_only_the_first_waits_so_long(folder):
+    busy, small = CoresLedger(1, folder), CoresLedger(1, folder)
+    assert busy.claim(1) == 1
+    for _ in range(PATIENT_CLAIMS):
+        assert small.claim(1) == 0
+    for _ in range(3):
+        assert small.claim(1) == 1
+        assert small.claim(0) == 0
+    busy.close()
+    assert small.claim(1) == 1
+    assert busy.claim(1) == 0
+    assert small.claim(0) == 0
+    assert busy.claim(1) == 1
+    assert small.claim(1) == 0, "it had a core in between, and is patient again"
+    busy.close()
+    small.close()
+
+
 def test_claim_when_a_job_needs_more_than_others_leave_then_it_is_begun_all_the_same(folder):
     """Or it would keep a core idle that others want, and wait for one that they keep."""
     busy, wide = CoresLedger(2, folder), CoresLedger(2, folder)

@@ -55,7 +55,7 @@ def has_files(folder: Path) -> bool:
             return next(entries, None) is not None
     except FileNotFoundError:
         return False
-    except PermissionError:
+    except OSError:  # whoever is to copy them hears why not
         return True
 
 

@@ -125,12 +125,19 @@ class SupervisorClient:
                 self._link.send_packed(frame)
         self._on_hello(self)
 
-    def hears(self, n: int) -> bool:
-        """Take note of its frame ``n``; whether that is a new one."""
-        if n <= self._heard_n:
-            return False
-        self._heard_n = n
-        return True
+    def is_news(self, n: int) -> bool:
+        """Return whether its frame ``n`` was not taken yet, on this link or an earlier one."""
+        return n > self._heard_n
+
+    def took(self, n: int) -> None:
+        """Take note that its frames up to ``n`` need not be said again."""
+        self._heard_n = max(self._heard_n, n)
+
+    def hear_again(self, n: int) -> None:
+        """Have it say its frames from ``n`` on again, on another link."""
+        self._heard_n = min(self._heard_n, n - 1)
+        if self._link is not None:
+            self._link.abort()
 
     def take_cut(self) -> list[str]:
         """Return the leases whose chunks were sent and did not reach the supervisor that said hello."""

@@ -144,7 +144,7 @@ class Upstream:
     # ------------------------------------------------------------------------------ the containers
     def on_frame(self, client: SupervisorClient, data: bytes, body: bytes) -> None:
         """Take one frame of a supervisor; frames behind a result on its way wait for it."""
-        if (n := number_of(data)) and not client.hears(n):
+        if (n := number_of(data)) and not client.is_news(n):
             return  # it came before the link broke
         if client.moving is not None:
             client.moving.append((data, body))
@@ -157,6 +157,7 @@ class Upstream:
             self._begin_move(client, data, body)
         else:
             self._batch(client, without_items(data), data, body)
+        client.took(n)  # not before: a frame that raised breaks the link, and comes again
 
     def _ready(
         self, client: SupervisorClient, header: dict[str, Any], _data: bytes, _body: bytes
@@ -184,9 +185,11 @@ class Upstream:
         self, client: SupervisorClient, waiting: deque[tuple[bytes, bytes]]
     ) -> None:
         """Move the large results of a batch, then go on with the frames that waited behind it."""
+        n = 0
         try:
             while waiting:
                 data, body = waiting.popleft()
+                n = number_of(data)
                 header = decode_header(data)
                 if FILE in data and header["t"] == "batch":
                     body = await asyncio.to_thread(self._take_files, client, header, body)
@@ -196,6 +199,12 @@ class Upstream:
                     data = encode_json(header)
                 self._handlers[header["t"]](client, header, data, body)
             client.moving = None
+        except Exception:  # the top of a task
+            log.exception("what %s said could not be taken; it says it again", client.container)
+            client.moving = None
+            client.hear_again(n)
+            if (GONE, b"") in waiting:  # nobody is there to say it again
+                self._lost(client)
         finally:
             client.settled.set()
 

@@ -64,7 +64,10 @@ class CoresLedger:
         least = min(wanted, math.ceil(least_cores))
         is_hungry = len(self._held) < least
         self._show_hunger(hungry=is_hungry)
-        self._hungry_claims = self._hungry_claims + 1 if is_hungry else 0
+        if is_hungry:
+            self._hungry_claims += 1
+        elif wanted:  # one who wanted nothing for a moment is as patient as before
+            self._hungry_claims = 0
         return least if self._hungry_claims > PATIENT_CLAIMS else len(self._held)
 
     def close(self) -> None:
