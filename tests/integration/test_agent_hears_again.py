@@ -13,7 +13,8 @@ from tests.tools.running_agent import connected, make_chunk, running_agent, unti
 
 def failing_once(monkeypatch, name: str, error: Exception) -> list[str]:
     """Let the first call of ``upstream.name`` raise ``error``; return a list that has its name then."""
-    real, failed = getattr(upstream, name), []
+    real = getattr(upstream, name)
+    failed: list[str] = []
 
     def call(*arguments):
         if not failed:
