@@ -32,9 +32,14 @@ NAMED = {
     "mkdir": "mkdir,mkdirat",
     "truncate": "ftruncate,truncate,fallocate",
     "connect": "connect,accept4",
+    "receive": "recvfrom,recvmsg",
+    "send": "sendto,sendmsg",
+    "fork": "fork,vfork,clone,clone3",
+    "wait": "wait4,waitid",
 }
 ROLES = ("control plane", "agent", "supervisor", "launcher", "client")
 KILLED = ("fsync", "write", "rename", "open", "unlink", "mkdir", "truncate", "connect")
+LAUNCHERS = ("receive", "fork", "wait", "send")  # it touches no file
 ON_STORE = ("fsync", "write", "open", "truncate", "unlink")
 WRITER = Path(__file__).with_name("store_writer.py")
 SWEPT = Statement("SELECT n FROM swept")
@@ -62,9 +67,12 @@ class Strike:
 
 
 @contextlib.contextmanager
-def tracing(victim: Process, strike: Strike, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Have strace on ``victim`` for the time of the block; it goes on without."""
-    words = ["strace", "-f", "-q", "-o", str(log), "-e", f"trace={NAMED[strike.call]}"]
+def tracing(
+    victim: Process, strike: Strike, log: Path, *, forks: bool = True
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Have strace on ``victim`` for the time of the block, with its threads and ``forks``; it goes on without."""
+    words = ["strace", *["-f"] * forks, "-q", "-o", str(log)]
+    words += ["-e", f"trace={NAMED[strike.call]}"]
     tracer = subprocess.Popen(
         [*words, "-e", strike.expression, "-p", str(victim.pid)],
         stdout=subprocess.DEVNULL,
@@ -106,7 +114,10 @@ def strike_once(world: World, role: str, strike: Strike, *, mortal: bool) -> boo
     victim = world.random.choice(sorted(found, key=lambda process: process.pid))
     log = world.folder / "strace.log"
     log.unlink(missing_ok=True)
-    with tracing(victim, strike, log):
+    is_launcher = role == "launcher"
+    with tracing(victim, strike, log, forks=not (is_launcher and mortal)):
+        if is_launcher:  # it works for who needs a container alone
+            world.send("container")
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             if find_process(victim.pid) != victim:
@@ -167,7 +178,8 @@ def try_role(trial: Trial, role: str, calls: tuple[str, ...], whats: tuple[str, 
 for _role in ROLES:
 
     def _kill(trial: Trial, role: str = _role) -> None:
-        try_role(trial, role, KILLED, ("signal=KILL",))
+        calls = LAUNCHERS if role == "launcher" else KILLED
+        try_role(trial, role, calls, ("signal=KILL",))
 
     fault(f"kill -9 of the {_role} at its N-th system call", ci=0, soak=100, needs_root=True)(
         _kill
