@@ -37,10 +37,18 @@ NAMED = {
     "mkdir": "mkdir,mkdirat",
     "truncate": "ftruncate,truncate,fallocate",
     "connect": "connect,accept4",
+    "receive": "recvfrom,recvmsg",
+    "send": "sendto,sendmsg",
+    "fork": "fork,vfork,clone,clone3",
+    "wait": "wait4,waitid",
 }
 ROLES = ("control plane", "agent", "supervisor", "launcher", "client")
 WARM = ("agent", "supervisor", "launcher")  # without new containers they have little to do
 KILLED = ("fsync", "write", "rename", "open", "unlink", "mkdir", "truncate", "connect")
+KILLED_OF = {  # who makes other calls than those
+    "launcher": ("receive", "fork", "wait", "send"),
+    "client": ("connect", "send", "receive", "write", "open"),
+}
 ON_STORE = ("fsync", "write", "open", "truncate", "unlink")
 WRITER = Path(__file__).with_name("store_writer.py")
 SWEPT = Statement("SELECT n FROM swept")
@@ -68,9 +76,12 @@ class Strike:
 
 
 @contextlib.contextmanager
-def tracing(victim: Process, strike: Strike, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Have strace on ``victim`` for the time of the block; it goes on without."""
-    words = ["strace", "-f", "-q", "-o", str(log), "-e", f"trace={NAMED[strike.call]}"]
+def tracing(
+    victim: Process, strike: Strike, log: Path, *, forks: bool = True
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Have strace on ``victim`` for the time of the block, with its threads and ``forks``; it goes on without."""
+    words = ["strace", *["-f"] * forks, "-q", "-o", str(log)]
+    words += ["-e", f"trace={NAMED[strike.call]}"]
     tracer = subprocess.Popen(
         [*words, "-e", strike.expression, "-p", str(victim.pid)],
         stdout=subprocess.DEVNULL,
@@ -114,7 +125,7 @@ def strike_once(world: World, role: str, strike: Strike, *, mortal: bool) -> boo
     log.unlink(missing_ok=True)
     if role == "client" and not mortal:
         world.injured.add(victim.pid)
-    with tracing(victim, strike, log):
+    with tracing(victim, strike, log, forks=not (role == "launcher" and mortal)):
         if role in WARM:
             world.send("container")
         deadline = time.monotonic() + WAIT_SECONDS
@@ -181,7 +192,7 @@ def try_role(trial: Trial, role: str, calls: tuple[str, ...], whats: tuple[str, 
 for _role in ROLES:
 
     def _kill(trial: Trial, role: str = _role) -> None:
-        try_role(trial, role, KILLED, ("signal=KILL",))
+        try_role(trial, role, KILLED_OF.get(role, KILLED), ("signal=KILL",))
 
     fault(f"kill -9 of the {_role} at its N-th system call", ci=0, soak=100, needs_root=True)(
         _kill

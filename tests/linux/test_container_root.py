@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any
 import pytest
 
 from picloud_jupyter.protocol.jobs import ContainerKind
-from picloud_services.agent import bubblewrap, cgroup, overlay, root_stage
+from picloud_services.agent import bubblewrap, cgroup, overlay, root_stage, spawn
 from picloud_services.agent.binds import Bind, Layer
 from picloud_services.agent.container import ContainerError
 from picloud_services.agent.mounts import parse_mountinfo
+from picloud_services.agent.processes import find_process
 from picloud_services.agent.uids import POOL_FIRST
 from tests.tools.container_harness import Lab, describe_python, labs
 
@@ -286,6 +288,40 @@ def test_start_when_what_makes_the_container_is_killed_then_it_is_lost_and_did_n
     with pytest.raises(ContainerError, match="was killed") as raised:
         lab.run("")
     assert raised.value.reason == "lost_worker"
+
+
+def test_start_when_the_supervisor_is_killed_in_it_then_nothing_more_is_laid_out(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who cleans up after it would be too early: the layer would be made anew behind it."""
+    told, tell = os.pipe()
+
+    def prepare(*_: object) -> None:
+        os.write(tell, b"%d" % os.getpid())
+        signal.pause()
+
+    monkeypatch.setattr(overlay, "prepare", prepare)
+    os.set_inheritable(tell, True)
+    monkeypatch.setattr(spawn, "_close_others", lambda _keep: None)
+    supervisor = os.fork()
+    if supervisor == 0:
+        try:
+            lab.run("")
+        finally:
+            os._exit(1)
+    maker = int(os.read(told, 100))
+    os.kill(supervisor, signal.SIGKILL)
+    os.waitpid(supervisor, 0)
+    end_at = time.monotonic() + 5
+    try:
+        while find_process(maker) is not None:
+            assert time.monotonic() < end_at, "it goes on"
+            time.sleep(0.005)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(maker, signal.SIGKILL)
+        os.close(told)
+        os.close(tell)
 
 
 def test_start_when_another_process_is_said_to_be_the_first_then_it_is_left_alone(

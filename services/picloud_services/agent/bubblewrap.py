@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from picloud_jupyter.protocol.jobs import ContainerKind
-from picloud_services.agent import cgroup, overlay, root_stage, seccomp
+from picloud_services.agent import cgroup, overlay, root_stage, seccomp, syscalls
 from picloud_services.agent.binds import (
     HOME,
     RUN,
@@ -65,10 +65,15 @@ class BubblewrapContainer:
         seccomp.program(os.uname().machine)  # where there is none, nothing is begun
         report, report_fd = os.pipe()
         gate_fd, gate = os.pipe()
-        pid = 0
+        pid, maker = 0, os.getpid()
+
+        def become() -> NoReturn:
+            syscalls.end_with(maker)  # else it would lay out files that are nobody's
+            self._become(request, who, report_fd, gate_fd)
+
         try:
             pid = spawn(
-                lambda: self._become(request, who, report_fd, gate_fd),
+                become,
                 stdout_fd=request.stdout_fd,
                 stderr_fd=request.stderr_fd,
                 keep_fds=(*request.pass_fds, report_fd, gate_fd),

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import struct
 
 MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x4000, 0x40000
@@ -19,7 +20,7 @@ _MOUNT_ATTR_IDMAP = 0x00100000
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 437, 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MNT_DETACH = 0x2
-_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -114,3 +115,14 @@ def adopt_orphans(*, wanted: bool) -> None:
 def forgo_privileges() -> None:
     """Make setuid programs inert for this process and its later children."""
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+def end_with(parent: int) -> None:
+    """Have the calling process killed when ``parent`` ends, until it becomes another user.
+
+    Raises:
+        ProcessLookupError: that has ended already.
+    """
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "end_with")
+    if os.getppid() != parent:
+        raise ProcessLookupError(f"process {parent} has ended")
