@@ -31,7 +31,7 @@ PYTHON = VENV / "bin" / "python"
 SOURCE_ROOTS = "picloud_jupyter", "kernels", "services"
 STAMP = VENV / "installed-from"
 # Folders of tests: of one part, that share a machine with an ordinary user's; of the whole, two at a time.
-OF_PARTS = "architecture", "unit", "contract", "integration", "linux", "machines", "security"
+OF_PARTS = "architecture", "unit", "contract", "integration", "linux", "machines"
 TWO_AT_A_TIME = "-n", "2", "--dist", "loadfile"
 NETWORK_VARIABLES = (
     "PIP_",
