@@ -23,6 +23,12 @@ _picloud() {{
 }}
 complete -o default -F _picloud picloud
 """
+# What offers nothing is completed with names of files.
+_CASE = '        {name}) COMPREPLY=($(compgen -W "{words}" -- "$current")) ;;'
+_CASE_OF_FILES = """\
+        {name}) COMPREPLY=()
+            [[ $current != -* ]] || COMPREPLY=($(compgen -W "{words}" -- "$current")) ;;"""
+_FILES = ("FILE", "FILE|FOLDER", "SCRIPT")  # metavars of what is a file's name
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +44,9 @@ def _run(arguments: argparse.Namespace) -> str:
 def bash(parser: argparse.ArgumentParser) -> str:
     """Return the completion for bash."""
     cases = "\n".join(
-        f'        {name}) COMPREPLY=($(compgen -W "{" ".join(_words(sub))}" -- "$current")) ;;'
+        (_CASE_OF_FILES if _takes_file(sub) else _CASE).format(
+            name=name, words=" ".join(_words(sub))
+        )
         for name, sub, _ in subparsers(parser)
     )
     top = " ".join([*(name for name, _, _ in subparsers(parser)), *_options(parser)])
@@ -61,6 +69,8 @@ def fish(parser: argparse.ArgumentParser) -> str:
             f"complete -c picloud -n '__fish_seen_subcommand_from {name}' -a {_quoted(word)}"
             for word in _words(sub)
         ]
+        if _takes_file(sub):
+            lines.append(f"complete -c picloud -n '__fish_seen_subcommand_from {name}' -F")
     return "\n".join(lines)
 
 
@@ -76,6 +86,13 @@ def _words(parser: argparse.ArgumentParser) -> list[str]:
         for choice in action.choices or ()
     ]
     return [*values, *_options(parser)]
+
+
+def _takes_file(parser: argparse.ArgumentParser) -> bool:
+    return any(
+        not action.option_strings and action.metavar in _FILES
+        for action in parser._actions  # noqa: SLF001
+    )
 
 
 def _quoted(text: str) -> str:

@@ -72,13 +72,7 @@ def make_parser(found: Sequence[Command]) -> argparse.ArgumentParser:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="say what is done, on stderr"
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        choices=("default", "no-header", "json"),
-        default="default",
-        help="how results are printed",
-    )
+    _add_output(parser, "default")
     parser.add_argument(
         "-s",
         "--simulate",
@@ -99,8 +93,20 @@ def make_parser(found: Sequence[Command]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.configure(sub)
+        if "-o" not in sub._option_string_actions:  # noqa: SLF001  # `info -o` names fields
+            _add_output(sub, argparse.SUPPRESS)
         sub.set_defaults(command=command, parser=parser)
     return parser
+
+
+def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=("default", "no-header", "json"),
+        default=default,
+        help="how results are printed",
+    )
 
 
 def run(words: Sequence[str]) -> int:

@@ -10,13 +10,6 @@ from picloud_jupyter.cloud.stories import why
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("jid", metavar="JID", type=jid_type, help="one job id")
-    parser.add_argument(
-        "-o",
-        "--output",
-        choices=("default", "json"),
-        default=argparse.SUPPRESS,
-        help="json: the same as one object",
-    )
 
 
 def _run(arguments: argparse.Namespace) -> Text:

@@ -197,6 +197,7 @@ def _high_cpu(value: object) -> dict[str, Any]:
 def _cores(value: object) -> dict[str, Any]:
     cores = _integer("_cores", value)
     if cores < 1:
+        # No ValueError: PiCloud raised this, and programs that were written for it catch it.
         raise TypeError(f"_cores must be at least 1, got {cores}")
     return {"cores": cores}
 

@@ -110,9 +110,7 @@ class JobFiles(Sequence[JobFile]):
         for file in self._files:
             if file.path == path:
                 return file
-        raise NotFound(
-            f"job {self.jid} kept no file {path!r}; it has {self._names()}", self.jid
-        )
+        raise NotFound(f"it kept no file {path!r}; it has {self._names()}", self.jid)
 
     def fetch(
         self, folder: str | os.PathLike[str] = ".", *, overwrite: bool = False

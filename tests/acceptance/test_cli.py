@@ -94,4 +94,4 @@ def test_wrong_usage_exits_with_2(service, words):
 def test_unknown_job_exits_with_3(service):
     done = service.cli("status", "1999999999", check=False)
     assert done.returncode == 3
-    assert "1999999999" in done.stderr
+    assert done.stderr.count("1999999999") == 1

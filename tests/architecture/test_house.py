@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from picloud_jupyter.protocol.errors import BY_CODE
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
     path
@@ -92,6 +94,21 @@ def test_every_module_says_what_it_is_for():
         if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))
     ]
     assert not silent
+
+
+def test_errors_about_a_job_do_not_name_it_themselves():
+    """`CloudException` puts "Job 7: " before their words."""
+    errors = {cls.__name__ for cls in BY_CODE.values()}
+    twice = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in SOURCES
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and getattr(call.func, "id", "") in errors
+        and (len(call.args) > 1 or any(word.arg == "jid" for word in call.keywords))
+        and re.search(r"\bjob \{", ast.unparse(call.args[0]), re.IGNORECASE)
+    ]
+    assert not twice
 
 
 def test_architecture_page_names_only_files_that_exist():

@@ -70,7 +70,7 @@ async def test_story_of_each_attempt_that_was_asked_for(system, tmp_path):
         "(attempt 3)",
     ]
     assert len([text for text in found if text.endswith("; it is run again")]) == 2
-    assert found[-1] == "done (done)"
+    assert found[-1] == "done"
     log = await texts(system, tmp_path, jid, "log")
     assert any("queued again, attempt 3: its attempt failed" in text for text in log)
 
@@ -100,7 +100,7 @@ async def test_story_when_results_were_removed_says_what_is_not_known(system, tm
     story = await stories(system, tmp_path).story(USER, jid)
     assert [step.text for step in story.steps if step.source == "store"] == [
         "submitted as a call",
-        "done (done)",
+        "done",
     ]
     assert "older than is kept" in story.not_known[0]
 

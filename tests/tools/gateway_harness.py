@@ -158,7 +158,7 @@ async def start_gateway(root: Path, quota: Quota | None = None) -> GatewayUnderT
 
     async def tell(user_id: int, jid: int) -> Story:
         if jid != 7:
-            raise NotFound(f"There is no job {jid}.", jid=jid)
+            raise NotFound("There is no such job.", jid=jid)
         return Story(jid, "done", "done", "f", None, 1, f"for {user_id}")
 
     async def page() -> str:

@@ -127,7 +127,7 @@ class PlayedGateway:
         jids = list(iterate_ranges([tuple(pair) for pair in ranges]))
         for jid in jids:
             if jid not in self.jobs:
-                raise NotFound(f"there is no job {jid}", jid)
+                raise NotFound("there is no such job", jid)
         return jids
 
     def wait(self, seconds: float, check: Any) -> None:

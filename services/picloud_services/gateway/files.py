@@ -65,6 +65,4 @@ def _read(path: Path, size_bytes: int, jid: int) -> Listing:
                 decode_header(file.read(header_bytes)), header_bytes, size_bytes
             )
     except (ValueError, struct.error) as exc:
-        raise Corrupt(
-            f"what job {jid} left as its files cannot be read: {exc}", jid=jid
-        ) from exc
+        raise Corrupt(f"what it left as its files cannot be read: {exc}", jid=jid) from exc

@@ -67,7 +67,7 @@ _FAILED_JIDS = Statement(
 def unknown(first: int, last: int) -> NotFound:
     """Return the error for jobs that do not exist or are somebody else's."""
     if first == last:
-        return NotFound(f"There is no job {first}.", jid=first)
+        return NotFound("There is no such job.", jid=first)
     return NotFound(f"Not every one of the jobs {first}-{last} exists.")
 
 

@@ -182,7 +182,7 @@ def _first_unfinished(span: Span, start: int, stop: int) -> int:
 
 def _unfinished(jid: int) -> Conflict:
     return Conflict(
-        f"Job {jid} is not finished; only finished jobs can be deleted.",
+        "It is not finished; only finished jobs can be deleted.",
         jid=jid,
         hint="kill it first",
     )

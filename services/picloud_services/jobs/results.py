@@ -65,7 +65,7 @@ class Results:
         answer = await self.results(user_id, [(jid, jid)], 1, 0.0)
         if not answer.items:
             raise Conflict(
-                f"Job {jid} is not finished; it has no result yet.",
+                "It is not finished; it has no result yet.",
                 jid=jid,
                 hint="wait for it (cloud.join or picloud join)",
             )

@@ -125,7 +125,9 @@ def _end(facts: StoryFacts, printed: dict[str, int | None]) -> Iterator[Step]:
     elif told:
         yield Step(None, f"it has printed {' and '.join(told)} so far", NOW)
     if facts.finished_at is not None:
-        yield Step(facts.finished_at, f"{facts.status} ({facts.reason or 'done'})")
+        why = facts.reason or facts.status
+        text = facts.status if why == facts.status else f"{facts.status} ({why})"
+        yield Step(facts.finished_at, text)
 
 
 def _place(found: Attempt) -> dict[str, Any]:

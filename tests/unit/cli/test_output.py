@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
+from picloud_jupyter.cli import backup
 from picloud_jupyter.cli.command import jid_type
 from picloud_jupyter.cli.completion import bash, fish, zsh
 from picloud_jupyter.cli.doctor import describe_trials
-from picloud_jupyter.cli.exit_codes import WRONG_USAGE
+from picloud_jupyter.cli.exit_codes import DONE, REFUSED, WRONG_USAGE
 from picloud_jupyter.cli.info import describe
 from picloud_jupyter.cli.output import (
     NotPrintableError,
@@ -134,6 +135,70 @@ def test_options_that_would_not_count_are_refused(line, words, capsys, tmp_path,
     monkeypatch.setenv("PICLOUD_HOME", str(tmp_path))
     assert run(line.split()) == WRONG_USAGE
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["-o json list", "list -o json", "why 17 -o json"])
+def test_the_form_of_output_stands_before_or_after_the_word(line):
+    assert make_parser(commands()).parse_args(line.split()).output == "json"
+
+
+def test_the_form_of_output_is_one_option_and_info_names_fields_with_its_own():
+    parser = make_parser(commands())
+    assert parser.parse_args(["-o", "no-header", "list"]).output == "no-header"
+    assert parser.parse_args(["list"]).output == "default"
+    found = parser.parse_args(["-o", "json", "info", "17", "-o", "all"])
+    assert (found.output, found.fields) == ("json", "all")
+    program = parser.parse_args(["run", "script.py", "-o", "its-own"])
+    assert (program.output, program.arguments) == ("default", ["-o", "its-own"])
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("picloud backup ", []),  # nothing of ours: names of files
+        ("picloud restore jobs", []),
+        ("picloud run ", []),
+        ("picloud backup --sec", ["--secrets"]),
+        ("picloud secret s", ["set"]),
+        ("picloud back", ["backup"]),
+    ],
+)
+def test_completion_in_bash_offers_files_where_one_is_named(line, offered):
+    words = line.split(" ")
+    script = (
+        f"{bash(make_parser(commands()))}\n"
+        f"COMP_WORDS=({' '.join(word or chr(39) * 2 for word in words)})\n"
+        f"COMP_CWORD={len(words) - 1}\n_picloud\necho ${{COMPREPLY[@]}}"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == offered
+    assert "complete -o default -F _picloud picloud" in script
+
+
+def test_completion_in_fish_offers_files_where_one_is_named():
+    lines = fish(make_parser(commands())).splitlines()
+    assert "complete -c picloud -n '__fish_seen_subcommand_from backup' -F" in lines
+    assert "complete -c picloud -n '__fish_seen_subcommand_from list' -F" not in lines
+
+
+@pytest.mark.parametrize(
+    ("lost", "code", "words"),
+    [
+        ([], DONE, "1.0 KiB in jobs.tar\n"),
+        (["blobs/ab/c"], REFUSED, "1 file was damaged, unreadable or gone already"),
+        (["a", "b"], REFUSED, "2 files were damaged, unreadable or gone already"),
+    ],
+)
+def test_a_backup_that_lacks_files_says_so_and_ends_with_3(
+    lost, code, words, capsys, monkeypatch
+):
+    found = {"jobs": 4, "secrets": False, "bytes": 1024, "lost": lost}
+    monkeypatch.setattr(backup, "run_copying", lambda *_: found)
+    assert run(["backup", "jobs.tar"]) == code
+    said = capsys.readouterr().out
+    assert words in said
+    assert all(name in said for name in lost)
+    assert ("The rest of it is whole" in said) == bool(lost)
 
 
 def test_sizes_are_readable():

@@ -32,4 +32,4 @@ async def test_story_when_the_job_ends_while_the_logs_are_read_then_that_is_told
     stories = Stories(store, live, lambda _jid: "", outputs, tmp_path, SystemClock())
     story = await stories.story(1000, 7)
     assert (story.status, story.summary) == ("done", "The function returned.")
-    assert story.steps[-1].text == "done (done)"
+    assert story.steps[-1].text == "done"

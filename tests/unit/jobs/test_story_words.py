@@ -84,7 +84,7 @@ def test_finished_job_when_told_then_the_steps_are_in_order_and_say_where():
         "started in a warm runner",
         "returned after 2.000 s",
         "it had printed 12 bytes to stdout",
-        "done (done)",
+        "done",
     ]
     assert found.steps[2].container == "c1"
     assert found.not_known == ()
