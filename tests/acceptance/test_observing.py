@@ -35,7 +35,7 @@ def test_why_of_a_finished_job_tells_its_life_in_order(service):
     assert found[1].startswith("given to node ")
     assert found[2].startswith("started in a ")
     assert found[3].startswith("returned after ")
-    assert found[4:] == ["it had printed 6 bytes to stdout", "done (done)"]
+    assert found[4:] == ["it had printed 6 bytes to stdout", "done"]
     assert all(
         step.container and step.lease for step in story.steps if "started in" in step.text
     )
