@@ -66,7 +66,7 @@ def test_why_of_a_killed_container_tells_each_attempt(service):
     assert len({step.container for step in given}) == 3
     assert "poison" in story.steps[-1].text or "poison" in " ".join(texts(jid))
     assert any("queued again, attempt 2" in text for text in texts(jid))
-    assert "killed 3 times" in story.summary
+    assert "lost 3 times" in story.summary
 
 
 def test_why_of_a_job_that_runs_and_of_one_that_waits_for_it(service):

@@ -203,6 +203,8 @@ class Desk:
         assert payload is not None
         held.client = client
         client.leases[action.lease] = None
+        if len(client.leases) == 1:  # to load a function takes memory, too
+            self.running(client, action.lease, 0)
         self._containers.prepare_work(client)
         client.send_chunk(payload.raw, payload.header, payload.function, payload.arguments)
 
@@ -242,7 +244,7 @@ class Desk:
     def running(
         self, client: SupervisorClient, lease: str | None, position: int | None
     ) -> None:
-        """The container is at ``position`` of ``lease``: tell the sampler which job that is."""
+        """The container is at ``position`` of ``lease``, or about to be: tell the sampler which job that is."""
         held = self._leases.get(lease) if lease else None
         if held is not None and held.jids and position is not None:
             self._on_running(client.container, jid_at(held.jids, position))

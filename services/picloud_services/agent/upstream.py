@@ -164,6 +164,7 @@ class Upstream:
     ) -> None:
         seconds = header.get("seconds") or 0.0
         log.info("the runner is ready after %.3f s", seconds, extra=_ids(client))
+        self._books.running(client, next(iter(client.leases), None), 0)  # that is loaded now
         client.be_ready()
 
     def _batch(
