@@ -25,13 +25,10 @@ def kill_some(trial: Trial, world: World, roles: tuple[str, ...], most_seconds: 
 
 
 def kill_launcher(world: World, *, at_work: bool) -> None:
-    """Kill the launcher, ``at_work`` with orders in its hands; it is there for milliseconds only else.
-
-    Only who needs a container begins another launcher: one is killed, too.
-    """
+    """Kill the launcher, ``at_work`` with orders in its hands: by chance these are there for milliseconds."""
     victim = world.send_soon(("launcher",), signal.SIGSTOP if at_work else signal.SIGKILL)
-    world.send("container")
     if at_work:
+        world.send("container")  # whoever ran there needs another
         world.rest(0.05, 0.3)
         victim.kill(signal.SIGKILL)
 

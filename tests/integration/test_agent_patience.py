@@ -137,7 +137,7 @@ async def test_launch_when_two_find_the_launcher_lost_then_one_is_started(monkey
     client = LauncherClient()
     await client.start()
     os.kill(started[0][0], signal.SIGKILL)
-    await until(lambda: client._link is None)
+    await until(lambda: len(started) == 2)
     orders: list[Any] = ["a", "b"]
     launches = [client.launch(order) for order in orders]
     found = await asyncio.gather(*launches, return_exceptions=True)
@@ -197,18 +197,50 @@ async def test_launcher_that_ends_each_time_is_begun_again_ever_later(monkeypatc
     monkeypatch.setattr(launcher_client, "_spawn", spawn_nothing)
     monkeypatch.setattr(launcher_client, "start_frame", lambda name: {"container": name})
     client = LauncherClient()
-    await client.start()
-    await until(lambda: client._link is None)
-    monkeypatch.setattr("picloud_services.agent.launcher_client.asyncio.sleep", note)
-    order: Any = "a"
-    for _ in range(9):
-        with pytest.raises(ContainerError) as raised:
-            await client.launch(order)
-        assert raised.value.reason == "lost_worker"
-    await client.close()
+    async with asyncio.timeout(20):
+        monkeypatch.setattr("picloud_services.agent.launcher_client.asyncio.sleep", note)
+        await client.start()
+        order: Any = "a"
+        while len(pauses) < 9:
+            with pytest.raises(ContainerError) as raised:
+                await client.launch(order)
+            assert raised.value.reason == "lost_worker"
+        await client.close()
     assert pauses[0] == 0.0
     assert pauses == sorted(pauses)
     assert pauses[-1] == launcher_client.CALM_SECONDS
+
+
+async def test_launcher_that_was_lost_is_replaced_before_anybody_needs_it(monkeypatch):
+    started: list[int] = []
+    spawn = launcher_client._spawn
+
+    def note_spawn():
+        if len(started) == 1:
+            started.append(0)
+            raise BlockingIOError(11, "no process is left")
+        pid, link = spawn()
+        started.append(pid)
+        return pid, link
+
+    monkeypatch.setattr(launcher_client, "_spawn", note_spawn)
+    client = LauncherClient()
+    await client.start()
+    os.kill(started[0], signal.SIGKILL)
+    await until(lambda: len(started) == 2)  # which fails: it is tried again for who needs it
+    monkeypatch.setattr(launcher_client, "start_frame", lambda name: {"container": name})
+    order: Any = "a"
+    with pytest.raises(
+        ContainerError, match="could not be started"
+    ):  # by a launcher that is there
+        await client.launch(order)
+    assert len(started) == 3
+    os.kill(started[2], signal.SIGKILL)
+    await until(lambda: len(started) == 4)
+    await client.close()
+    for pid in filter(None, started):
+        with pytest.raises(ChildProcessError):  # buried
+            os.waitpid(pid, os.WNOHANG)
 
 
 async def test_supervisor_that_is_killed_before_its_runner_is_ready_loses_that_start(

@@ -25,8 +25,9 @@ LOST = {
 
 
 class LauncherClient:
-    """Starts supervisors through one launcher process, which is started again when it is lost.
+    """Starts supervisors through one launcher process; one that is lost is replaced at once.
 
+    So the next order finds one that is ready: it would be in the hands of a new one ten times as long.
     ``first`` is one that was forked (`launcher.fork`); by default `start` starts one.
     """
 
@@ -36,7 +37,8 @@ class LauncherClient:
         self._pid = 0
         self._answers: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._losses = 0  # launchers in a row that ended without an answer
-        self._starting = asyncio.Lock()
+        self._revival: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     async def start(self) -> None:
         """Have a launcher; a new one takes a tenth of a second to be ready, orders may come at once.
@@ -56,12 +58,9 @@ class LauncherClient:
         Raises:
             ContainerError: there is none; the message says why.
         """
-        async with self._starting:
-            if self._link is None:
-                await self._bury()
-                await asyncio.sleep(pause_seconds(self._losses))
-                await self.start()
-        if self._link is None:  # it ended at once
+        if self._link is None:
+            await asyncio.wait([self._revive_once()])
+        if self._link is None:
             raise _error(LOST)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers.append(answer)
@@ -73,6 +72,10 @@ class LauncherClient:
 
     async def close(self) -> None:
         """End the launcher; the supervisors stay."""
+        self._is_closing = True
+        if self._revival is not None:
+            self._revival.cancel()
+            await asyncio.wait([self._revival])
         if self._link is not None:
             self._link.close()
         if self._pid:
@@ -92,15 +95,25 @@ class LauncherClient:
             answer = self._answers.popleft()
             if not answer.done():
                 answer.set_result(LOST)
+        if not self._is_closing:
+            self._revive_once()
 
-    async def _bury(self) -> None:
+    def _revive_once(self) -> asyncio.Task[None]:
+        if self._revival is None or self._revival.done():
+            self._revival = asyncio.get_running_loop().create_task(self._revive())
+        return self._revival
+
+    async def _revive(self) -> None:
         if self._pid:
-            _, status = await asyncio.to_thread(os.waitpid, self._pid, 0)
-            self._pid = 0
-            log.error(
-                "the launcher ended with wait status %s; starting it again, see agent.log",
-                status,
-            )
+            pid, self._pid = self._pid, 0
+            _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+            log.error("the launcher ended with wait status %s; another is started", status)
+        await asyncio.sleep(pause_seconds(self._losses))
+        try:
+            await self.start()
+        except OSError as exc:  # the next order tries again
+            self._losses += 1
+            log.warning("there is no launcher: %s", exc)
 
 
 def pause_seconds(losses: int) -> float:
