@@ -30,7 +30,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 SOURCE_ROOTS = "picloud_jupyter", "kernels", "services"
 STAMP = VENV / "installed-from"
-# Folders of tests: of one part, that share a machine with an ordinary user's; of the whole, two at a time.
+# Folders of tests that share the machine with those of an ordinary user.
 OF_PARTS = "architecture", "unit", "contract", "integration", "linux", "machines"
 TWO_AT_A_TIME = "-n", "2", "--dist", "loadfile"
 NETWORK_VARIABLES = (
@@ -236,9 +236,10 @@ def test(rest: list[str]) -> int:
     os.environ["TEST_KINDS"] = "root"  # the ordinary user runs the suite in the others
     with tests_as_ordinary_user() as finish:
         failed = check([]) + pytest([f"tests/{name}" for name in OF_PARTS]) + finish()
-    # What is left waits more than it works.
-    others = [f"--ignore=tests/{name}" for name in OF_PARTS]
+    # What is left waits more than it works; but faults strike what the others would need.
+    others = [f"--ignore=tests/{name}" for name in (*OF_PARTS, "faults")]
     failed += pytest([*others, *TWO_AT_A_TIME, "--durations=25"])
+    failed += pytest(["tests/faults", "--durations=25"])
     return 1 if failed else 0
 
 

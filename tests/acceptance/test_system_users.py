@@ -230,7 +230,7 @@ def test_kill_and_lists_are_about_one_s_own_jobs(two_users: TwoUsers) -> None:
     assert ann.run("print(json.dumps(cloud.status(given[0])))", jid) == "processing"
     done = bob.cli("kill", str(jid))
     assert done.returncode == 3
-    assert "NotFound" in done.stderr or "no job" in done.stderr
+    assert "NotFound" in done.stderr or "no such job" in done.stderr
     ann.run("cloud.kill(given[0])\nprint(1)", jid)
     assert ann.run("print(json.dumps(cloud.status(given[0])))", jid) == "killed"
 
