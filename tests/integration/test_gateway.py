@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,25 +14,10 @@ from picloud_jupyter.protocol.frames import pack_frame, split_frame
 from picloud_jupyter.protocol.users import Quota
 from picloud_services.jobs.words import ResultItem
 from tests.tools.gateway_harness import (
-    GatewayUnderTest,
     Peer,
     call_frame,
-    connected,
-    serving,
     start_gateway,
 )
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[GatewayUnderTest]:
-    async with serving(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-async def peer(gateway: GatewayUnderTest) -> AsyncIterator[Peer]:
-    async with connected(gateway.api) as opened:
-        yield opened
 
 
 def code_of(answer) -> str:

@@ -2,27 +2,11 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
-
-import pytest
 
 from picloud_services.blobs.store import PIECE_BYTES
 from picloud_services.gateway import held_memory
-from tests.tools.gateway_harness import GatewayUnderTest, Peer, connected, serving
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[GatewayUnderTest]:
-    async with serving(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-async def peer(gateway: GatewayUnderTest) -> AsyncIterator[Peer]:
-    async with connected(gateway.api) as opened:
-        yield opened
+from tests.tools.gateway_harness import connected
 
 
 async def test_log_when_long_then_read_in_pieces_and_answered_whole(gateway, peer, monkeypatch):

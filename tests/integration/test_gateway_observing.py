@@ -1,24 +1,10 @@
 """Who may read stories, metrics and the diagnosis; and that each answer is counted once."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.tools.gateway_harness import GatewayUnderTest, Peer, connected, serving
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[GatewayUnderTest]:
-    async with serving(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-async def peer(gateway: GatewayUnderTest) -> AsyncIterator[Peer]:
-    async with connected(gateway.api) as opened:
-        yield opened
+from tests.tools.gateway_harness import Peer
 
 
 async def test_metrics_for_the_owner_are_text(peer):
