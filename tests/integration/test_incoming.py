@@ -1,4 +1,5 @@
 import copy
+import errno
 import os
 import shutil
 from typing import Any
@@ -38,6 +39,19 @@ def test_take_when_it_is_a_plain_file_then_it_is_moved_and_sealed(out, incoming)
     assert (incoming / "n1").read_bytes() == b"result"
     assert (incoming / "n1").stat().st_mode & 0o777 == 0o400
     assert not list(out.iterdir())
+
+
+def test_take_when_the_disk_refuses_to_keep_its_name_then_nothing_of_it_stays(
+    out, incoming, monkeypatch
+):
+    def refuse(_folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("picloud_services.agent.incoming.sync_folder", refuse)
+    (out / "r1").write_bytes(b"result")
+    with pytest.raises(OSError, match="Input/output error"):
+        take_result(out, "r1", 6, incoming / "n1", OURS)
+    assert not list(incoming.iterdir())
 
 
 @pytest.mark.root

@@ -60,6 +60,7 @@ def take_result(
             _check(file, size_bytes, owners)
             _check_moved(file, target.name, incoming)
             _seal(file)
+            sync_folder(target.parent)
         except (OSError, RefusedFileError):
             _discard(target)
             raise
@@ -67,7 +68,6 @@ def take_result(
             os.close(file)
     finally:
         os.close(incoming)
-    sync_folder(target.parent)
 
 
 def _move(
