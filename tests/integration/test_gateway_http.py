@@ -392,13 +392,19 @@ async def test_reader_when_it_never_reads_then_little_is_held_for_it(world):
     await peer.close()
 
 
-async def test_stream_when_nobody_reads_it_then_two_pieces_are_held_and_counted(world):
+async def ask_and_read_nothing(world) -> Peer:
+    """Return a client that asked for a stream without end, once some of it was handed over."""
     lazy = await Peer.open(world.path)
     transport_of(lazy).pause_reading()
     lazy.send("GET", "/endless")
     async with asyncio.timeout(20):
         while not world.handed_over:
             await asyncio.sleep(0.005)
+    return lazy
+
+
+async def test_stream_when_nobody_reads_it_then_two_pieces_are_held_and_counted(world):
+    lazy = await ask_and_read_nothing(world)
     await asyncio.sleep(0.1)  # what would be held beyond that comes at once
     (connection,) = world.server.connections
     assert 0 < connection.transport.get_write_buffer_size() <= PIECE_BYTES
@@ -412,12 +418,7 @@ async def test_stream_when_its_reader_goes_then_nothing_of_it_stays(world):
     gc.collect()
     gc.disable()
     try:
-        lazy = await Peer.open(world.path)
-        transport_of(lazy).pause_reading()
-        lazy.send("GET", "/endless")
-        async with asyncio.timeout(20):
-            while not world.handed_over:
-                await asyncio.sleep(0.005)
+        lazy = await ask_and_read_nothing(world)
         transport_of(lazy).abort()
         async with asyncio.timeout(20):
             while world.server.connections or world.endless[0]() is not None:
