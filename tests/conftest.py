@@ -1,6 +1,7 @@
 """Fixtures for every folder: a service of the test's own, one per container kind."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,17 @@ from tests.tools.service_under_test import ServiceUnderTest, kinds_of_this_machi
 from tests.tools.two_users import TwoUsers, two_users_of_a_system
 
 collect_ignore = ["tools", "security/fuzz.py"]  # programs and harnesses: nothing to collect
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the services of each process of pytest-xdist use the cores as if they were alone.
+
+    Else a test that waits until its jobs have all cores waits for the longest job of the other process.
+    """
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = f"/tmp/picloud-cores-{os.environ['PYTEST_XDIST_TESTRUNUID']}-{worker}"
+        os.environ["PICLOUD_CORES_LEDGER"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -67,5 +79,6 @@ def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("PICLOUD_") and name not in (
             "PICLOUD_HOME",
             "PICLOUD_CONTAINER_KIND",
+            "PICLOUD_CORES_LEDGER",
         ):
             monkeypatch.delenv(name)

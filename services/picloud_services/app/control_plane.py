@@ -8,6 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from picloud_jupyter.protocol.metrics import ResourceSample
 from picloud_jupyter.protocol.nodes import NodeReport
@@ -134,7 +135,7 @@ class ControlPlane:
             self._settings.paths.agent_socket,
             output=output_files,
             logs=self._settings.home / "logs",
-            ledger=CoresLedger(os.cpu_count() or 1),
+            ledger=CoresLedger(os.cpu_count() or 1, Path(self._settings.cores_ledger)),
         )
         jobs, dispatcher = await self._start_jobs(stores, engine)
         services = self._services(stores, engine, jobs, dispatcher)

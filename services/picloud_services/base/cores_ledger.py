@@ -14,7 +14,6 @@ import os
 import stat
 from pathlib import Path
 
-FOLDER = Path("/tmp/picloud-cores")  # noqa: S108  # meant for all users; nothing in it is read
 HUNGRY_FILES = 16
 PATIENT_CLAIMS = 5  # claims come every second while less was granted than wanted
 
@@ -26,7 +25,7 @@ class CoresLedger:
     back. Not safe for threads: it belongs to one event loop.
     """
 
-    def __init__(self, total: int, folder: Path = FOLDER) -> None:
+    def __init__(self, total: int, folder: Path) -> None:
         self._folder = folder
         self._total = max(1, total)
         self._held: dict[int, int] = {}  # core -> descriptor whose lock we hold
