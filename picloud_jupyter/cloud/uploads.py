@@ -5,7 +5,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from picloud_jupyter.cloud.session import Session
 from picloud_jupyter.protocol import routes
@@ -62,8 +62,9 @@ def upload(session: Session, parts: Sequence[Buffer], size_bytes: int) -> dict[s
     route = routes.UPLOAD.format(upload=name)
     if path:
         try:
-            digest = _write_and_hash(path, parts)
-            client.post(route, {"size_bytes": size_bytes, "digest": digest})
+            # What nobody holds is swept; we hold it until it is safe.
+            with _written(path, parts) as digest:
+                client.post(route, {"size_bytes": size_bytes, "digest": digest})
         except (CloudException, OSError):
             with contextlib.suppress(OSError):
                 os.unlink(path)  # nobody will name it, and it takes room
@@ -83,10 +84,12 @@ def _hash(parts: Sequence[Buffer]) -> str:
     return total.hexdigest()
 
 
-def _write_and_hash(path: str, parts: Sequence[Buffer]) -> str:
-    """Write the file; meanwhile another thread computes the digest (both let go of the GIL).
+@contextlib.contextmanager
+def _written(path: str, parts: Sequence[Buffer]) -> Iterator[str]:
+    """Write the file and give its digest; whoever asks sees it held until the block ends.
 
-    It has a name only once all is done: a client that is killed leaves nothing.
+    It has a name only once all is written: a client that is killed meanwhile leaves nothing. Another
+    thread computes the digest (both let go of the GIL).
     """
     found: list[str] = []
     hasher = threading.Thread(target=lambda: found.append(_hash(parts)), daemon=True)
@@ -94,23 +97,27 @@ def _write_and_hash(path: str, parts: Sequence[Buffer]) -> str:
     try:
         file, named = _open(path)
         try:
-            _write(file, parts)
+            _hold(file)
+            try:
+                _write(file, parts)
+                if not named:
+                    # a src_dir_fd makes os.link call linkat, which alone can follow a link of /proc
+                    os.link(
+                        f"/proc/self/fd/{file}", path, src_dir_fd=file, follow_symlinks=True
+                    )
+            except OSError as exc:
+                if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise DiskFull(
+                        f"a payload does not fit on the disk of {path}",
+                        hint="free some space, or delete finished jobs with cloud.delete",
+                    ) from exc
+                raise
             hasher.join()
-            if not named:
-                # a src_dir_fd makes os.link call linkat, which alone can follow a link of /proc
-                os.link(f"/proc/self/fd/{file}", path, src_dir_fd=file, follow_symlinks=True)
+            yield found[0]
         finally:
             os.close(file)
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"a payload does not fit on the disk of {path}",
-                hint="free some space, or delete finished jobs with cloud.delete",
-            ) from exc
-        raise
     finally:
         hasher.join()
-    return found[0]
 
 
 def _open(path: str) -> tuple[int, bool]:
@@ -122,6 +129,13 @@ def _open(path: str) -> tuple[int, bool]:
         if exc.errno not in _NO_UNNAMED_FILES:
             raise
     return os.open(path, flags | os.O_CREAT | os.O_TRUNC, 0o600), True
+
+
+def _hold(file: int) -> None:
+    import fcntl  # absent where no file is written anyway
+
+    with contextlib.suppress(OSError):  # no locks there: then it is swept after a day
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _write(file: int, parts: Sequence[Buffer]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
@@ -231,6 +232,38 @@ async def test_adopt_when_another_made_its_folder_then_that_is_durable_all_the_s
     (root / "ab").mkdir()
     await keep(blobs, b"x", "ab" * 16)
     assert synced == [root, root / "ab"]
+
+
+async def test_sweep_uploads_when_the_writer_ended_then_they_go_and_nothing_else(blobs, root):
+    """A client was killed after its file had a name, and before the service heard of it."""
+    given_up, held, fresh = (blobs.upload_path(secrets.token_hex(16)) for _ in range(3))
+    result = blobs.incoming_path(secrets.token_hex(16))  # an agent may say it again
+    (root / "incoming" / "link.upload").symlink_to(root)
+    for path in (given_up, held, fresh, result):
+        path.write_bytes(b"x")
+        if path != fresh:
+            os.utime(path, (1000.0, 1000.0))
+    with held.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        assert await blobs.sweep_uploads() == 1
+        left = {path.name for path in (root / "incoming").iterdir()}
+        assert left == {held.name, fresh.name, result.name, "link.upload"}
+    assert await blobs.sweep_uploads() == 1
+    assert not held.exists()
+
+
+async def test_adopt_of_an_upload_that_was_swept_meanwhile_asks_for_it_again(
+    blobs, monkeypatch
+):
+    path = blobs.upload_path("ab" * 16)
+    path.write_bytes(b"x")
+
+    def sync_folder(_folder: Path) -> None:
+        path.unlink()
+
+    monkeypatch.setattr("picloud_services.blobs.filesystem.sync_folder", sync_folder)
+    with pytest.raises(NotFound, match="send it again"):
+        await blobs.adopt("ab" * 16, size_bytes=1, source=path)
 
 
 async def test_sweep_when_an_upload_was_never_finished_then_it_goes_after_a_day(blobs):

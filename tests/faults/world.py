@@ -297,12 +297,15 @@ class World:
         return [Violation("I7", text) for text in left]
 
     def _nobodys_files(self) -> set[str]:
-        """Return what was half received when all processes died: it goes within a day, see the sweep."""
+        """Return results that were on their way when all processes died: they go after a day.
+
+        An agent may come back with them until then; uploads go as soon as nobody holds them.
+        """
         incoming = (self.service.home / "blobs" / "incoming").glob("*")
         return {
             f"a half-received file {path.name}"
             for path in incoming
-            if path.stat().st_mtime < self.all_died_at
+            if path.suffix != ".upload" and path.stat().st_mtime < self.all_died_at
         }
 
     def end(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from picloud_services.blobs.filesystem import FileBlobStore
 from picloud_services.blobs.uploads import IncomingFile
 from tests.tools.gateway_harness import Peer, start_gateway
 
@@ -49,6 +50,21 @@ async def test_abort_of_a_file_that_nobody_writes_closes_it(tmp_path: Path):
     file.abort()
     assert file._file.closed
     assert not (tmp_path / "incoming").exists()
+
+
+async def test_sweep_while_a_body_comes_in_slowly_leaves_it(tmp_path: Path):
+    """Its client sends nothing for minutes; once the control plane that reads it is killed, it goes."""
+    disk = SlowDisk()
+    disk.go.set()
+    blobs = FileBlobStore(tmp_path)
+    path = blobs.upload_path("ab" * 16)
+    file = IncomingFile(path, disk, limit_bytes=100)  # type: ignore[arg-type]  # the part it uses
+    await file.write(b"x")
+    os.utime(path, (1000.0, 1000.0))
+    assert await blobs.sweep_uploads() == 0
+    file._file.close()  # as the kernel does for a process that is killed
+    assert await blobs.sweep_uploads() == 1
+    assert not path.exists()
 
 
 async def test_gateway_that_listens_anew_leaves_no_listener_and_no_caller_behind(

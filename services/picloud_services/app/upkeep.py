@@ -16,6 +16,7 @@ from picloud_services.metrics.service import MetricsService
 
 DISK_SECONDS = 2.0
 ABANDON_SECONDS = 30.0
+UPLOAD_SECONDS = 10.0
 READ_SECONDS = 5.0
 AGE_SECONDS = 60.0
 HOUR_SECONDS = 3600.0
@@ -40,6 +41,7 @@ class Upkeep:
         steps: list[tuple[str, float, Callable[[], Awaitable[object]]]] = [
             ("disk watch", DISK_SECONDS, self.watch_disk),
             ("abandoned maps", ABANDON_SECONDS, self.abandon_silent_maps),
+            ("uploads", UPLOAD_SECONDS, self.sweep_uploads),
             ("reading notes", READ_SECONDS, self.jobs.flush_read),
             ("age", AGE_SECONDS, self.retention.note_time),
             ("retention", HOUR_SECONDS / 4, self.retention.prune),
@@ -56,6 +58,11 @@ class Upkeep:
     async def abandon_silent_maps(self) -> None:
         """Give up maps whose client is gone."""
         await self.jobs.abandon_silent_maps(self.settings.abandoned_seconds)
+
+    async def sweep_uploads(self) -> None:
+        """Remove uploads that were given up."""
+        await self.blobs.sweep_uploads()
+        await self.code.sweep_uploads()
 
     async def sweep(self) -> None:
         """Remove payloads that no row names, and archives of modules that nobody used for long."""

@@ -58,7 +58,7 @@ class CodeArchives:
                 hint="Keep data out of the folders of your modules, or raise the setting max_code_bytes.",
             )
         self._disk.require(size_bytes or 0)
-        path = self._blobs.incoming_path(secrets.token_hex(16))
+        path = self._blobs.upload_path(secrets.token_hex(16))
         return IncomingFile(path, self._disk, limit_bytes=self._max_bytes)
 
     async def finish(self, user_id: int, digest: str, file: IncomingFile) -> None:
@@ -73,7 +73,7 @@ class CodeArchives:
             )
         archive = archive_id(user_id, digest)
         await self._blobs.adopt(
-            archive, size_bytes=file.size_bytes, digest=digest, source=file.close()
+            archive, size_bytes=file.size_bytes, digest=digest, source=file.path
         )
 
 

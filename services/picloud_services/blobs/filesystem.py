@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import logging
 import os
@@ -25,8 +26,10 @@ from picloud_services.blobs.store import (
 
 SWEEP_COUNT = 500
 VERIFIED_COUNT = 50_000
+UPLOAD_SECONDS = 30.0  # between the first byte of an upload and the lock on its file
 INCOMING_SECONDS = 24 * 3600.0  # an agent may hold on to events, and their files, this long
 USAGE_SECONDS = 60.0
+_UPLOAD = ".upload"  # a result that an agent moves has none: nobody can hold a lock on it
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +60,10 @@ class FileBlobStore:
     def incoming_path(self, blob: str) -> Path:
         """See `BlobStore`."""
         return self.incoming / check_id(blob)
+
+    def upload_path(self, name: str) -> Path:
+        """See `BlobStore`."""
+        return self.incoming / f"{check_id(name)}{_UPLOAD}"
 
     def _path(self, blob: str) -> Path:
         return self._root / check_id(blob)[:2] / blob
@@ -110,7 +117,7 @@ class FileBlobStore:
         with self._naming:
             is_first = not target.exists()
             if is_first:
-                source.rename(target)
+                _rename(source, target, ref)
         if not is_first:
             return self._keep_first(ref, source)
         sync_folder(target.parent)
@@ -194,6 +201,10 @@ class FileBlobStore:
                 f"the payload {ref.blob} is not there; it was removed with its job"
             ) from None
 
+    async def sweep_uploads(self) -> int:
+        """See `BlobStore`."""
+        return await asyncio.to_thread(_unlink_given_up, self.incoming, time.time())
+
     async def sweep(
         self,
         referenced: Callable[[Sequence[str]], Awaitable[set[str]]],
@@ -201,7 +212,7 @@ class FileBlobStore:
         now_at: float,
         grace_seconds: float = GRACE_SECONDS,
     ) -> int:
-        """See `BlobStore`. Also ends uploads that nobody finished for a day."""
+        """See `BlobStore`. Also removes what came in and was not adopted for a day."""
         removed = 0
         limit = now_at - grace_seconds
         for folder in await asyncio.to_thread(self._folders):
@@ -245,6 +256,13 @@ class FileBlobStore:
         return [self._root / e.name for e in _entries(self._root) if len(e.name) == 2]
 
 
+def _rename(source: Path, target: Path, ref: BlobRef) -> None:
+    try:
+        source.rename(target)
+    except FileNotFoundError:  # its writer ended meanwhile, and it was swept
+        raise NotFound(f"the payload {ref.blob} is gone; send it again") from None
+
+
 def _no_plain_file(ref: BlobRef) -> Corrupt:
     return Corrupt(f"the payload {ref.blob} came as something other than a plain file")
 
@@ -285,6 +303,29 @@ def _is_older(path: Path, limit_at: float) -> bool:
     except FileNotFoundError:  # taken away since the listing
         return False
     return max(found.st_mtime, found.st_atime) < limit_at
+
+
+def _unlink_given_up(folder: Path, now_at: float) -> int:
+    names = _older_than(folder, now_at - UPLOAD_SECONDS)
+    given_up = [
+        name for name in names if name.endswith(_UPLOAD) and _is_given_up(folder / name)
+    ]
+    return sum(_unlink(folder / name) for name in given_up)
+
+
+def _is_given_up(upload: Path) -> bool:
+    """Whether its writer has ended. Where that cannot be told it has not: a day ends it all the same."""
+    try:
+        file = os.open(upload, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return True
 
 
 def _unlink_all(paths: Sequence[Path]) -> None:

@@ -43,6 +43,12 @@ class BlobStore(Protocol):
     def incoming_path(self, blob: str) -> Path:
         """Return where somebody on this machine may write the content of a new ``blob``."""
 
+    def upload_path(self, name: str) -> Path:
+        """Return where a client, or who reads what it sends, may write an upload called ``name``.
+
+        Whoever writes it holds a lock (flock) on the file until it was adopted; see `sweep_uploads`.
+        """
+
     async def adopt(
         self, blob: str, *, size_bytes: int, digest: str = "", source: Path | None = None
     ) -> BlobRef:
@@ -69,6 +75,9 @@ class BlobStore(Protocol):
 
     async def verify(self, ref: BlobRef) -> None:
         """Read the whole content once and compare it with ``ref``."""
+
+    async def sweep_uploads(self) -> int:
+        """Remove uploads whose writer ended before they were adopted; return how many."""
 
     async def sweep(
         self,

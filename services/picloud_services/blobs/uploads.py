@@ -1,6 +1,8 @@
 """Large payloads on their way in: written by the client itself, or streamed to us."""
 
 import asyncio
+import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
@@ -31,10 +33,14 @@ class UploadIds(Protocol):
 
 
 class IncomingFile:
-    """One streamed body on its way into a file, hashed as it comes. Holds one piece at a time."""
+    """One streamed body on its way into ``path``, hashed as it comes. Holds one piece at a time.
+
+    Whoever made it calls `abort` at the end, also after the file became a blob: its lock says until
+    then that somebody wants it.
+    """
 
     def __init__(self, path: Path, disk: DiskWatch, *, limit_bytes: int) -> None:
-        self._path = path
+        self.path = path
         self._disk = disk
         self._limit_bytes = limit_bytes
         self._hash = hashlib.sha256()
@@ -42,7 +48,9 @@ class IncomingFile:
         self._writing = threading.Lock()
         self._given_up = False
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._file = open(descriptor, "wb", buffering=0)  # noqa: SIM115  # closed by close or abort
+        self._file = open(descriptor, "wb", buffering=0)  # noqa: SIM115  # closed by abort
+        with contextlib.suppress(OSError):  # no locks there: then it is swept after a day
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     async def write(self, piece: bytes) -> None:
         """Append ``piece``.
@@ -73,18 +81,13 @@ class IncomingFile:
         """The sha256 in hex of what came so far."""
         return self._hash.hexdigest()
 
-    def close(self) -> Path:
-        """Return the complete file: a name that nobody else has."""
-        self._file.close()
-        return self._path
-
     def abort(self) -> None:
-        """Remove the file, if it is still there; a thread that writes it closes it."""
+        """Close the file, and remove it if it is no blob; a thread that writes it closes it."""
         self._given_up = True
         if self._writing.acquire(blocking=False):
             self._file.close()
             self._writing.release()
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 class Uploads:
@@ -112,7 +115,7 @@ class Uploads:
             )
         self._disk.require(size_bytes)
         upload = self._ids.upload_id(user_id)
-        return upload, self._blobs.incoming_path(upload) if local else None
+        return upload, self._blobs.upload_path(upload) if local else None
 
     async def open(self, user_id: int, upload: str) -> IncomingFile:
         """Return the file that takes the streamed body of ``upload``.
@@ -123,7 +126,7 @@ class Uploads:
         self.require_owner(user_id, upload)
         if await self._blobs.find(upload) is not None:
             raise Conflict("this upload is finished already; begin another one")
-        path = self._blobs.incoming_path(secrets.token_hex(16))
+        path = self._blobs.upload_path(secrets.token_hex(16))
         return IncomingFile(path, self._disk, limit_bytes=self._max_bytes)
 
     async def finish(
@@ -141,7 +144,7 @@ class Uploads:
             InvalidRequest: what was written has another size, or is no plain file.
         """
         self.require_owner(user_id, upload)
-        source = None if file is None else file.close()
+        source = self._blobs.upload_path(upload) if file is None else file.path
         try:
             return await self._blobs.adopt(
                 upload, size_bytes=size_bytes, digest=digest, source=source
