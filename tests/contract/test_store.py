@@ -256,6 +256,36 @@ async def test_container_whose_runner_is_not_believed_takes_what_began_and_nothi
     await counters_agree(system)
 
 
+@pytest.mark.parametrize("restartable", [True, False])
+async def test_result_that_the_disk_did_not_take_is_computed_again_while_it_may(
+    system, restartable
+):
+    refused = {"note": "the disk did not take its result (Input/output error)"}
+    tries: Counter[bytes] = Counter()
+
+    def behave(_chunk, _at, argument):
+        tries[argument] += 1
+        if argument == b"always" or (argument == b"once" and tries[argument] == 1):
+            return Does(reason="lost_worker", body=b"told", extra=refused)
+        return Does(body=argument)
+
+    system.engine.behaviour = behave
+    jids = await system.map([b"fine", b"once", b"always", b"fine"], restartable=restartable)
+    first = jids[0][0]
+    counts = await system.join(jids)
+    told = await system.service.info(USER, jids, ["reason", "attempt", "exception"])
+    always = told[first + 2]
+    assert refused["note"] in always["exception"]
+    if restartable:
+        assert counts == {"done": 3, "error": 1}
+        assert (always["reason"], always["attempt"]) == ("poison", 3)
+        assert told[first + 1]["attempt"] == 2
+    else:
+        assert counts == {"done": 2, "stalled": 2}
+        assert (always["reason"], always["attempt"]) == ("lost_worker", 1)
+    await counters_agree(system)
+
+
 async def test_container_that_dies_costs_its_element_only(system):
     tries: dict[bytes, int] = {}
 

@@ -177,6 +177,43 @@ def test_move_when_one_is_refused_then_its_element_failed_and_the_others_are_who
     assert (incoming / items[2][7]["file"]).read_bytes() == b"x" * 6
 
 
+@pytest.mark.parametrize(
+    ("call", "number", "reason", "note"),
+    [
+        *(
+            (
+                call,
+                errno.EIO,
+                "lost_worker",
+                "the disk did not take its result (Input/output error)",
+            )
+            for call in ("open", "rename", "fsync")
+        ),
+        ("rename", errno.ENOSPC, "disk_full", None),
+        ("fsync", errno.ENOSPC, "disk_full", None),
+        ("open", errno.ELOOP, "result_unserializable", None),
+    ],
+)
+def test_move_when_the_disk_refuses_then_its_element_says_whose_fault_it_is(
+    out, incoming, monkeypatch, call, number, reason, note
+):
+    (out / "r").write_bytes(b"x" * 6)
+    real = getattr(os, call)
+
+    def refuse(what, *arguments, **options):
+        if call == "open" and what != "r":
+            return real(what, *arguments, **options)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, refuse)
+    items: list[list[Any]] = [[0, "done", 1.0, 0.0, 0.0, 0.0, 0, {"file": "r", "size": 6}]]
+    body = move_results(LEASE, items, b"", out, incoming, OURS)
+    assert items[0][1] == reason
+    assert (items[0][7] or {}).get("note") == note
+    assert items[0][6] == len(body)
+    assert not list(incoming.iterdir())
+
+
 @pytest.mark.parametrize("adopted", [False, True])
 def test_move_when_the_batch_comes_again_then_the_same_file_is_named(out, incoming, adopted):
     (out / "r").write_bytes(b"x" * 6)

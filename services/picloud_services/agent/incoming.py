@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from picloud_jupyter.protocol.frames import pack_frame
+from picloud_jupyter.protocol.jobs import EndReason
 from picloud_services.base.filesystem import sync_folder
 
 _POSITION, _REASON, _SIZE, _EXTRA = 0, 1, 6, 7  # of an item in a batch: docs/internals.md 4
+_FAULTS_OF_THE_MACHINE = errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE
 _BLOCK_BYTES = 512  # st_blocks, whatever the file system's own are
 
 
@@ -159,12 +161,20 @@ def move_results(
             take_result(out_dir, extra["file"], extra["size"], incoming / fresh, owners)
             extra["file"] = fresh
         except (RefusedFileError, OSError) as exc:
-            full = isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
             bodies[-1] = _failure(f"the result was computed but cannot be kept: {exc}")
-            item[_REASON] = "disk_full" if full else "result_unserializable"
+            item[_REASON], item[_EXTRA] = _why_refused(exc)
             item[_SIZE] = len(bodies[-1])
-            item[_EXTRA] = None
     return b"".join(bodies)
+
+
+def _why_refused(exc: RefusedFileError | OSError) -> tuple[str, dict[str, str] | None]:
+    """Whose fault it is: the job's, the full disk's, or the machine's; then it may run once more."""
+    if isinstance(exc, RefusedFileError):
+        return EndReason.RESULT_UNSERIALIZABLE.value, None
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EndReason.DISK_FULL.value, None
+    told = {"note": f"the disk did not take its result ({exc.strerror})"}
+    return EndReason.LOST_WORKER.value, told
 
 
 def _take_written(
@@ -198,6 +208,8 @@ def _open_plain(folder: int, name: str) -> int:
     try:
         return os.open(name, flags, dir_fd=folder)
     except OSError as exc:
+        if exc.errno in _FAULTS_OF_THE_MACHINE:
+            raise
         raise RefusedFileError(f"it cannot be opened: {exc.strerror}") from exc
 
 

@@ -249,8 +249,11 @@ class _Writer:
         if text:
             facts = dataclasses.replace(facts, exit_text=text)
         reason = _reason(item[1])
-        if reason is EndReason.DISK_FULL and (note := (item[7] or {}).get("note")):
-            facts = dataclasses.replace(facts, detail=str(note))
+        if note := (item[7] or {}).get("note"):
+            if reason is EndReason.DISK_FULL:
+                facts = dataclasses.replace(facts, detail=str(note))
+            elif reason is EndReason.LOST_WORKER:
+                facts = dataclasses.replace(facts, loss=str(note))
         decision = decide(
             reason,
             self.rules.terms,

@@ -228,6 +228,7 @@ def end_reasons_markdown() -> str:
     lines += [
         "",
         f"`{{loss}}` is: {LOSS}; or how its runner left what was agreed with it (it closed its link, it did",
-        "not come back, somebody spoke in its name), so that we had to end it.",
+        "not come back, somebody spoke in its name), so that we had to end it; or that the",
+        "disk did not take its result.",
     ]
     return "\n".join(lines) + "\n"
