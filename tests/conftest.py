@@ -14,14 +14,14 @@ collect_ignore = ["tools", "security/fuzz.py"]  # programs and harnesses: nothin
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the services of each process of pytest-xdist use the cores as if they were alone.
+    """Let the services of this process use the cores as if they were alone on the machine.
 
-    Else a test that waits until its jobs have all cores waits for the longest job of the other process.
+    Else a test that waits until its jobs have all cores waits for the longest job of another service: of
+    other tests that run at the same time, or of whoever works here.
     """
-    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        folder = f"/tmp/picloud-cores-{os.environ['PYTEST_XDIST_TESTRUNUID']}-{worker}"
-        os.environ["PICLOUD_CORES_LEDGER"] = folder
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    folder = Path(f"/tmp/picloud-cores-{os.getpid()}")
+    os.environ["PICLOUD_CORES_LEDGER"] = str(folder)
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
