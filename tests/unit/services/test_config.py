@@ -11,7 +11,8 @@ from picloud_services.config.load import help_text, load
 
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServicePaths:
-    monkeypatch.delenv("PICLOUD_CONTAINER_KIND", raising=False)  # of a service under test
+    for name in ("PICLOUD_CONTAINER_KIND", "PICLOUD_CORES_LEDGER"):  # of a service under test
+        monkeypatch.delenv(name, raising=False)
     return ServicePaths(tmp_path, tmp_path / "run")
 
 
