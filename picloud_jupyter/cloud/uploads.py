@@ -95,29 +95,36 @@ def _written(path: str, parts: Sequence[Buffer]) -> Iterator[str]:
     hasher = threading.Thread(target=lambda: found.append(_hash(parts)), daemon=True)
     hasher.start()
     try:
-        file, named = _open(path)
+        with _fits(path):
+            file, named = _open(path)
         try:
             _hold(file)
-            try:
+            with _fits(path):
                 _write(file, parts)
                 if not named:
                     # a src_dir_fd makes os.link call linkat, which alone can follow a link of /proc
                     os.link(
                         f"/proc/self/fd/{file}", path, src_dir_fd=file, follow_symlinks=True
                     )
-            except OSError as exc:
-                if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise DiskFull(
-                        f"a payload does not fit on the disk of {path}",
-                        hint="free some space, or delete finished jobs with cloud.delete",
-                    ) from exc
-                raise
             hasher.join()
             yield found[0]
         finally:
             os.close(file)
     finally:
         hasher.join()
+
+
+@contextlib.contextmanager
+def _fits(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"a payload does not fit on the disk of {path}",
+            hint="free some space, or delete finished jobs with cloud.delete",
+        ) from exc
 
 
 def _open(path: str) -> tuple[int, bool]:

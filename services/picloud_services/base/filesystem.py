@@ -97,7 +97,7 @@ def disk_space(path: Path) -> DiskSpace:
 
 
 class DiskWatch:
-    """Says whether new work may be taken, from the free space it was last told.
+    """Says whether new work may be taken, from the free space it was last told; it refuses by a new look.
 
     A small file system has a smaller floor: a service in a home of 256 MB must start. It asks
     the disk when `refresh` is called (a ticker), so that the check on the hot path costs nothing.
@@ -119,13 +119,18 @@ class DiskWatch:
         """Free space when it was last asked for."""
         return self._space.free_bytes
 
+    @property
+    def _is_short(self) -> bool:
+        space = self._space
+        return space.free_bytes < self.floor_bytes or space.free_files < space.floor_files
+
     def require(self, needed_bytes: int = 0) -> None:
         """Return if ``needed_bytes`` fit with the floor to spare.
 
         Raises:
             DiskFull: they do not; the message says what is there and what is needed.
         """
-        if needed_bytes:
+        if needed_bytes or self._is_short:
             self.refresh()
         if self._space.free_bytes - needed_bytes < self.floor_bytes:
             raise DiskFull(

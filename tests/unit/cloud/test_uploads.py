@@ -64,11 +64,14 @@ def test_file_where_the_file_system_knows_none_without_a_name(tmp_path, monkeypa
     assert not is_held(path)
 
 
-def test_file_when_the_disk_is_full(tmp_path, monkeypatch):
-    def writev(_file, _views):
+@pytest.mark.parametrize(
+    "call", ["open", "writev", "link"]
+)  # of disks without bytes, without files
+def test_file_when_the_disk_is_full(tmp_path, monkeypatch, call):
+    def refuse(*_arguments, **_options):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(os, "writev", writev)
+    monkeypatch.setattr(os, call, refuse)
     with (
         pytest.raises(DiskFull, match="does not fit"),
         uploads._written(str(tmp_path / "payload"), PARTS),

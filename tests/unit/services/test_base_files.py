@@ -78,6 +78,30 @@ def test_disk_watch_when_small_then_its_floor_is_a_part_of_it(monkeypatch, tmp_p
         disk.require(5 * 2**20)
 
 
+@pytest.mark.parametrize("short", [{"free_bytes": 0}, {"free_files": 0}])
+def test_disk_watch_when_there_is_room_again_then_nothing_is_refused(
+    monkeypatch, tmp_path, short
+):
+    """What filled the disk was ended just now; the next look is up to two seconds away."""
+    spaces = [DiskSpace(2**40, 2**39, 2**20, 2**19)]
+    looks = []
+
+    def look(_folder):
+        looks.append(1)
+        return spaces[0]
+
+    monkeypatch.setattr(filesystem, "disk_space", look)
+    spaces.insert(0, replace(spaces[0], **short))
+    disk = DiskWatch(tmp_path, 64 * 2**20)
+    with pytest.raises(DiskFull):
+        disk.require()
+    del spaces[0]
+    disk.require()
+    looks.clear()
+    disk.require()
+    assert not looks  # with room to spare the disk is not asked
+
+
 def test_write_atomically_when_the_folder_is_gone_then_nothing_is_left(tmp_path):
     with pytest.raises(FileNotFoundError):
         filesystem.write_atomically(tmp_path / "no" / "file", b"x")
