@@ -12,6 +12,8 @@ import pytest
 from picloud_jupyter.protocol.errors import DiskFull
 from picloud_jupyter.protocol.frames import pack_frame, split_frame
 from picloud_jupyter.protocol.users import Quota
+from picloud_services.base import filesystem
+from picloud_services.base.filesystem import DiskSpace
 from picloud_services.jobs.words import ResultItem
 from tests.tools.gateway_harness import (
     Peer,
@@ -141,9 +143,10 @@ async def test_call_when_its_python_is_not_here_then_env_missing_names_the_path(
 
 
 async def test_call_when_the_disk_is_down_to_its_floor_then_507_and_reading_goes_on(
-    gateway, peer
+    gateway, peer, monkeypatch
 ):
-    gateway.disk.floor_bytes = 2**62
+    monkeypatch.setattr(filesystem, "disk_space", lambda _folder: DiskSpace(2**40, 1))
+    gateway.disk.refresh()
     answer = await peer.ask("POST", "/v1/calls", call_frame(b"f", b"a"))
     assert (answer.status, code_of(answer)) == (507, "disk_full")
     assert (await peer.ask("GET", "/v1/service")).status == 200
