@@ -260,7 +260,7 @@ async def test_container_whose_runner_is_not_believed_takes_what_began_and_nothi
 async def test_result_that_the_disk_did_not_take_is_computed_again_while_it_may(
     system, restartable
 ):
-    refused = {"note": "the disk did not take its result (Input/output error)"}
+    refused = {"note": "the machine did not take its result (Input/output error)"}
     tries: Counter[bytes] = Counter()
 
     def behave(_chunk, _at, argument):

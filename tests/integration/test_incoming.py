@@ -185,7 +185,7 @@ def test_move_when_one_is_refused_then_its_element_failed_and_the_others_are_who
                 call,
                 errno.EIO,
                 "lost_worker",
-                "the disk did not take its result (Input/output error)",
+                "the machine did not take its result (Input/output error)",
             )
             for call in ("open", "rename", "fsync")
         ),
@@ -229,6 +229,17 @@ def test_move_when_the_batch_comes_again_then_the_same_file_is_named(out, incomi
     move_results(LEASE, again, b"", out, incoming, OURS)
     assert again == items
     assert kept.read_bytes() == b"x" * 6
+
+
+def test_move_when_the_job_made_its_folder_a_link_then_it_is_not_run_again(
+    tmp_path, out, incoming
+):
+    (out / "r").write_bytes(b"x" * 6)
+    (tmp_path / "link").symlink_to(out)
+    items: list[list[Any]] = [[0, "done", 1.0, 0.0, 0.0, 0.0, 0, {"file": "r", "size": 6}]]
+    move_results(LEASE, items, b"", tmp_path / "link", incoming, OURS)
+    assert (items[0][1], items[0][7]) == ("result_unserializable", None)
+    assert (out / "r").exists()
 
 
 def test_move_when_the_agent_died_before_sealing_then_the_file_is_sealed(out, incoming):

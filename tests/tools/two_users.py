@@ -124,10 +124,8 @@ class TwoUsers:
 
 
 def root_cli(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    of_others = (
-        "PICLOUD_HOME",
-        "PICLOUD_CONTAINER_KIND",
-    )  # of a service that runs for other tests
+    # Of a service that runs for other tests at this moment.
+    of_others = "PICLOUD_HOME", "PICLOUD_CONTAINER_KIND"
     kept = {name: value for name, value in os.environ.items() if name not in of_others}
     return subprocess.run(
         [sys.executable, "-m", "picloud_jupyter.cli", *words],

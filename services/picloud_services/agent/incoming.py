@@ -14,7 +14,7 @@ from picloud_jupyter.protocol.jobs import EndReason
 from picloud_services.base.filesystem import sync_folder
 
 _POSITION, _REASON, _SIZE, _EXTRA = 0, 1, 6, 7  # of an item in a batch: docs/internals.md 4
-_FAULTS_OF_THE_MACHINE = errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE
+_FAULTS_OF_THE_MACHINE = errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE
 _BLOCK_BYTES = 512  # st_blocks, whatever the file system's own are
 
 
@@ -169,11 +169,12 @@ def move_results(
 
 def _why_refused(exc: RefusedFileError | OSError) -> tuple[str, dict[str, str] | None]:
     """Whose fault it is: the job's, the full disk's, or the machine's; then it may run once more."""
-    if isinstance(exc, RefusedFileError):
-        return EndReason.RESULT_UNSERIALIZABLE.value, None
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+    number = exc.errno if isinstance(exc, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
         return EndReason.DISK_FULL.value, None
-    told = {"note": f"the disk did not take its result ({exc.strerror})"}
+    if number not in _FAULTS_OF_THE_MACHINE:
+        return EndReason.RESULT_UNSERIALIZABLE.value, None
+    told = {"note": f"the machine did not take its result ({os.strerror(number)})"}
     return EndReason.LOST_WORKER.value, told
 
 

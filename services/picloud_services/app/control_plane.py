@@ -135,7 +135,7 @@ class ControlPlane:
             self._settings.paths.agent_socket,
             output=output_files,
             logs=self._settings.home / "logs",
-            ledger=CoresLedger(os.cpu_count() or 1, Path(self._settings.cores_ledger)),
+            ledger=self._ledger(),
         )
         jobs, dispatcher = await self._start_jobs(stores, engine)
         services = self._services(stores, engine, jobs, dispatcher)
@@ -145,6 +145,10 @@ class ControlPlane:
         self._at_end("the gateway", gateway.close)
         self._start_watch(gateway, engine)
         self._start_upkeep(stores, engine, jobs)
+
+    def _ledger(self) -> CoresLedger | None:
+        folder = self._settings.cores_ledger
+        return CoresLedger(os.cpu_count() or 1, Path(folder)) if folder else None
 
     async def _listen(self, gateway: Gateway) -> None:
         paths = self._settings.paths

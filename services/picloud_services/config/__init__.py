@@ -47,7 +47,7 @@ class Settings:
     cores_ledger: str = _setting(
         "/tmp/picloud-cores",  # noqa: S108  # meant for all users; nothing in it is read
         "Folder in which the services of this machine see which cores the others use. Services with "
-        "different folders use the same cores at the same time.",
+        "different folders use the same cores at the same time. Empty: use them whatever others do.",
     )
     memory_bytes: int = _setting(
         0, "Memory that jobs may use together. 0: 80 % of what the machine has."

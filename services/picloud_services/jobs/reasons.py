@@ -229,6 +229,6 @@ def end_reasons_markdown() -> str:
         "",
         f"`{{loss}}` is: {LOSS}; or how its runner left what was agreed with it (it closed its link, it did",
         "not come back, somebody spoke in its name), so that we had to end it; or that the",
-        "disk did not take its result.",
+        "machine did not take its result.",
     ]
     return "\n".join(lines) + "\n"
