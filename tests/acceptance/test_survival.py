@@ -12,6 +12,7 @@ import pytest
 
 from picloud_jupyter import cloud
 from picloud_jupyter.transport.paths import service_paths
+from picloud_services.agent.processes import find_process
 from tests.tools.service_under_test import eventually
 
 pytestmark = pytest.mark.isolation
@@ -173,6 +174,32 @@ def test_killed_idle_control_plane_is_back_at_the_next_call(own_service):
     assert cloud.result(cloud.call(lambda: 1)) == 1
     os.kill(own_service.status()["pid"], signal.SIGKILL)
     assert cloud.result(cloud.call(lambda: 2), timeout=30) == 2
+
+
+def test_down_ends_all_jobs_when_the_agent_is_killed_over_it(running):
+    service, _ = running
+    run = service_paths(service.home).run
+    (status,) = run.glob("c/*/status.json")
+    runner = json.loads(status.read_text())["init_pid"]
+    agent = service.status()["agent_pid"]
+    os.kill(agent, signal.SIGSTOP)  # it is asked to end all, and does not come to it
+    down = subprocess.Popen(
+        [sys.executable, "-m", "picloud_jupyter.cli", "down"],
+        env={**os.environ, **service.environment},
+    )
+    try:
+        eventually(
+            service_paths(service.home).intent.exists,
+            what="the service knows that it is to go down",
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            down.wait(0.5)
+        os.kill(agent, signal.SIGKILL)
+        assert down.wait(30) == 0
+    finally:
+        down.kill()
+    assert find_process(runner) is None
+    assert not list(run.glob("c/*"))
 
 
 def test_nothing_is_left_after_down(own_service):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from picloud_services.agent.container import ContainerError
 from picloud_services.agent.incoming import move_results
 from picloud_services.agent.launcher_client import LauncherClient
 from picloud_services.agent.leftovers import clean_up
+from picloud_services.agent.process_table import list_pids
 from picloud_services.agent.processes import find_process
 from picloud_services.agent.supervisor_client import SupervisorClient
 from tests.tools.running_agent import NODE, connected, make_chunk, running_agent, until
@@ -181,6 +183,84 @@ async def test_launch_when_the_launcher_is_killed_in_it_then_the_start_is_lost_a
         await until(lambda: listener.is_over(again.lease))
         assert [item[1] for item in listener.items(again.lease)] == ["done"]
         await until(lambda: len(agent.containers()) == 1)  # nothing is left of the others
+
+
+@pytest.fixture
+def silent_launcher(monkeypatch):
+    """Launchers that are lost when they have begun a supervisor, before they say so; gives their program."""
+    program = (
+        "import os, socket; from picloud_services.agent import launcher;"
+        "launcher.pack_frame = lambda *_: os._exit(1);"
+        f"launcher._be_launcher(socket.socket(fileno={launcher_client.LINK_FD}))"
+    )
+    command = [sys.executable, "-P", "-c", program]
+    monkeypatch.setattr(launcher_client, "launcher_command", lambda _fd: command)
+    return program.encode()
+
+
+def processes_of(program):
+    found = []
+    for pid in list_pids():
+        with contextlib.suppress(OSError):
+            if program in Path(f"/proc/{pid}/cmdline").read_bytes() and find_process(pid):
+                found.append(pid)
+    return found
+
+
+async def test_launch_when_the_launcher_is_lost_with_its_answer_then_no_supervisor_is_left(
+    tmp_path, silent_launcher
+):
+    async with (
+        running_agent(tmp_path) as agent,
+        connected(agent.settings) as (engine, listener),
+    ):
+        chunk = make_chunk(abs, [-1])
+        engine.submit(NODE, chunk)
+        await until(lambda: listener.is_over(chunk.lease))
+        (failed,) = listener.named("start_failed", chunk.lease)
+        assert failed.fields["reason"] == "lost_worker"
+        await until(lambda: not agent.containers())
+        # the launcher that replaced it is all there is
+        await until(lambda: len(processes_of(silent_launcher)) == 1)
+
+
+async def test_stop_when_a_lost_start_cannot_be_removed_yet_then_the_other_containers_end(
+    tmp_path, monkeypatch
+):
+    """Its chunk was reported: it must not be given back a second time, nor keep the agent from its end."""
+    refused = []
+
+    def refuse_lost(order):
+        if not Path(order.folder, "status.json").exists():
+            refused.append(order.container)
+            raise OSError("busy")
+        clean_up(order)
+
+    async with running_agent(tmp_path) as agent:
+        async with connected(agent.settings) as (engine, listener):
+            engine.submit(NODE, make_chunk(time.sleep, [60]))
+            await until(lambda: listener.named("started"))
+            monkeypatch.setattr("picloud_services.agent.agent.KILL_SECONDS", 0.5)
+            monkeypatch.setattr(containers, "clean_up", refuse_lost)
+            launcher_pid = agent.agent._launcher._pid
+            os.kill(launcher_pid, signal.SIGSTOP)  # so that the order is in its hands
+            lost = make_chunk(abs, [-1], slot="s2")
+            engine.submit(NODE, lost)
+            await until(lambda: agent.agent._launcher._answers)
+            os.kill(launcher_pid, signal.SIGKILL)
+            await until(lambda: listener.is_over(lost.lease) and refused)
+            (status,) = agent.settings.run.glob("c/*/status.json")
+            runner = json.loads(status.read_bytes())["init_pid"]
+            stopping = asyncio.create_task(engine.stop_node(NODE, kill=True))
+            await until(lambda: listener.named("exited"))
+            engine.acknowledge(NODE, max(event.n for event in listener.events))
+            await stopping
+            await agent.task
+            assert find_process(runner) is None
+            assert not agent.settings.paths.agent_socket.exists()
+            assert not listener.named("returned", lost.lease)
+        monkeypatch.undo()
+        await agent.start()  # which removes what is left
 
 
 async def test_launcher_that_ends_each_time_is_begun_again_ever_later(monkeypatch):

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -107,15 +109,15 @@ def test_a_supervisor_that_has_just_been_forked_is_waited_for(tmp_path):
     assert found.supervisor == ourselves
 
 
-@pytest.mark.parametrize("damaged", ["status.json", "order.json"])
-def test_a_supervisor_whose_files_were_damaged_ends_with_all_below_it(tmp_path, damaged):
+@contextlib.contextmanager
+def supervised(tmp_path):
+    """A container's order, a process that holds its layer as a supervisor does, and the child of that."""
     layer, folder = tmp_path / "layers" / "x", tmp_path / "c" / "x"
     for path in (folder, layer):
         path.mkdir(parents=True)
     request = RequestFields("x", make_spec(), "", "", str(layer), "", "", os.getuid())
     order = StartOrder("x", str(folder), ContainerKind.PLAIN, "", request, "")
     (folder / "order.json").write_text(json.dumps(start_frame(order)))
-    (folder / damaged).write_bytes(b"\0" * 100)
     program = (
         "import subprocess, sys, time; from picloud_services.agent.leftovers import hold_layer;"
         "held = hold_layer(sys.argv[1]); child = subprocess.Popen(['sleep', '60']);"
@@ -125,12 +127,58 @@ def test_a_supervisor_whose_files_were_damaged_ends_with_all_below_it(tmp_path, 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
         child = int(supervisor.stdout.readline())
+        try:
+            yield order, supervisor, child
+        finally:
+            supervisor.kill()
+
+
+@pytest.mark.parametrize("damaged", ["status.json", "order.json"])
+def test_a_supervisor_whose_files_were_damaged_ends_with_all_below_it(tmp_path, damaged):
+    with supervised(tmp_path) as (order, supervisor, child):
+        Path(order.folder, damaged).write_bytes(b"\0" * 100)
         for found in find_containers(tmp_path, tmp_path):
             assert found.supervisor is None
             clean_up(found.order)
         assert supervisor.wait(10) == -9
     assert find_process(child) is None
-    assert not folder.exists()
+    assert not Path(order.folder).exists()
+
+
+@pytest.mark.parametrize("home", [".", "linked"])
+def test_a_supervisor_that_nobody_was_told_of_ends_with_all_below_it(tmp_path, home):
+    """A launcher that was killed began it: it says who it is, and not yet what runs in it."""
+    (tmp_path / "linked").symlink_to(tmp_path)
+    layer = tmp_path / home / "layers" / "x"
+    with supervised(tmp_path) as (order, supervisor, child):
+        process = find_process(supervisor.pid)
+        assert process is not None
+        status = {"pid": process.pid, "start_time": process.start_time, "state": "starting"}
+        Path(order.folder, "status.json").write_text(json.dumps(status))
+        clean_up(replace(order, request=replace(order.request, layer_dir=str(layer))))
+        assert supervisor.wait(10) == -9
+    assert find_process(child) is None
+    assert not Path(order.folder).exists()
+    assert not layer.exists()
+
+
+def test_a_layer_that_is_removed_is_held_so_that_no_supervisor_begins_there(
+    tmp_path, monkeypatch
+):
+    removed: list[str] = []
+
+    def remove(path):
+        if path == order.request.layer_dir and os.path.exists(path):
+            with pytest.raises(BlockingIOError):
+                hold_layer(path)
+        removed.append(path)
+        remove_tree(path)
+
+    monkeypatch.setattr(leftovers, "remove_tree", remove)
+    with supervised(tmp_path) as (order, _, _):
+        clean_up(order)
+        clean_up(order)  # again: there is nothing to hold any more
+    assert removed == [order.request.layer_dir, order.folder] * 2
 
 
 @contextlib.contextmanager

@@ -235,6 +235,7 @@ class Desk:
 
     def container_dead(self, client: SupervisorClient) -> None:
         """The container runs nothing any more; its leases were reported."""
+        client.take_unsent()  # reported with the others: nobody must give them back again
         for lease in client.leases:
             self._leases.pop(lease, None)
         client.leases.clear()

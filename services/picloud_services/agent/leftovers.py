@@ -72,25 +72,41 @@ def end_container(order: StartOrder, supervisor: Process) -> None:
 
 
 def clean_up(order: StartOrder) -> None:
-    """End what still runs of a container without a supervisor, and remove all that it had.
+    """End what still runs of a container that nobody will use any more, and remove all that it had.
 
-    May be called twice, and after its supervisor cleaned up itself.
+    Its supervisor, too: a launcher that was killed may have begun one without a word. May be called
+    twice, and after the supervisor cleaned up itself.
 
     Raises:
         OSError: something of it cannot be ended or removed yet; call it again later.
     """
-    folder = Path(order.folder)
-    status = _status(folder)
-    was_held = not status and _end_holders(order.request.layer_dir)
-    for process in _first_processes(status):
-        log.warning("container %s: process %d is ended", order.container, process.pid)
-        if os.getpgid(process.pid) == process.pid:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-    if status or was_held:
-        make_container(order.kind, order.program).clean(_request(order), None)
-    remove_tree(order.request.layer_dir)
-    remove_tree(order.folder)
+    with _taken(order.request.layer_dir) as was_held:
+        status = _status(Path(order.folder))
+        for process in _first_processes(status):
+            log.warning("container %s: process %d is ended", order.container, process.pid)
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+        if status or was_held:
+            make_container(order.kind, order.program).clean(_request(order), None)
+        remove_tree(order.request.layer_dir)
+        remove_tree(order.folder)
+
+
+@contextlib.contextmanager
+def _taken(layer_dir: str) -> Iterator[bool]:
+    """Hold a layer for the time of the block, so that no supervisor can begin there.
+
+    Gives whether one had to be ended for that.
+
+    Raises:
+        OSError: it cannot be ended yet.
+    """
+    was_held = _is_held(layer_dir) and _end_holders(layer_dir)
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(FileNotFoundError):  # then nobody can begin there either
+            held.callback(os.close, hold_layer(layer_dir))
+        yield was_held
 
 
 def hold_layer(layer_dir: str, least: int = 3) -> int:
@@ -218,7 +234,7 @@ def _end_holders(layer_dir: str) -> bool:
     victims = _holders(layer_dir)
     if not victims:
         return False
-    log.warning("the supervisor of %s cannot be known again; it is ended", layer_dir)
+    log.warning("nobody knows the supervisor of %s any more; it is ended", layer_dir)
 
     def find(table: Table) -> set[int]:
         victims.update(descendants(table, victims))
@@ -230,11 +246,11 @@ def _end_holders(layer_dir: str) -> bool:
 
 def _holders(layer_dir: str) -> set[int]:
     """Return the other processes that have the folder of a layer open."""
-    found = set()
+    found, layer = set(), os.path.realpath(layer_dir)
     for pid in read_table().keys() - {os.getpid()}:
         with contextlib.suppress(OSError):  # it is another user's, or has ended
             folder = f"/proc/{pid}/fd"
-            if any(os.readlink(f"{folder}/{fd}") == layer_dir for fd in os.listdir(folder)):
+            if any(os.readlink(f"{folder}/{fd}") == layer for fd in os.listdir(folder)):
                 found.add(pid)
     return found
 

@@ -340,9 +340,10 @@ class ControlPlane:
         async def stop_agent() -> None:
             if self._kill_jobs:
                 dispatcher.pause()  # or each core that is freed gets the next queued job
-                await self._wait_for_agent(engine)
-                for node in engine.nodes():
-                    await engine.stop_node(node.node, kill=True)
+                for _ in range(2):  # one that is lost over it leaves the rest to the next
+                    await self._wait_for_agent(engine)
+                    for node in engine.nodes():
+                        await engine.stop_node(node.node, kill=True)
 
         return stop_agent
 
