@@ -306,6 +306,15 @@ class Client:
                 size, kind = fact.get("size", 8), fact["kind"]
                 self.unread.append((event["token"], event["jids"], size, kind))
         self.settle()
+        self.await_unacked()
+
+    def await_unacked(self, deadline_seconds: float = 40.0) -> None:
+        """Wait for jobs of which no client heard: it was killed when they were committed."""
+        deadline = time.monotonic() + deadline_seconds
+        for status in ("waiting", "queued", "processing"):
+            if jids := [row["jid"] for row in cloud.jobs(1_000_000, status=status)]:
+                left = max(1.0, deadline - time.monotonic())
+                cloud.join(jids, timeout=left, ignore_errors=True)
 
 
 def main() -> None:
