@@ -22,6 +22,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -33,6 +34,8 @@ STAMP = VENV / "installed-from"
 # Folders of tests that share the machine with those of an ordinary user.
 OF_PARTS = "architecture", "unit", "contract", "integration", "linux", "machines"
 TWO_AT_A_TIME = "-n", "2", "--dist", "loadfile"
+USER_IN_USE = 8  # of userdel(8)
+END_SECONDS = 30.0
 NETWORK_VARIABLES = (
     "PIP_",
     "SSL_",
@@ -257,6 +260,18 @@ def install_test_programs() -> None:
         install_system_packages(missing, needed_for="the whole test suite", required=False)
 
 
+def remove_user(name: str) -> None:
+    """Return when all that a user runs has ended, and the user is removed with its files."""
+    code, deadline = USER_IN_USE, time.monotonic() + END_SECONDS
+    while code == USER_IN_USE and time.monotonic() < deadline:
+        # All that this user may signal: its own processes, this shell among them.
+        subprocess.run(["sh", "-c", "kill -KILL -1"], user=name, check=False)
+        time.sleep(0.2)  # what was killed is still there until its parent looks
+        code = call(["userdel", "--remove", name])
+    if code:
+        sys.exit(code)
+
+
 @contextlib.contextmanager
 def tests_as_ordinary_user() -> Iterator[Callable[[], int]]:
     """Run the isolation tests as a new user while the caller does other things.
@@ -295,9 +310,7 @@ def tests_as_ordinary_user() -> Iterator[Callable[[], int]]:
 
             yield finish
     finally:
-        # All that this user may signal: its own processes, this shell among them.
-        subprocess.run(["sh", "-c", "kill -KILL -1"], user=name, check=False)
-        run(["userdel", "--remove", name])
+        remove_user(name)
 
 
 def python_of_an_ordinary_user() -> str:

@@ -2,10 +2,14 @@
 
 import ast
 import importlib.util
+import pwd
+import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
 from io import BytesIO
 from pathlib import Path
 
@@ -81,3 +85,20 @@ def test_root_copies_the_checkout_of_another_user(run, tmp_path, monkeypatch):
         shutil.chown(path, user="nobody")
     with tarfile.open(fileobj=BytesIO(run.committed_tree())) as archive:
         assert archive.getnames() == ["file.txt"]
+
+
+@pytest.mark.root
+def test_a_user_is_removed_as_soon_as_what_it_ran_was_buried(run):
+    name = f"picloud-test-{secrets.token_hex(3)}"
+    subprocess.run(["useradd", "--create-home", name], check=True)
+    process = subprocess.Popen(["sleep", "60"], user=name)
+    buried = threading.Timer(1.0, process.wait)  # until then it is there, though dead
+    buried.start()
+    try:
+        run.remove_user(name)
+    finally:
+        buried.join()
+    assert process.returncode == -signal.SIGKILL
+    with pytest.raises(KeyError):
+        pwd.getpwnam(name)
+    assert not Path("/home", name).exists()
